@@ -1,0 +1,183 @@
+"""Every `--mel.*` option: default, range, one line each; and what each paradigm means in OpenRLHF's flags.
+
+Pure: imports neither torch nor OpenRLHF. Section numbers are those of the paper (arXiv 2602.10224).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from openrlhf_mel.errors import UserError
+
+Algorithm = Literal["grpo", "reinforce++", "reinforce++-baseline", "rft"]
+Runtime = Literal["auto", "cuda", "cpu"]
+
+# Paper 4.4: the estimator and the aggregation that each paradigm stands for. `rft` replaces the
+# policy loss, so its estimator is a placeholder that needs no critic and no group.
+_PARADIGMS: dict[str, tuple[str, str]] = {
+    "grpo": ("group_norm", "seq-mean-token-mean"),
+    "reinforce++": ("reinforce", "token-mean"),
+    "reinforce++-baseline": ("reinforce_baseline", "token-mean"),
+    "rft": ("reinforce", "seq-mean-token-mean"),
+}
+
+
+def option(default: Any, text: str, low: float | None = None, high: float | None = None, above: float | None = None):
+    """A field with its help line and the range of its value: `low <= value <= high`, or `value > above`."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "above": above})
+
+
+@dataclass(frozen=True)
+class MELConfig:
+    """The options of Meta-Experience Learning. Refuses values out of range, naming the flag."""
+
+    enable: bool = option(True, "learn from meta-experiences; false is the plain baseline")
+    algorithm: Algorithm = option("grpo", "the policy objective: sets estimator, aggregation, clip 0.2 and KL 0")
+    runtime: Runtime = option("auto", "where to run; auto: cuda where there is one, else cpu")
+    run_dir: str | None = option(None, "folder of everything that the run writes; default runs/<name of the YAML>")
+    seed: int = option(0, "seed of the choice of pairs and of the shuffled control", low=0)
+
+    nll_coef: float = option(1.0, "coefficient of R_MEL in the joint objective (Eq. 9)", low=0.0)
+    nll_mean_over: Literal["experiences", "questions"] = option(
+        "experiences", "outer mean of the NLL: over kept experiences, or over all questions (none: 0)"
+    )
+    context: Literal["retrospective", "question"] = option(
+        "retrospective", "what stands before M in the NLL: [I, x, y+, y-] (Eq. 7), or the question alone"
+    )
+    experience: Literal["own", "shuffled"] = option(
+        "own", "which M a question learns: its own, or another question's (a control)"
+    )
+
+    pairs_per_question: int = option(1, "contrastive pairs drawn from a mixed group", low=1)
+    pair_selection: Literal["uniform", "shortest", "common_prefix"] = option(
+        "uniform", "how pairs are drawn: uniformly, the shortest, or those that agree the longest"
+    )
+    max_new_tokens: int | None = option(None, "most tokens of M; default a quarter of data.max_len", low=1)
+    temperature: float = option(1.0, "sampling temperature of M", low=0.0)
+    top_p: float = option(1.0, "nucleus of M's and the replay's sampling", above=0.0, high=1.0)
+    validation: Literal["replay", "none"] = option("replay", "keep M only if a replay with it succeeds (Eq. 6)")
+    replays: int = option(1, "replays of each M", low=1)
+    replays_required: int = option(1, "replays that must succeed for M to be kept", low=1)
+    replay_max_new_tokens: int | None = option(
+        None, "most tokens of a replay; default rollout.max_new_tokens, at most half of data.max_len", low=1
+    )
+    replay_temperature: float = option(1.0, "sampling temperature of a replay", low=0.0)
+    leak_filter: bool = option(False, "drop an M that holds the reference answer")
+    correct_at: float = option(1.0, "raw score from which a response counts as correct")
+
+    template_dir: str | None = option(None, "folder with question.txt, analysis.txt, replay.txt and sections.yaml")
+    warn_after_empty_steps: int = option(5, "warn after so many steps in a row without a kept M", low=1)
+    trust_remote_code: bool = option(False, "allow models that bring their own Python code")
+    cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "number format of the CPU runtime; fp32 is for exact tests")
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            _check(f"--mel.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
+        if self.replays_required > self.replays:
+            raise UserError(
+                f"--mel.replays_required: found {self.replays_required}, expected at most --mel.replays ({self.replays})"
+            )
+
+
+def _check(flag: str, value: Any, hint: Any, limits: Any) -> None:
+    optional = get_origin(hint) is not Literal and type(None) in get_args(hint)
+    if value is None and optional:
+        return
+    base = next((a for a in get_args(hint) if a is not type(None)), hint) if optional else hint
+    if get_origin(base) is Literal:
+        if value not in get_args(base):
+            raise UserError(f"{flag}: found {value!r}, expected one of {', '.join(get_args(base))}")
+        return
+    number = base is float and isinstance(value, int) and not isinstance(value, bool)
+    if not (number or type(value) is base):
+        raise UserError(f"{flag}: found {value!r}, expected {_type_name(base)}")
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    if low is not None and not value >= low:
+        raise UserError(f"{flag}: found {value}, expected at least {low}")
+    if high is not None and not value <= high:
+        raise UserError(f"{flag}: found {value}, expected at most {high}")
+    if above is not None and not value > above:
+        raise UserError(f"{flag}: found {value}, expected more than {above}")
+
+
+def _type_name(base: type) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[base]
+
+
+def parse_option(name: str, text: str) -> Any:
+    """The value of `--mel.<name> <text>` from the command line, in the option's own type.
+
+    Raises:
+        UserError: `text` is no such value.
+    """
+    hint = get_type_hints(MELConfig)[name]
+    optional = get_origin(hint) is not Literal and type(None) in get_args(hint)
+    if optional and text.lower() in ("null", "none"):
+        return None
+    base = next((a for a in get_args(hint) if a is not type(None)), hint) if optional else hint
+    if base is bool:
+        return parse_bool(f"--mel.{name}", text)
+    try:
+        return base(text) if base in (int, float) else text
+    except ValueError:
+        raise UserError(f"--mel.{name}: found {text!r}, expected {_type_name(base)}") from None
+
+
+def parse_bool(flag: str, text: str) -> bool:
+    """`true` or `false` (any case). Raises UserError naming `flag` otherwise."""
+    if text.lower() not in ("true", "false"):
+        raise UserError(f"{flag}: found {text!r}, expected true or false")
+    return text.lower() == "true"
+
+
+def option_names() -> list[str]:
+    """Names of the `--mel.*` options, in the order in which `--help` shows them."""
+    return [f.name for f in dataclasses.fields(MELConfig)]
+
+
+def help_lines() -> str:
+    """One line for each `--mel.*` option: name, help, default and choices."""
+    hints = get_type_hints(MELConfig)
+    lines = []
+    for f in dataclasses.fields(MELConfig):
+        choices = get_args(hints[f.name]) if get_origin(hints[f.name]) is Literal else ()
+        tail = f" [{' | '.join(choices)}]" if choices else ""
+        lines.append(f"  --mel.{f.name:<24}{f.metadata['help']}{tail} (default: {_shown(f.default)})")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
+
+
+def algorithm_flags(algorithm: str) -> dict[str, Any]:
+    """OpenRLHF's flags that stand for a paradigm (paper 4.4, method.md 5-6): clip 0.2, no KL."""
+    estimator, aggregation = _PARADIGMS[algorithm]
+    return {
+        "algo.advantage.estimator": estimator,
+        "actor.loss_agg_mode": aggregation,
+        "actor.eps_clip": 0.2,
+        "algo.kl.init_coef": 0.0,
+    }
+
+
+def with_lengths(config: MELConfig, max_len: int, rollout_max_new_tokens: int | None) -> MELConfig:
+    """`config` with the lengths that were left out chosen so that they fit `data.max_len` (tokens).
+
+    Raises:
+        UserError: a given length leaves no room for a prompt.
+    """
+    replay = config.replay_max_new_tokens or max(1, min(rollout_max_new_tokens or max_len, max_len // 2))
+    filled = dataclasses.replace(
+        config, max_new_tokens=config.max_new_tokens or max(1, max_len // 4), replay_max_new_tokens=replay
+    )
+    for name in ("max_new_tokens", "replay_max_new_tokens"):
+        if getattr(filled, name) >= max_len:
+            raise UserError(
+                f"--mel.{name}: found {getattr(filled, name)}, expected less than --data.max_len ({max_len}), "
+                "which holds the prompt as well"
+            )
+    return filled

@@ -1,0 +1,73 @@
+"""What the policy actor needs on a CPU: an attention for packed rows, fp32, and the hand-over of weights through Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openrlhf.utils.deepspeed.deepspeed as strategy_module
+import openrlhf.utils.utils as upstream_utils
+import ray
+import torch
+from openrlhf.models import Actor
+from openrlhf.trainer.ray import ppo_actor
+from torch.distributed.device_mesh import init_device_mesh
+
+from openrlhf_mel.cpu import attention
+from openrlhf_mel.upstream import policy_actor
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class CPUActor(Actor):
+    """Upstream's Actor; where the command line had to say flash attention (packing), ours does its work."""
+
+    def __init__(self, *args: Any, attn_implementation: str = "eager", **kwargs: Any) -> None:
+        flash = "flash" in attn_implementation
+        super().__init__(*args, attn_implementation=attention.NAME if flash else attn_implementation, **kwargs)
+
+
+class RayBroadcast:
+    """In the place of the NCCL group between DeepSpeed's rank 0 and the engines: same call, through Ray."""
+
+    def __init__(self, engines: list[Any]) -> None:
+        self._engines = engines
+
+    def broadcast(self, tensor: torch.Tensor, src: int = 0, stream: Any = None) -> None:
+        """Send `tensor` to every engine, each of which waits for it in `update_weight`."""
+        reference = ray.put(tensor.detach().cpu())
+        ray.get([engine.receive.remote(reference) for engine in self._engines])
+
+
+class CPUTrainer(policy_actor.JointTrainer):
+    """The joint trainer, handing its weights over through Ray."""
+
+    def _init_vllm_sync_group(self, backend: str) -> None:
+        self._model_update_group = RayBroadcast(self.vllm_engines)
+
+
+class CPUPolicyModel(policy_actor.PolicyModel):
+    """The policy actor of the CPU runtime."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Upstream's, in the number format of `mel.cpu_dtype`."""
+        torch.set_num_threads(1)
+        install()
+        strategy.param_dtype = strategy.args.ds.param_dtype = cpu_dtype(strategy.args)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+
+def cpu_dtype(args: Any) -> str:
+    """`fp32` when `mel.cpu_dtype` asks for it, else upstream's `ds.param_dtype`."""
+    return "fp32" if args.mel.cpu_dtype == "fp32" else args.ds.param_dtype
+
+
+def install() -> None:
+    """Substitute, in this process, what upstream's modules look up by name."""
+    attention.register()
+    strategy_module.init_device_mesh = lambda device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
+    upstream_utils.convert_to_torch_dtype = _DTYPES.__getitem__
+    ppo_actor.Actor = CPUActor
+    ppo_actor.ActorPPOTrainer = CPUTrainer
+
+
+RemoteCPUPolicyModel = ray.remote(num_gpus=1)(CPUPolicyModel)

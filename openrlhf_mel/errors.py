@@ -1,0 +1,5 @@
+"""The one exception a user is meant to read: it says what was wrong, where, and what to do."""
+
+
+class UserError(Exception):
+    """Bad input. The entry prints its message alone (no traceback) and exits with code 2."""

@@ -1,0 +1,183 @@
+"""Contrastive pairs and meta-experiences: choosing pairs, reading s*, C and H, finding leaks. Pure.
+
+Paper 3.2, Eq. 2-6 (arXiv 2602.10224).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os.path import commonprefix
+
+SHORTEST_REFERENCE = 2  # characters; a one-digit answer stands in any text, so a leak cannot be told
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One response of a group.
+
+    Attributes:
+        token_ids: the response's own tokens, end token included.
+        text: their text, special tokens left out.
+        score: the verifier's raw score, before any penalty; None when it could not be judged.
+        truncated: cut at the maximal length.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    score: float | None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A question and the responses that the policy sampled for it (paper 3.1). `step` counts rollouts from 0."""
+
+    step: int
+    question: str
+    answer: str
+    trajectories: tuple[Trajectory, ...]
+
+    def split(self, correct_at: float) -> tuple[list[Trajectory], list[Trajectory]]:
+        """(Y+, Y-): complete responses that score at least `correct_at`, and those that score less.
+
+        A truncated response is in neither: what it would have answered is not known.
+        """
+        judged = [t for t in self.trajectories if t.score is not None and not t.truncated]
+        return [t for t in judged if t.score >= correct_at], [t for t in judged if t.score < correct_at]
+
+    def success_rate(self, correct_at: float) -> float:
+        """Share of the group's responses that score at least `correct_at`."""
+        return sum(t.score is not None and t.score >= correct_at for t in self.trajectories) / len(self.trajectories)
+
+
+@dataclass(frozen=True)
+class ContrastivePair:
+    """(y+, y-) of one question (Eq. 2)."""
+
+    correct: Trajectory
+    incorrect: Trajectory
+
+
+@dataclass
+class MetaExperience:
+    """A candidate M = (s*, C, H) with what became of it.
+
+    Attributes:
+        context_ids: C_retro = [I, x, y+, y-], the exact ids that were sent to the engine (Eq. 7).
+        token_ids: M's own ids, end token included when it was reached.
+        sections: the parts `bifurcation_point`, `critique`, `heuristic` read out of `text`.
+        replays: texts of the replays; `replay_scores` their raw scores, None where the verifier failed.
+        leaked: whether the reference answer stands in M; None when that cannot be told.
+        reason: why it was dropped; None when it was kept.
+    """
+
+    group: Group
+    pair: ContrastivePair
+    context_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    sections: dict[str, str] = field(default_factory=dict)
+    replays: list[str] = field(default_factory=list)
+    replay_scores: list[float | None] = field(default_factory=list)
+    replay_tokens: int = 0
+    leaked: bool | None = None
+    reason: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it belongs to D_M*."""
+        return self.reason is None
+
+
+def choose_pairs(group: Group, count: int, selection: str, correct_at: float, seed: int) -> list[ContrastivePair]:
+    """Up to `count` different pairs of Y+ x Y-; none when either is empty.
+
+    The choice depends on (seed, step, question) and on the responses alone, not on the order in which they or
+    their groups were finished. `uniform`: every subset of pairs is equally likely. `shortest`: the fewest
+    tokens, so the cheapest context. `common_prefix`: the responses that agree the longest before they part.
+    """
+    correct, incorrect = (sorted(set(ys), key=_order) for ys in group.split(correct_at))
+    if not correct or not incorrect:
+        return []
+    total = len(correct) * len(incorrect)
+    if selection == "uniform":
+        digest = hashlib.sha256(f"{seed}\0{group.step}\0{group.question}".encode()).digest()
+        picks = random.Random(digest).sample(range(total), min(count, total))
+        return [ContrastivePair(correct[k // len(incorrect)], incorrect[k % len(incorrect)]) for k in picks]
+    pairs = [ContrastivePair(c, i) for c, i in itertools.product(correct, incorrect)]
+    if selection == "shortest":
+        pairs.sort(key=lambda p: len(p.correct.token_ids) + len(p.incorrect.token_ids))
+    else:
+        pairs.sort(key=lambda p: -len(commonprefix([p.correct.token_ids, p.incorrect.token_ids])))
+    return pairs[:count]
+
+
+def _order(trajectory: Trajectory) -> tuple:
+    return trajectory.token_ids, trajectory.text
+
+
+def read_sections(text: str, headings: Mapping[str, str]) -> dict[str, str] | None:
+    """The parts of M that stand under `headings` (heading -> part), or None when M lacks one or has it empty.
+
+    Headings must come in order, each at the start of a line; case, leading `#`, `*` and numbering, and a colon
+    after the heading do not matter. Parts with several headings are joined.
+    """
+    starts, ends, at = [], [], 0
+    for heading in headings:
+        # Bounded repeats: the text is a model's, and must not be able to stall the match.
+        line = rf"^[ \t#*]{{0,8}}(?:\d{{1,2}}[.)])?[ \t#*]{{0,8}}{re.escape(heading)}[ \t*]{{0,8}}:?[ \t*]{{0,8}}"
+        match = re.compile(line, re.MULTILINE | re.IGNORECASE).search(text, at)
+        if match is None:
+            return None
+        starts.append(match.start())
+        ends.append(match.end())
+        at = match.end()
+    parts: dict[str, list[str]] = {}
+    for part, begin, end in zip(headings.values(), ends, [*starts[1:], len(text)], strict=True):
+        body = text[begin:end].strip()
+        if not body:
+            return None
+        parts.setdefault(part, []).append(body)
+    return {part: "\n".join(bodies) for part, bodies in parts.items()}
+
+
+def leaks(text: str, question: str, answer: str) -> bool | None:
+    """Whether the reference answer stands in M as a token of its own while the question does not hold it.
+
+    None when the reference is too short to tell (fewer than two characters).
+    """
+    answer = answer.strip()
+    if len(answer) < SHORTEST_REFERENCE:
+        return None
+    alone = re.compile(rf"(?<!\w)(?<!\d\.){re.escape(answer)}(?!\w)(?!\.\d)")
+    return bool(alone.search(text)) and not alone.search(question)
+
+
+def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, step: int) -> list[MetaExperience]:
+    """The control `mel.experience: shuffled`: each context gets the M of another question.
+
+    Ms are rotated among contexts that are ordered at random and then by question in blocks, by the size of the
+    largest block, which never gives a question its own M unless it holds more than half of them; such rows are
+    left out.
+    """
+    rng = random.Random(f"{seed}/{step}")
+    questions = sorted({e.group.question for e in experiences})
+    rng.shuffle(questions)
+    rank = {question: i for i, question in enumerate(questions)}
+    ordered = sorted(experiences, key=lambda e: (rank[e.group.question], e.token_ids))
+    largest = max((sum(e.group.question == q for e in ordered) for q in questions), default=0)
+    rows = []
+    for i, context in enumerate(ordered):
+        other = ordered[(i + largest) % len(ordered)]
+        if other.group.question != context.group.question:
+            rows.append(
+                MetaExperience(
+                    context.group, context.pair, context.context_ids, other.token_ids, other.text, other.sections
+                )
+            )
+    return rows

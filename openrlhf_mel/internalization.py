@@ -1,0 +1,199 @@
+"""Learning the kept meta-experiences: the NLL of Eq. 7-8, its weights, and who computes which row. Pure torch.
+
+    L_NLL = - E_{M in D_M*} [ 1/|M| sum_t log pi(M_t | C_retro, M_<t) ],    J = J_RLVR - nll_coef * L_NLL    (Eq. 8-10)
+
+The policy loss and the NLL never share a denominator: each row of the NLL carries its own weight, which already
+holds the outer mean over the whole optimizer step and all ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kept M to learn: C_retro's ids, M's ids, and the question it belongs to."""
+
+    context_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    question: str
+
+    def __len__(self) -> int:
+        """Tokens of the whole row."""
+        return len(self.context_ids) + len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class WeightedRow:
+    """A row and its weight in the optimizer step's NLL. Weight 0: only there to keep ranks in step."""
+
+    row: Row
+    weight: float
+
+
+def row_nll(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Token-averaged negative log-likelihood of each row (Eq. 8): every M weighs the same whatever its length.
+
+    Args:
+        logits: (B, T, V), the distribution that predicts `targets`, at temperature 1.
+        targets: (B, T) token ids of M.
+        mask: (B, T), 1 on M's tokens.
+
+    Returns:
+        (B,), in nats.
+    """
+    vocabulary = logits.size(-1)
+    token_nll = F.cross_entropy(logits.reshape(-1, vocabulary), targets.reshape(-1), reduction="none")
+    mask = mask.to(token_nll.dtype)
+    return (token_nll.view_as(mask) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def rejection_loss(
+    log_probs: torch.Tensor, mask: torch.Tensor, correct: torch.Tensor, count: torch.Tensor | float, dp_size: int = 1
+) -> torch.Tensor:
+    """RFT (paper 4.4): mean over the optimizer step's correct responses of their token-averaged NLL.
+
+    Args:
+        log_probs: (B, T) of the responses' tokens.
+        mask: (B, T), 1 on response tokens.
+        correct: (B,), 1 for a correct response.
+        count: correct responses of the whole step over all ranks, divided by the accumulation steps.
+        dp_size: number of ranks, over which gradients will be averaged.
+
+    Returns:
+        A scalar; zero, with a gradient of zero, when no response is correct.
+    """
+    per_response = -(log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+    count = torch.as_tensor(count, dtype=log_probs.dtype, device=log_probs.device)
+    return (per_response * correct).sum() / torch.where(count > 0, count, torch.ones_like(count)) * dp_size
+
+
+def plan(
+    rows: Sequence[Row],
+    *,
+    steps: int,
+    ranks: int,
+    mean_over: str,
+    questions_per_step: float,
+    max_rows: int,
+    max_tokens: int | None = None,
+) -> list[list[list[list[WeightedRow]]]]:
+    """Who learns what: `plan[step][rank][micro_batch]` is a list of weighted rows.
+
+    Every row stands exactly once. Rows are spread over the optimizer steps, and within a step over the ranks, by
+    tokens (longest first, to the emptiest). In a step every rank has the same number of micro-batches, since ZeRO's
+    collectives must match: a rank with fewer repeats a short row at weight 0. A step without rows has none.
+    Deterministic, so that every rank computes the same plan from the same rows.
+
+    Args:
+        rows: the rollout's rows.
+        steps: optimizer steps of one pass over the rollout.
+        ranks: data-parallel ranks.
+        mean_over: `experiences` (each row 1/K, K rows in the step) or `questions` (1 / (Ms of its question in the
+            step * `questions_per_step`)).
+        questions_per_step: questions of an optimizer step, with or without an M.
+        max_rows: rows of a micro-batch at most.
+        max_tokens: padded tokens of a micro-batch at most, if given; a single longer row stands alone.
+    """
+    per_step = _spread(sorted(rows, key=_order), steps)
+    return [_plan_step(own, ranks, mean_over, questions_per_step, max_rows, max_tokens) for own in per_step]
+
+
+def _plan_step(
+    rows: list[Row], ranks: int, mean_over: str, questions: float, max_rows: int, max_tokens: int | None
+) -> list[list[list[WeightedRow]]]:
+    if not rows:
+        return [[] for _ in range(ranks)]
+    of_question = Counter(row.question for row in rows)
+
+    def weight(row: Row) -> float:
+        return 1 / len(rows) if mean_over == "experiences" else 1 / (of_question[row.question] * questions)
+
+    batches = [
+        _micro_batches([WeightedRow(row, weight(row)) for row in own], max_rows, max_tokens)
+        for own in _spread(rows, ranks)
+    ]
+    longest = max(map(len, batches))
+    filler = [WeightedRow(min(rows, key=len), 0.0)]
+    return [own + [filler] * (longest - len(own)) for own in batches]
+
+
+def _spread(rows: list[Row], bins: int) -> list[list[Row]]:
+    """Longest processing time first: each row, the longest first, goes to the bin with the fewest tokens."""
+    filled: list[list[Row]] = [[] for _ in range(bins)]
+    loads = [0] * bins
+    for row in sorted(rows, key=_order, reverse=True):
+        least = loads.index(min(loads))
+        filled[least].append(row)
+        loads[least] += len(row)
+    return filled
+
+
+def _micro_batches(rows: list[WeightedRow], max_rows: int, max_tokens: int | None) -> list[list[WeightedRow]]:
+    batches: list[list[WeightedRow]] = []
+    for weighted in rows:  # longest first, so the first row of a batch is what the others are padded to
+        batch = batches[-1] if batches else None
+        fits = batch is not None and len(batch) < max_rows
+        if fits and max_tokens is not None:
+            fits = len(batch[0].row) * (len(batch) + 1) <= max_tokens
+        if fits:
+            batch.append(weighted)
+        else:
+            batches.append([weighted])
+    return batches
+
+
+def _order(row: Row) -> tuple:
+    return len(row), row.question, row.context_ids, row.token_ids
+
+
+@dataclass(frozen=True)
+class NLLBatch:
+    """A micro-batch of rows as tensors, padded on the left so that every M ends at the right edge.
+
+    Attributes:
+        input_ids, attention_mask, position_ids: (B, S).
+        targets, mask: (B, T), M's ids and where they are, T the longest M.
+        weights: (B,).
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    targets: torch.Tensor
+    mask: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def collate(cls, rows: Sequence[WeightedRow], pad_id: int, device: torch.device | str) -> NLLBatch:
+        """Build the tensors of `rows`."""
+        width = max(len(w.row) for w in rows)
+        length = max(len(w.row.token_ids) for w in rows)
+        ids = torch.full((len(rows), width), pad_id)
+        targets = torch.full((len(rows), length), pad_id)
+        attention = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for i, w in enumerate(rows):
+            m = torch.tensor(w.row.token_ids)
+            ids[i, width - len(w.row) :] = torch.tensor(w.row.context_ids + w.row.token_ids)
+            attention[i, width - len(w.row) :] = 1
+            targets[i, length - len(m) :] = m
+            mask[i, length - len(m) :] = 1
+        positions = (attention.cumsum(-1) - 1).masked_fill(attention == 0, 1)
+        weights = torch.tensor([w.weight for w in rows], dtype=torch.float32)
+        return cls(*(t.to(device) for t in (ids, attention, positions, targets, mask, weights)))
+
+    @property
+    def logits_to_keep(self) -> int:
+        """Positions at the right edge whose logits are needed: the last is M's end and predicts nothing."""
+        return self.targets.size(1) + 1
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the rows' NLL. `logits` (B, T + 1, V) are those of the last `logits_to_keep` positions."""
+        return (row_nll(logits[:, :-1].float(), self.targets, self.mask) * self.weights).sum()

@@ -1,0 +1,44 @@
+"""What a step's meta-experiences look like in numbers. Pure.
+
+method.md 7-8: retention ratio, replay gain, leak rate, length, duplication, cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openrlhf_mel.construction import DROP_REASONS
+from openrlhf_mel.experience import Group, MetaExperience
+
+
+def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], correct_at: float) -> dict[str, float]:
+    """`mel/...` of one rollout. A ratio whose denominator is zero is left out rather than called zero."""
+    kept = [m for m in candidates if m.kept]
+    written = [m for m in candidates if m.text]
+    judged = [m for m in candidates if any(s is not None for s in m.replay_scores)]
+    told = [m for m in candidates if m.leaked is not None]
+    metrics = {
+        "mel/groups_mixed": sum(all(g.split(correct_at)) for g in groups),
+        "mel/candidates": len(candidates),
+        "mel/kept": len(kept),
+        "mel/tokens": sum(len(m.token_ids) + m.replay_tokens for m in candidates),
+        "mel/leak_untold": sum(bool(m.sections) and m.leaked is None for m in candidates),
+        **{f"mel/dropped/{reason}": sum(m.reason == reason for m in candidates) for reason in DROP_REASONS},
+    }
+    if candidates:
+        metrics["mel/retention_ratio"] = len(kept) / len(candidates)
+    if written:
+        metrics["mel/length_mean"] = sum(len(m.token_ids) for m in written) / len(written)
+    if kept:
+        metrics["mel/distinct_share"] = len({m.text for m in kept}) / len(kept)
+    if told:
+        metrics["mel/leak_rate"] = sum(m.leaked for m in told) / len(told)
+    if judged:
+        metrics["mel/replay_gain"] = sum(replay_gain(m, correct_at) for m in judged) / len(judged)
+    return metrics
+
+
+def replay_gain(m: MetaExperience, correct_at: float) -> float:
+    """Success rate of M's judged replays minus the group's own: how much M helps beyond luck."""
+    scores = [s for s in m.replay_scores if s is not None]
+    return sum(s >= correct_at for s in scores) / len(scores) - m.group.success_rate(correct_at)

@@ -1,0 +1,107 @@
+"""What a run leaves behind: `manifest.json`, `metrics.jsonl`, `meta_experiences.jsonl`. Pure.
+
+A line is appended whole and flushed; a file that is written at once is written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.experience import MetaExperience
+
+METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
+_RUN_KEYS = ("mel.run_dir", "ckpt.load_enable", "logger.wandb.run_name")  # may differ when a run is taken up again
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` aside and rename: a reader sees the old file or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append one JSON line a row, by a single write, and flush it to the disk."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with open(path, "ab", buffering=0) as file:
+        file.write(data)
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON-lines file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def keep_up_to(path: Path, step: int) -> None:
+    """Drop the rows after `step`: a resumed run writes them again."""
+    rows = [row for row in read_lines(path) if row["step"] <= step]
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
+    """A candidate's line in `meta_experiences.jsonl`. `step` is the optimizer's, counted from 1."""
+    return {
+        "step": step,
+        "question": m.group.question,
+        "answer": m.group.answer,
+        "y_pos": m.pair.correct.text,
+        "y_neg": m.pair.incorrect.text,
+        "text": m.text,
+        "sections": m.sections,
+        "replay": m.replays,
+        "replay_scores": m.replay_scores,
+        "kept": m.kept,
+        "reason": m.reason,
+        "leaked": m.leaked,
+        "context_tokens": len(m.context_ids),
+        "tokens": len(m.token_ids),
+        "replay_tokens": m.replay_tokens,
+        "y_pos_tokens": len(m.pair.correct.token_ids),
+        "y_neg_tokens": len(m.pair.incorrect.token_ids),
+    }
+
+
+def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
+    """Refuse a folder that belongs to another run or to a finished one.
+
+    Raises:
+        UserError: naming `--mel.run_dir`, what was found, and what to do.
+    """
+    flag = f"--mel.run_dir {run_dir}"
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{flag}: a file is in the way; expected a folder, or none")
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return
+    try:
+        manifest = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+        old = manifest["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{flag}: not empty and not a run of this package; choose another folder") from None
+    if manifest.get("finished"):
+        raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
+    differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
+    if differing:
+        k = differing[0]
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise UserError(
+            f"{flag}: belongs to another run: {k} is {old.get(k)!r} there and {config.get(k)!r} here{more}; "
+            "choose another folder"
+        )
+    if not resume:
+        raise UserError(
+            f"{flag}: holds an unfinished run of this configuration; pass --ckpt.load_enable to take it up "
+            "from its last checkpoint, or remove the folder to start afresh"
+        )

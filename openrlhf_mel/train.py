@@ -1,0 +1,250 @@
+"""`python -m openrlhf_mel.train --config FILE.yaml [--any.flag value ...]`: train with Meta-Experience Learning.
+
+Resolve the settings, check what can be checked, start Ray, run upstream's trainer with MEL's classes in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from openrlhf_mel import __version__, config, runlog
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import Templates
+from openrlhf_mel.upstream import contract, flags
+from openrlhf_mel.upstream.settings import Settings, resolve
+
+_PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "flash-attn", "math-verify")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns the exit code: 0, 1 when training failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m openrlhf_mel.train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    for switch in ("--dry-run", "--help", "-h", "--help-upstream"):
+        parser.add_argument(switch, action="store_true")
+    own, rest = parser.parse_known_args(arguments)
+    try:
+        if own.help or own.h:
+            print(_help())
+            return 0
+        if own.help_upstream:
+            flags.parser().print_help()
+            return 0
+        settings = resolve(own.config, rest)
+        if own.dry_run:
+            print(json.dumps(settings.as_dict(), indent=2, ensure_ascii=False))
+            return 0
+        return train(settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def train(settings: Settings) -> int:
+    """Run `settings` to the end. Raises UserError for what is wrong before training starts."""
+    from openrlhf_mel.upstream import launch, preflight
+
+    run_dir = settings.run_dir.resolve()
+    resume = settings.upstream["ckpt.load_enable"]
+    runlog.check_run_dir(run_dir, settings.as_dict(), resume)
+    contract.check_version()
+    preflight.check_templates(settings)
+    preflight.check_model(settings)
+    launch.prepare_process(settings.mel.runtime)
+    preflight.check_data(settings)
+    if differing := contract.differences():
+        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing[:8]))
+    launch.start_ray(settings)
+    _begin(run_dir, settings)
+    settings = replace(settings, mel=replace(settings.mel, run_dir=str(run_dir)))
+    try:
+        with _logs_to(run_dir / "logs" / "train.log") as console, _progress(run_dir, console):
+            launch.substitute(settings)
+            launch.run_upstream(settings)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise RuntimeError("upstream's entry ended early") from error
+        _report(error, run_dir)
+        return 1
+    finally:
+        import ray
+
+        ray.shutdown()
+    _finish(run_dir)
+    return 0
+
+
+def _help() -> str:
+    return f"""usage: python -m openrlhf_mel.train --config FILE.yaml [--any.flag value ...]
+
+Trains with Meta-Experience Learning through OpenRLHF {contract.VERSION}. The YAML nests upstream's dotted names and
+`mel:`; flags on the command line win over it. A switch may be given as --switch, or --switch true | false.
+
+  --config FILE             the YAML file
+  --dry-run                 print the resolved configuration and end
+  --help                    this text
+  --help-upstream           every flag of OpenRLHF (--actor.*, --data.*, --rollout.*, --train.*, ...)
+
+{config.help_lines()}"""
+
+
+def _begin(run_dir: Path, settings: Settings) -> None:
+    for folder in ("logs", "checkpoints", "tensorboard"):
+        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    for name in (runlog.METRICS, runlog.ARCHIVE):
+        (run_dir / name).touch()
+    runlog.write_json(run_dir / runlog.MANIFEST, _manifest(settings))
+
+
+def _finish(run_dir: Path) -> None:
+    partial = run_dir / "model.partial"
+    if partial.is_dir():
+        os.replace(partial, run_dir / "model")
+    manifest = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
+    runlog.write_json(run_dir / runlog.MANIFEST, manifest | {"finished": _now()})
+
+
+def _manifest(settings: Settings) -> dict[str, Any]:
+    data = {
+        flag: {part.strip(): _sha256(Path(part.strip())) for part in settings.upstream[flag].split(",")}
+        for flag in ("data.prompt_dataset", "eval.dataset")
+        if settings.upstream[flag]
+    }
+    return {
+        "started": _now(),
+        "finished": None,
+        "config": settings.as_dict(),
+        "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
+        "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
+        | {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "data_sha256": data,
+        "templates_sha256": Templates.load(settings.mel.template_dir).sha256(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+changes` when files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            cwd=root, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip()
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file's content; None for a folder or a name on the hub."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _logs_to(path: Path) -> Iterator[TextIO]:
+    """Send everything that this process and its children print to `path`; yields the console that was there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(1), "w", buffering=1) as console:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield console
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for old, number in zip(saved, (1, 2), strict=True):
+                os.dup2(old, number)
+                os.close(old)
+
+
+@contextlib.contextmanager
+def _progress(run_dir: Path, console: TextIO) -> Iterator[None]:
+    """Print a line a step on `console`, from the run's own `metrics.jsonl`, and the run's warnings."""
+    print(f"run: {run_dir} (full log: {run_dir / 'logs' / 'train.log'})", file=console)
+    done = threading.Event()
+    seen = {path: sum(1 for _ in runlog.read_lines(path)) for path in _followed(run_dir)}
+
+    def follow() -> None:
+        while True:
+            last = done.wait(1.0)
+            for path in _followed(run_dir):
+                rows = list(runlog.read_lines(path))
+                for row in rows[seen[path] :]:
+                    print(_line(row), file=console)
+                seen[path] = min(len(rows), max(seen[path], len(rows)))
+            if last:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _followed(run_dir: Path) -> list[Path]:
+    return [run_dir / runlog.METRICS, run_dir / "logs" / "warnings.jsonl"]
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "warning" in row:
+        return f"warning: {row['warning']}"
+    parts = [f"step {row['step']}", f"reward {row['reward_mean']:.3f}"]
+    if "mel/kept" in row:
+        parts.append(f"kept {row['mel/kept']}/{row['mel/candidates']}")
+    if "loss/nll" in row:
+        parts.append(f"nll {row['loss/nll']:.3f}")
+    return "  ".join([*parts, f"{row['seconds']:.0f} s"])
+
+
+def _report(error: BaseException, run_dir: Path) -> None:
+    """At most a few lines: the innermost cause, and where the rest is."""
+    cause: BaseException = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    last = lines[-1][:500] if lines else ""
+    log = run_dir / "logs" / "train.log"
+    with open(log, "a", encoding="utf-8") as file:
+        print(f"{type(error).__name__}: {error}", file=file)
+    print(f"error: training failed: {type(cause).__name__}: {last}\n  full log: {log}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

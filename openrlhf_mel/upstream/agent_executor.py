@@ -1,0 +1,48 @@
+"""MEL's default reward: upstream's single-turn executor, judged by the project's verifier on the response's own tokens.
+
+Upstream loads this file by its path (`--train.agent_func_path`), so imports are absolute. The reward path that
+upstream offers otherwise hands over decoded text of prompt and response together; a replay's prompt holds M, which
+may hold the answer, so only the action's tokens are judged here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+from openrlhf_mel.verifier import verify
+
+STATUSES = ("correct", "wrong", "no_answer", "timeout", "error")
+
+
+class AgentExecutor(SingleTurnAgentExecutor):
+    """Generates as upstream does, then sets `reward` and `scores` to 1 or 0 and logs the verdict's status.
+
+    It never raises over a verdict: upstream would turn that into a missing reward and crash later. A response that
+    could not be judged (timeout, error) scores 0 for the policy, and says so in `extra_logs`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(remote_rm_url=None)
+
+    async def execute(self, prompt: str, label: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Upstream's response dict; see `SingleTurnAgentExecutor.execute`."""
+        output = await super().execute(prompt, label, *args, **kwargs)
+        tokenizer = kwargs["hf_tokenizer"]
+        (start, end) = output["action_ranges"][0]
+        try:
+            text = tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=True)
+            status = (await asyncio.to_thread(verify, text, label)).status
+        except Exception:
+            status = "error"
+        score = float(status == "correct")
+        output.update(reward=score, scores=score, extra_logs={f"verifier/{s}": float(s == status) for s in STATUSES})
+        return output
+
+
+def unjudged(response: dict[str, Any]) -> bool:
+    """Whether a response's score says nothing: there is none, or the verifier gave up on it."""
+    logs = response.get("extra_logs") or {}
+    return response.get("scores") is None or bool(logs.get("verifier/timeout") or logs.get("verifier/error"))

@@ -1,0 +1,155 @@
+"""What MEL takes from OpenRLHF 0.11.2, name by name and argument by argument, and the check that it is still so."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+
+VERSION = "0.11.2"
+
+# name -> the arguments that MEL passes or overrides, in order. `*`: only that it exists.
+NAMES: dict[str, tuple[str, ...]] = {
+    "openrlhf.trainer.ray.create_vllm_engines": (
+        "num_engines", "tensor_parallel_size", "pretrain", "seed", "full_determinism", "enable_prefix_caching",
+        "enforce_eager", "max_model_len", "shared_pg", "gpu_memory_utilization", "vllm_enable_sleep", "logprobs_mode",
+        "agent_func_path", "remote_rm_url", "max_images_per_prompt",
+    ),
+    "openrlhf.trainer.ray.vllm_engine._load_agent_executor": ("agent_func_path",),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.generate": (
+        "self", "prompt_token_ids", "sampling_params", "multi_modal_data",
+    ),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.generate_responses": (
+        "self", "prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "num_samples", "images",
+    ),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.get_num_unfinished_requests": ("self",),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.update_weight": (
+        "self", "name", "dtype", "shape", "empty_cache",
+    ),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.sleep": ("self", "level"),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.wake_up": ("self", "tags"),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.pause_generation": ("self",),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.resume_generation": ("self",),
+    "openrlhf.trainer.ray.vllm_engine.RolloutRayActor.reset_prefix_cache": ("self",),
+    "openrlhf.trainer.ray.ppo_actor.PolicyModelActor.init_model_from_pretrained": (
+        "self", "strategy", "pretrain", "max_steps", "vllm_engines",
+    ),
+    "openrlhf.trainer.ray.ppo_actor.PolicyModelActor.fit": ("self", "kl_ctl"),
+    "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer.ppo_train": ("self", "kl_ctl"),
+    "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer.training_step": (
+        "self", "experience", "kl_ctl", "step", "loss_batch_info",
+    ),
+    "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer._init_vllm_sync_group": ("self", "backend"),
+    "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer.broadcast_to_vllm": ("self",),
+    "openrlhf.trainer.ray.ppo_actor.iter_grad_accum_global_norm": (
+        "data_iter", "strategy", "accumulated_gradient", "mask_fn",
+    ),
+    "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer": (
+        "sample_batch_size", "limit", "cpu_offload", "packing_samples", "dynamic_batch",
+    ),
+    "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.setup_dynamic_batch": ("self", "strategy"),
+    "openrlhf.trainer.ray.launcher.RayActorGroup.async_run_method": ("self", "method_name", "args", "kwargs"),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.train_step": ("self", "rollout_samples", "global_step"),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.save_logs_and_checkpoints": (
+        "self", "global_step", "logs_dict", "client_states",
+    ),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.init_checkpoint_states": ("self",),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_samples": ("self", "generate_kwargs"),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_eval_samples": ("self", "generate_kwargs"),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator._generate_vllm": (
+        "self", "dataloader_iter", "num_prompts", "dynamic_filtering", "generate_kwargs",
+    ),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator._process_response_into_experience": (
+        "self", "response", "generate_kwargs",
+    ),
+    "openrlhf.trainer.ppo_trainer.PromptDataset": ("dataset", "tokenizer", "strategy", "input_template"),
+    "openrlhf.datasets.utils.blending_datasets": (
+        "datasets", "probabilities", "strategy", "seed", "max_count", "stopping_strategy", "dataset_split",
+    ),
+    "openrlhf.models.Actor.forward": (
+        "self", "sequences", "action_mask", "attention_mask", "return_output", "allgather_logits", "return_logprobs",
+        "ring_attn_group", "packed_seq_lens", "return_entropy", "mm_inputs",
+    ),
+    "openrlhf.models.PolicyLoss.forward": (
+        "self", "log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs", "dp_size",
+        "batch_num_tokens", "global_batch_size",
+    ),
+    "openrlhf.utils.agent.SingleTurnAgentExecutor": ("remote_rm_url",),
+    "openrlhf.utils.agent.SingleTurnAgentExecutor.execute": (
+        "self", "prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "llm_engine", "images",
+    ),
+    "openrlhf.utils.config.hierarchize": ("args",),
+    "openrlhf.utils.utils.convert_to_torch_dtype": ("param_dtype",),
+    "openrlhf.utils.deepspeed.deepspeed.init_device_mesh": ("*",),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.backward": ("self", "loss", "model", "_optimizer", "kwargs"),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.optimizer_step": (
+        "self", "_optimizer", "model", "_scheduler", "name", "kwargs",
+    ),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.all_reduce": ("self", "data", "op"),
+}  # fmt: skip
+EXPERIENCE_FIELDS = ("sequences", "action_mask", "scores", "rewards", "advantages", "total_length")
+
+
+def check_version() -> None:
+    """Raise UserError unless the installed OpenRLHF is the one that this package was written for."""
+    try:
+        found = importlib.metadata.version("openrlhf")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"openrlhf is not installed; expected openrlhf=={VERSION} (see requirements.txt)") from None
+    if found != VERSION:
+        raise UserError(
+            f"openrlhf {found} is installed, expected {VERSION}; pip install --no-deps openrlhf=={VERSION}"
+            + _differences_text()
+        )
+
+
+def differences() -> list[str]:
+    """How the installed OpenRLHF differs from what MEL uses, a line each; empty when it fits."""
+    lines = []
+    for name, expected in NAMES.items():
+        try:
+            found = _arguments(_find(name))
+        except (ImportError, AttributeError) as error:
+            lines.append(f"{name}: not there ({error})")
+            continue
+        if expected != ("*",) and found != expected:
+            lines.append(f"{name}: takes ({', '.join(found)}), expected ({', '.join(expected)})")
+    from openrlhf.trainer.ppo_utils.experience import Experience
+
+    present = {f.name for f in dataclasses.fields(Experience)}
+    return lines + [f"Experience.{name}: not there" for name in EXPERIENCE_FIELDS if name not in present]
+
+
+def _differences_text() -> str:
+    try:
+        found = differences()
+    except Exception:  # a version so different that its modules do not import: the version itself is the message
+        return ""
+    return "".join(f"\n  {line}" for line in found[:6])
+
+
+def _find(name: str) -> Any:
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            target: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            # Classes wrapped by `@ray.remote` keep the plain one inside.
+            target = getattr(target, "__ray_metadata__", None).modified_class if _is_remote(target) else target
+            target = getattr(target, part)
+        return target
+    raise ImportError(name)
+
+
+def _is_remote(target: Any) -> bool:
+    return hasattr(target, "__ray_metadata__")
+
+
+def _arguments(target: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(target).parameters)

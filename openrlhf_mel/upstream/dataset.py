@@ -1,0 +1,67 @@
+"""The training and evaluation questions, rendered by MEL's one definition of the question's prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openrlhf.datasets import PromptDataset
+from openrlhf.utils.logging_utils import init_logger
+
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import PromptFormat, Templates
+
+logger = init_logger(__name__)
+
+
+def prompt_format(args: Any, tokenizer: Any) -> PromptFormat:
+    """The run's prompts: templates, chat or plain, upstream's `input_template` where it is given."""
+    return PromptFormat(
+        Templates.load(args.mel.template_dir), tokenizer, args.data.apply_chat_template, args.data.input_template
+    )
+
+
+def question_of(row: dict[str, Any], key: str) -> str:
+    """The bare question of a row: a text, or a conversation of one user message.
+
+    Raises:
+        UserError: naming the key and what stands there.
+    """
+    value = row[key]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+        value = value[0].get("content")
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"--data.input_key {key}: found {str(value)[:80]!r}, expected a text or one user message")
+    return value
+
+
+class QuestionDataset(PromptDataset):
+    """Upstream's dataset with `questions` beside `prompts`.
+
+    Questions whose prompt leaves no room for a response are left out: upstream would cut off their heads in silence.
+    """
+
+    def __init__(self, dataset: Any, tokenizer: Any, strategy: Any, input_template: str | None = None) -> None:
+        args = strategy.args
+        self.strategy, self.tokenizer, self.input_template = strategy, tokenizer, input_template
+        self.image_key = args.data.image_key
+        self.prompts, self.labels, self.images, self.datasources, self.questions = [], [], [], [], []
+        prompts = prompt_format(args, tokenizer)
+        room = args.data.max_len - (args.rollout.max_new_tokens or 1)
+        for row in dataset:
+            question = question_of(row, args.data.input_key)
+            prompt = prompts.question(question)
+            if len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) > room:
+                continue
+            self.questions.append(question)
+            self.prompts.append(prompt)
+            self.labels.append(str(row[args.data.label_key]).strip())
+            self.images.append(row.get(self.image_key))
+            self.datasources.append(row.get("datasource", "default"))
+        left_out = len(dataset) - len(self.prompts)
+        if left_out:
+            logger.warning(f"{left_out} of {len(dataset)} questions are longer than {room} tokens and were left out")
+        if not self.prompts:
+            raise UserError(
+                f"--data.max_len {args.data.max_len}: none of {len(dataset)} questions fits into {room} tokens "
+                "(data.max_len - rollout.max_new_tokens)"
+            )

@@ -1,0 +1,101 @@
+"""OpenRLHF's own command line, read from its source without importing it.
+
+Its parser is built under `if __name__ == "__main__"` of `openrlhf/cli/train_ppo_ray.py`, whose import takes
+17 seconds and wants Ray and vLLM. Only the statements from `parser = ...` up to `parser.parse_args()` are run
+here, so flags, types, choices and defaults are upstream's own, whatever is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from openrlhf_mel.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises a UserError instead of printing its usage (hundreds of lines) and exiting."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def source_path() -> Path:
+    """Path of the installed `openrlhf/cli/train_ppo_ray.py`. Raises UserError where OpenRLHF is missing."""
+    spec = importlib.util.find_spec("openrlhf")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("openrlhf is not installed; expected openrlhf==0.11.2 (make setup, or requirements.txt)")
+    return Path(spec.submodule_search_locations[0]) / "cli" / "train_ppo_ray.py"
+
+
+@cache
+def parser() -> argparse.ArgumentParser:
+    """Upstream's parser. Raises UserError when its source no longer has the expected form."""
+    path = source_path()
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    main = next((n for n in tree.body if isinstance(n, ast.If) and "__main__" in ast.unparse(n.test)), None)
+    statements: list[ast.stmt] = []
+    for statement in main.body if main else []:
+        if "parse_args" in ast.unparse(statement):
+            break
+        statements.append(statement)
+    else:
+        raise UserError(f"{path}: found no parse_args() under __main__, expected that of openrlhf 0.11.2")
+
+    class _Argparse:
+        ArgumentParser = _Parser
+
+    scope: dict[str, Any] = {"argparse": _Argparse, "datetime": datetime}
+    exec(compile(ast.Module(statements, type_ignores=[]), str(path), "exec"), scope)
+    return scope["parser"]
+
+
+def actions() -> dict[str, argparse.Action]:
+    """Every upstream flag, by its dotted name without the dashes (`data.max_len`)."""
+    return {
+        string.removeprefix("--"): action
+        for action in parser()._actions
+        for string in action.option_strings
+        if string.startswith("--") and action.dest != "help"
+    }
+
+
+def is_switch(action: argparse.Action) -> bool:
+    """Whether the flag takes no value upstream (`--train.colocate_all`)."""
+    return action.nargs == 0
+
+
+def to_argv(name: str, value: Any) -> list[str]:
+    """`value` of flag `name` as upstream's command line wants it; empty when the flag must be left out.
+
+    Raises:
+        UserError: a switch is given something else than true or false.
+    """
+    action = actions()[name]
+    if value is None:
+        return []
+    if is_switch(action):
+        if not isinstance(value, bool):
+            raise UserError(f"--{name}: found {value!r}, expected true or false")
+        # store_false flags (`no_...`) and store_true flags alike: true means "give the flag".
+        return [f"--{name}"] if value else []
+    if isinstance(value, bool) or isinstance(value, dict):
+        raise UserError(f"--{name}: found {value!r}, expected {_expected(action)}")
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) == 1 and action.nargs is None:
+        return [f"--{name}={values[0]}"]  # one token: values such as -1 would look like a flag
+    return [f"--{name}", *map(str, values)]
+
+
+def _expected(action: argparse.Action) -> str:
+    if action.choices:
+        return "one of " + ", ".join(map(str, action.choices))
+    return {int: "a whole number", float: "a number"}.get(action.type, "a text")

@@ -1,0 +1,54 @@
+"""The gradients that DeepSpeed has reduced so far in an optimizer step: their norm, and keeping two losses apart.
+
+After a backward at the accumulation boundary, this rank's partition of the averaged gradient lies in
+`optimizer.averaged_gradients` (group -> list of tensors), under ZeRO-1, 2 and 3 alike. Another backward at the
+boundary would overwrite it (ZeRO-1/2) or add to it (ZeRO-3). Setting the first loss's partition aside makes both
+cases the same, and gives each loss its own norm at the price of one more partition.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class GradientLedger:
+    """Reads and sets aside a DeepSpeed engine's averaged gradients."""
+
+    def __init__(self, engine: Any) -> None:
+        self._optimizer = engine.optimizer
+        self._aside: dict[int, list[torch.Tensor]] = {}
+        zero = engine.zero_optimization_stage()
+        self._in_place = zero == 3
+        # Offloaded gradients live elsewhere, and Muon orthogonalizes them as soon as a boundary is reached.
+        self.available = not engine.zero_offload_optimizer() and "muon" not in type(engine.basic_optimizer).__name__.lower()
+
+    def norm(self) -> float | None:
+        """Norm of the averaged gradient over all ranks, before clipping; None when it is not at hand."""
+        if not self.available:
+            return None
+        grads = [g for group in self._optimizer.averaged_gradients.values() for g in group or []]
+        square = sum((g.float().square().sum() for g in grads), torch.zeros((), device=grads[0].device))
+        dist.all_reduce(square, group=self._optimizer.dp_process_group)
+        return math.sqrt(square.item()) / self._optimizer.loss_scale
+
+    def set_aside(self) -> None:
+        """Take the averaged gradient out of the engine, which then starts the next backward from nothing."""
+        if not self.available:
+            return
+        averaged = self._optimizer.averaged_gradients
+        self._aside = {i: [g.clone() for g in group] if self._in_place else group for i, group in averaged.items()}
+        for i, group in averaged.items():
+            if self._in_place:
+                torch._foreach_zero_(group)  # ZeRO-3 adds into these very buffers
+            else:
+                averaged[i] = None
+
+    def add_back(self) -> None:
+        """Add what was set aside to the engine's averaged gradient."""
+        for i, group in self._aside.items():
+            torch._foreach_add_(self._optimizer.averaged_gradients[i], group)
+        self._aside = {}

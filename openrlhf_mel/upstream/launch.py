@@ -1,0 +1,110 @@
+"""Starts Ray, puts MEL's classes in the place of upstream's, and runs upstream's own entry."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.upstream.settings import Settings
+
+_UPSTREAM_ENV = {  # what upstream's own ray.init would pass on
+    "TOKENIZERS_PARALLELISM": "true",
+    "NCCL_DEBUG": "WARN",
+    "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
+}
+_CPU_ENV = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+}
+_CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def prepare_process(runtime: str) -> None:
+    """Make upstream importable in this process: the stand-ins first when there is no GPU."""
+    if runtime == "cpu":
+        from openrlhf_mel.cpu import standins
+
+        os.environ.update(_CPU_ENV)
+        standins.install()
+
+
+def start_ray(settings: Settings) -> None:
+    """Join the cluster that `RAY_ADDRESS` names, or start Ray on this machine.
+
+    Raises:
+        UserError: no Ray could be had.
+    """
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address not in ("auto", "local"):
+        _check_reachable(address)
+    cpu = settings.mel.runtime == "cpu"
+    # A worker finds this package even where it is not installed.
+    path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
+    env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
+    runtime_env: dict[str, Any] = {"env_vars": env | (_CPU_ENV if cpu else {})}
+    options: dict[str, Any] = {"log_to_driver": True}
+    if cpu:
+        runtime_env["worker_process_setup_hook"] = "openrlhf_mel.cpu.standins.install"
+        if not address:
+            options |= {"num_cpus": _CPU_SLOTS, "num_gpus": _CPU_SLOTS, "object_store_memory": 512 * 2**20}
+    if not address:
+        options["include_dashboard"] = False
+    try:
+        ray.init(runtime_env=runtime_env, **options)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if address else ''}: {line[:300]}") from None
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries a dead address for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray answers there ({error}); expected host:port of a running cluster, "
+            "or unset it to start Ray on this machine"
+        ) from None
+
+
+def substitute(settings: Settings) -> None:
+    """Put MEL's classes where upstream's entry looks its own up, and `mel` beside its arguments."""
+    import openrlhf.trainer.ray as upstream_ray
+    import openrlhf.utils.config as upstream_config
+    from openrlhf.trainer import ppo_trainer
+    from openrlhf.trainer.ray import ppo_actor
+
+    from openrlhf_mel.upstream import policy_actor, trainer
+
+    ppo_trainer.PPOTrainer = trainer.RemoteMELTrainer
+    ppo_actor.PolicyModelActor = policy_actor.RemotePolicyModel
+    if settings.mel.runtime == "cpu":
+        from openrlhf_mel.cpu import engine, policy
+
+        ppo_actor.PolicyModelActor = policy.RemoteCPUPolicyModel
+        dtype = {"fp32": "float32", "bf16": "bfloat16"}[settings.mel.cpu_dtype]
+        upstream_ray.create_vllm_engines = engine.create_cpu_engines(dtype)
+    hierarchize = upstream_config.hierarchize
+
+    def with_mel(args: Any) -> Any:
+        nested = hierarchize(args)
+        nested.mel = settings.mel
+        return nested
+
+    upstream_config.hierarchize = with_mel
+
+
+def run_upstream(settings: Settings) -> None:
+    """Upstream's entry, with its own flags and checks, in this process."""
+    sys.argv = ["train_ppo_ray", *settings.argv]
+    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)

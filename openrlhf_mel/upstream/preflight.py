@@ -1,0 +1,102 @@
+"""What can be known to be wrong before Ray starts: the model, the data, the templates."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import Templates
+from openrlhf_mel.upstream.settings import Settings
+
+
+def check_model(settings: Settings) -> None:
+    """The model is there, and brings no code of its own unless that was asked for."""
+    name = settings.upstream["actor.model_name_or_path"]
+    flag = f"--actor.model_name_or_path {name}"
+    if os.path.isdir(name):
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"{flag}: no config.json in this folder; expected a Hugging Face model")
+    elif os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{flag}: no such folder; expected a Hugging Face model, or a name on the hub")
+    if settings.mel.trust_remote_code:
+        return
+    for file in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in _model_json(name, file, flag):
+            raise UserError(
+                f"{flag}: its {file} names Python code of its own (auto_map), which would be run; "
+                "pass --mel.trust_remote_code if you trust it"
+            )
+
+
+def _model_json(name: str, file: str, flag: str) -> dict[str, Any]:
+    """A JSON file of the model, local or from the hub; empty when the model has none of that name."""
+    path = Path(name) / file
+    if os.path.isdir(name):
+        if not path.is_file():
+            return {}
+    else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            path = Path(hf_hub_download(name, file))
+        except EntryNotFoundError:
+            return {}
+        except Exception as error:
+            raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def check_templates(settings: Settings) -> None:
+    """The template folder is complete."""
+    Templates.load(settings.mel.template_dir)
+
+
+def check_data(settings: Settings) -> None:
+    """Training and evaluation data load by upstream's own function and have the configured columns, not empty."""
+    from openrlhf.datasets.utils import blending_datasets
+
+    values = settings.upstream
+    quiet = SimpleNamespace(
+        print=lambda *_: None, is_rank_0=lambda: False, args=SimpleNamespace(use_ms=values["use_ms"])
+    )
+    for flag, split in (("data.prompt_dataset", "data.prompt_split"), ("eval.dataset", "eval.split")):
+        name = values[flag]
+        if not name:
+            continue
+        for part in name.split(","):
+            path = part.strip().split("@")[0]
+            if not os.path.exists(path) and (Path(path).suffix or path.startswith((".", "/", "~"))):
+                raise UserError(f"--{flag} {path}: no such file; expected jsonl, parquet, csv, or a name on the hub")
+        probabilities = values["data.prompt_probs"] if flag == "data.prompt_dataset" else None
+        try:
+            data = blending_datasets(name, probabilities, quiet, dataset_split=values[split])
+        except Exception as error:
+            raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
+        _check_columns(data, flag, name, values)
+
+
+def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> None:
+    if not len(data):
+        raise UserError(f"--{flag} {name}: no rows; expected at least one question")
+    for key in ("data.input_key", "data.label_key"):
+        if values[key] not in data.column_names:
+            raise UserError(
+                f"--{key} {values[key]}: {name} has no such column; found {', '.join(data.column_names)}"
+            )
+    for key in ("data.input_key", "data.label_key"):
+        for i, value in enumerate(data[values[key]]):
+            if value is None or value == "" or value == []:
+                raise UserError(f"--{flag} {name}: row {i + 1} has no {values[key]!r}; drop it or fill it in")
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:200]}"

@@ -1,0 +1,183 @@
+"""Upstream's samples generator, which starts a group's meta-experience the moment the group is finished.
+
+Upstream collects groups one by one and turns each response into an experience as it arrives. That is the hook: when
+the last response of a group has passed, its construction starts on an event loop of its own, while upstream goes on
+waiting for other groups. The rollout returns when both are done, so within upstream's wake window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from openrlhf.trainer import ppo_trainer
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from vllm import SamplingParams
+
+from openrlhf_mel.construction import Constructor, Generation, Replay, Sampling
+from openrlhf_mel.experience import Group, MetaExperience, Trajectory
+from openrlhf_mel.upstream.agent_executor import unjudged
+from openrlhf_mel.upstream.dataset import QuestionDataset, prompt_format
+
+
+class RayEngine:
+    """`construction.Engine` over upstream's rollout actors; each request goes to the one with the least to do."""
+
+    def __init__(self, engines: list[Any], tokenizer: Any, max_len: int) -> None:
+        self._engines, self._tokenizer, self._max_len = engines, tokenizer, max_len
+        self._load = [0] * len(engines)
+
+    def encode(self, text: str) -> list[int]:
+        """As upstream's executor encodes a prompt."""
+        return self._tokenizer(text=text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """Special tokens left out."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Generation:
+        """The engine's plain generation: nothing is scored."""
+        output = await self._call("generate", 1, prompt_ids, _params(sampling))
+        one = output.outputs[0]
+        return Generation(tuple(one.token_ids), one.finish_reason == "length")
+
+    async def respond(self, prompt: str, answer: str, sampling: Sampling, count: int) -> list[Replay]:
+        """The scoring path of the rollouts themselves."""
+        responses = await self._call(
+            "generate_responses",
+            count,
+            prompt=prompt,
+            label=answer,
+            sampling_params=_params(sampling),
+            max_length=self._max_len,
+            hf_tokenizer=self._tokenizer,
+            num_samples=count,
+        )
+        return [self._replay(response) for response in responses]
+
+    def _replay(self, response: dict[str, Any]) -> Replay:
+        start, end = response["action_ranges"][0]
+        tokens = response["observation_tokens"][start:end]
+        return Replay(self.decode(tokens), len(tokens), None if unjudged(response) else float(response["scores"]))
+
+    async def _call(self, method: str, weight: int, *args: Any, **kwargs: Any) -> Any:
+        index = self._load.index(min(self._load))
+        self._load[index] += weight
+        try:
+            reference = getattr(self._engines[index], method).remote(*args, **kwargs)
+            return await asyncio.wrap_future(reference.future())
+        finally:
+            self._load[index] -= weight
+
+
+def _params(sampling: Sampling) -> SamplingParams:
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=-1,
+        max_tokens=sampling.max_new_tokens,
+        min_tokens=1,
+        skip_special_tokens=False,
+    )
+
+
+class MetaExperienceGenerator(SamplesGenerator):
+    """Upstream's generator. Each group's candidates travel on its first sample, as `sample.meta_experiences`.
+
+    Attributes:
+        step: rollouts so far; set by the trainer on a resume.
+        construction_s: seconds in which constructions were under way in the last rollout.
+        construction_tail_s: seconds that the last rollout waited for them after its last group.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mel = self.args.mel
+        self.step = 0
+        self.construction_s = self.construction_tail_s = 0.0
+        # Evaluation never constructs: one flag, set for the whole of an evaluation.
+        self._evaluating = False
+        self._responses: list[tuple[dict, Any]] = []
+        self._futures: list[tuple[Any, Future]] = []
+        dataset = self.prompts_dataloader.dataset
+        self._questions = dict(zip(dataset.prompts, dataset.questions, strict=True))
+        if self.mel.enable:
+            self._constructor = Constructor(
+                self.mel,
+                prompt_format(self.args, self.tokenizer),
+                RayEngine(self.vllm_engines, self.tokenizer, self.args.data.max_len),
+                self.args.data.max_len,
+            )
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="mel-construction", daemon=True).start()
+
+    def generate_eval_samples(self, **kwargs: Any) -> list[Any]:
+        """Upstream's; nothing is constructed."""
+        self._evaluating = True
+        try:
+            return super().generate_eval_samples(**kwargs)
+        finally:
+            self._evaluating = False
+
+    def _generate_vllm(self, *args: Any, **kwargs: Any) -> tuple[list[Any], int, bool]:
+        if self._evaluating:
+            return super()._generate_vllm(*args, **kwargs)
+        self._futures, self._responses, self._began = [], [], None
+        result = super()._generate_vllm(*args, **kwargs)
+        ended = time.monotonic()
+        accepted = {id(sample) for sample in result[0]}
+        for first, future in self._futures:
+            candidates = future.result()
+            # A group that dynamic filtering turned away takes its meta-experiences with it.
+            if id(first) in accepted:
+                first.meta_experiences = candidates
+        now = time.monotonic()
+        self.construction_tail_s = now - ended if self._futures else 0.0
+        self.construction_s = now - self._began if self._began else 0.0
+        self.step += 1
+        return result
+
+    def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
+        sample = super()._process_response_into_experience(response, **kwargs)
+        if not self._evaluating:
+            self._responses.append((response, sample))
+            size = kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
+            if len(self._responses) == size:
+                self._finish_group(self._responses)
+                self._responses = []
+        return sample
+
+    def _finish_group(self, members: list[tuple[dict, Any]]) -> None:
+        first = members[0][1]
+        first.group = group = self._group([response for response, _ in members])
+        first.meta_experiences = []
+        if not self.mel.enable or not all(group.split(self.mel.correct_at)):
+            return
+        self._began = self._began or time.monotonic()
+        future = asyncio.run_coroutine_threadsafe(self._constructor.construct(group), self._loop)
+        self._futures.append((first, future))
+
+    def _group(self, responses: list[dict[str, Any]]) -> Group:
+        prompt, label = responses[0]["prompt"], responses[0]["label"]
+        return Group(self.step, self._questions[prompt], label, tuple(map(self._trajectory, responses)))
+
+    def _trajectory(self, response: dict[str, Any]) -> Trajectory:
+        start, end = response["action_ranges"][0]
+        tokens = tuple(response["observation_tokens"][start:end])
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        score = None if unjudged(response) else float(response["scores"])
+        return Trajectory(tokens, text, score, bool(response.get("truncated")))
+
+
+def collect(samples: list[Any]) -> tuple[list[Group], list[MetaExperience]]:
+    """The groups and the candidates that travel on `samples`."""
+    groups = [s.group for s in samples if hasattr(s, "group")]
+    return groups, [m for s in samples for m in getattr(s, "meta_experiences", [])]
+
+
+# Upstream's trainer looks these up in its own module.
+ppo_trainer.SamplesGenerator = MetaExperienceGenerator
+ppo_trainer.PromptDataset = QuestionDataset
