@@ -25,6 +25,7 @@ help:
 	@tools/setup.sh
 
 setup: .venv/.ready
+	@:
 
 demo: setup
 	@.venv/bin/python data/toy/demo.py

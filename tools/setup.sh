@@ -71,9 +71,8 @@ main() {
 }
 
 # One at a time: two `make` in two terminals share the environment.
-mkdir -p $venv
 if command -v flock >/dev/null 2>&1; then
-    exec 9>$venv/.lock
+    exec 9<tools/setup.sh
     flock 9
 fi
 if [ -n "$(find $venv/.ready -newer requirements.txt -newer requirements-cpu.txt -newer pyproject.toml -newer tools/setup.sh 2>/dev/null)" ]; then
