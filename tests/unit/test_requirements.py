@@ -34,7 +34,8 @@ PACKAGE = pins(tomllib.loads(text("pyproject.toml"))["project"]["dependencies"])
 
 
 def test_shared_versions_agree():
-    assert {name: CPU[name] for name in GPU.keys() & CPU.keys()} == {name: GPU[name] for name in GPU.keys() & CPU.keys()}
+    shared = GPU.keys() & CPU.keys()
+    assert {name: CPU[name] for name in shared} == {name: GPU[name] for name in shared}
 
 
 def test_only_cuda_and_upstream_itself_are_missing_without_a_gpu():
