@@ -1,0 +1,55 @@
+# Every target sets up .venv first when it is missing or older than what it is made from.
+#   PYTHON=...      the Python to make .venv with (3.11 or 3.12); by default the first that fits
+#   PIP_ARGS=...    more for pip, for example --extra-index-url
+#   PYTEST_ARGS=... more for pytest, for example "-x -k verifier"
+.POSIX:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-all lint format clean
+
+export PYTHON PIP_ARGS
+# ninja, which DeepSpeed calls by name, is in .venv
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SHELL_FILES = $$(git ls-files '*.sh' '*.sbatch' .ci/run)
+
+help:
+	@echo "make setup      .venv with everything (about 2 minutes)"
+	@echo "make demo       GRPO and MEL on the built-in task, and how both do on held-out questions"
+	@echo "make test       the tests, 15 minutes at most"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make test-all   every test, also those of whole objectives"
+	@echo "make lint       ruff and shellcheck;  make format: let ruff mend it"
+	@echo "make clean      remove caches and what was built;  .venv and runs stay"
+
+.venv/.ready: requirements.txt requirements-cpu.txt pyproject.toml tools/setup.sh
+	@tools/setup.sh
+
+setup: .venv/.ready
+	@:
+
+demo: setup
+	@.venv/bin/python data/toy/demo.py
+
+# One process: tests start Ray clusters of their own, and two of these at once are too much for 2 cores.
+test: setup
+	@.venv/bin/python -m pytest -m "not slow and not objective" $(PYTEST_ARGS)
+
+# pytest ends with 5 when it selects no test: fine here, a mistake in `make test`
+test-slow: setup
+	@.venv/bin/python -m pytest -m "slow and not objective" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
+
+test-all: setup
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --check --quiet . || { echo "not formatted (see above): make format" >&2; exit 1; }
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); else echo "lint: shellcheck is not installed: shell files skipped"; fi
+
+format: setup
+	@.venv/bin/ruff check --quiet --fix .
+	@.venv/bin/ruff format --quiet .
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""What every test may use: the shared data, commands under a hard time limit, repeatable property tests."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+# No deadline: on a busy machine the first example pays for imports. In CI the same examples every time.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data sets: $MEL_SHARED, or `shared` beside the repository."""
+    path = Path(os.environ.get("MEL_SHARED") or REPO.parent / "shared")
+    if not path.is_dir():
+        pytest.skip(f"needs the shared data: {path} is not a folder (set MEL_SHARED)")
+    return path
+
+
+@pytest.fixture
+def command():
+    """Run a command in the repository and fail when it outlives `limit` seconds; it and its children are then killed."""
+
+    def run(*args: object, limit: float, **options) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": REPO, "stdin": subprocess.DEVNULL} | options
+        argv = [str(arg) for arg in args]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        process = subprocess.Popen(argv, **pipes, **options)
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{' '.join(argv)} was not done after {limit} s")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+    return run
