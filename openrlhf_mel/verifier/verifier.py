@@ -1,0 +1,159 @@
+"""The verifier: extraction and the exact path here, everything that may hang in the pool."""
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import Future
+
+from openrlhf_mel.verifier.exact import parse_number, plain, same_number
+from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
+from openrlhf_mel.verifier.guards import too_costly
+from openrlhf_mel.verifier.pool import Outcome, Pool
+from openrlhf_mel.verifier.verdict import EXTRACTIONS, Extraction, Verdict
+
+_MAX_DEFAULT_WORKERS = 4
+
+
+class Verifier:
+    """Judges responses against reference answers, in `workers` processes that can be killed.
+
+    `timeout_s` is the time one answer may take once a worker has begun with it; `memory_mb` bounds the address space
+    of each worker. Processes start with the first answer that needs one, and end with this object or this process.
+    All methods may be called from several threads at once.
+    """
+
+    def __init__(self, workers: int | None = None, timeout_s: float = 5.0, memory_mb: int = 1024) -> None:
+        workers = min(_MAX_DEFAULT_WORKERS, os.cpu_count() or 1) if workers is None else workers
+        if workers < 1:
+            raise ValueError(f"workers: found {workers}, expected at least 1")
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s: found {timeout_s}, expected a number of seconds above 0")
+        if memory_mb < 256:
+            raise ValueError(f"memory_mb: found {memory_mb}, expected at least 256 (sympy alone needs about 100)")
+        self._settings = (workers, timeout_s, memory_mb)
+        self._lock = threading.Lock()
+        self._pool: Pool | None = None
+
+    def verify(self, response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
+        """Judge one response; see `verify_many`."""
+        return self.verify_many([(response, answer)], extraction)[0]
+
+    def verify_many(self, pairs: Iterable[tuple[str, str]], extraction: Extraction = "anchored") -> list[Verdict]:
+        """Judge (response, reference answer) pairs; the verdicts come in the same order.
+
+        Raises ValueError for an unknown `extraction`, VerifierError when no worker can be started. Whatever is wrong
+        with one pair is in its verdict.
+        """
+        if extraction not in EXTRACTIONS:
+            raise ValueError(f"extraction: found {extraction!r}, expected one of {', '.join(EXTRACTIONS)}")
+        begin = self._begin_anchored if extraction == "anchored" else self._begin_lenient
+        begun = [begin(response, answer) for response, answer in pairs]
+        return [_finish(item) for item in begun]
+
+    def check_golds(self, answers: Iterable[str]) -> dict[int, str]:
+        """Test reference answers against themselves; returns row number (from 0) -> why it cannot be used."""
+        problems: dict[int, str] = {}
+        waiting: list[tuple[int, Future[Outcome]]] = []
+        for row, answer in enumerate(answers):
+            gold = _as_gold(answer)
+            if gold is None:
+                problems[row] = f"found {answer!r:.80}, expected a non-empty text with balanced braces"
+            elif parse_number(plain(gold)) is None:
+                reason = too_costly(gold)
+                if reason:
+                    problems[row] = f"found {gold!r:.80}, which is too costly to compare: {reason}"
+                else:
+                    waiting.append((row, self._workers().submit("gold", gold)))
+        for row, future in waiting:
+            status = future.result().status
+            if status != "correct":
+                problems[row] = f"Math-Verify does not find it equal to itself ({status})"
+        return dict(sorted(problems.items()))
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that are up now."""
+        return self._pool.worker_pids() if self._pool else []
+
+    def close(self) -> None:
+        """End the worker processes; the next answer that needs one starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool and pool.owner_pid == os.getpid():
+            pool.close()
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _workers(self) -> Pool:
+        with self._lock:
+            # After a fork the threads of the pool are not in the child, and its sockets are the parent's.
+            if self._pool is None or self._pool.owner_pid != os.getpid():
+                self._pool = Pool(*self._settings)
+                weakref.finalize(self, _close_in_owner, self._pool)
+            return self._pool
+
+    def _begin_anchored(self, response: str, answer: str) -> "Verdict | tuple[str, Future[Outcome]]":
+        gold = _as_gold(answer)
+        if gold is None or not isinstance(response, str):
+            return Verdict("error")
+        extracted = extract_anchored(response)
+        if extracted is None:
+            return Verdict("no_answer")
+        decided = _decide_exactly(gold, extracted)
+        if decided is not None:
+            return Verdict("correct" if decided else "wrong", extracted)
+        if too_costly(extracted) or too_costly(gold):
+            return Verdict("error", extracted)
+        return extracted, self._workers().submit("anchored", _repaired(gold), _repaired(extracted))
+
+    def _begin_lenient(self, response: str, answer: str) -> "Verdict | tuple[str | None, Future[Outcome]]":
+        gold = _as_gold(answer)
+        if gold is None or not isinstance(response, str):
+            return Verdict("error")
+        return None, self._workers().submit("lenient", str(answer), response)
+
+
+def _finish(begun: "Verdict | tuple[str | None, Future[Outcome]]") -> Verdict:
+    if isinstance(begun, Verdict):
+        return begun
+    extracted, future = begun
+    outcome = future.result()
+    return Verdict(outcome.status, extracted if extracted is not None else outcome.extracted)
+
+
+def _close_in_owner(pool: Pool) -> None:
+    if pool.owner_pid == os.getpid():
+        pool.close()
+
+
+def _as_gold(answer: object) -> str | None:
+    """The reference answer as text without its box, or None when there is nothing to compare with."""
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer):
+        answer = repr(answer)
+    if not isinstance(answer, str) or not answer.strip():
+        return None
+    gold = unwrap_box(answer).strip()
+    escaped_out = gold.replace("\\\\", "").replace("\\{", "").replace("\\}", "")
+    return gold if escaped_out.count("{") == escaped_out.count("}") else None
+
+
+def _decide_exactly(gold: str, answer: str) -> bool | None:
+    """Whether two answers are equal, where it shows without computer algebra; None where it does not."""
+    if gold == answer:
+        return True
+    plain_gold, plain_answer = plain(gold), plain(answer)
+    if plain_gold == plain_answer and plain_gold:
+        return True
+    gold_number = parse_number(plain_gold)
+    answer_number = parse_number(plain_answer) if gold_number else None
+    return same_number(gold_number, answer_number) if gold_number and answer_number else None
+
+
+def _repaired(answer: str) -> str:
+    """The answer as Math-Verify is given it: without what it stumbles over and what means nothing."""
+    return plain(answer)

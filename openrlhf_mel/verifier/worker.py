@@ -1,0 +1,110 @@
+"""The processes that may hang, run out of memory or be killed, so that nothing else has to.
+
+A *nursery* process imports Math-Verify once and forks a worker on request, so that replacing a killed worker takes
+milliseconds. It is started as a fresh interpreter: it never runs the user's main module, and inherits no threads. The
+nursery ends when its owner does, and the kernel kills its workers with it (PR_SET_PDEATHSIG), even in the middle of a
+computation that never returns to Python.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
+
+_PR_SET_PDEATHSIG = 1
+_OWNER_CHECK_S = 1.0
+_MAX_EXTRACTED = 4_000  # characters of an extracted answer that are sent back
+
+
+def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
+    """Fork and kill workers as the owner asks over `control_fd`; returns never."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)
+    control = socket.socket(fileno=control_fd)
+    try:
+        import openrlhf_mel.verifier.comparison  # noqa: F401, imported here once, for every worker that is forked
+    except Exception as error:
+        control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:2000]}).encode())
+        os._exit(1)
+    control.send(b'{"ready": true}')
+    control.settimeout(_OWNER_CHECK_S)
+    while True:
+        try:
+            request, fds, _, _ = socket.recv_fds(control, 100, 1)
+        except TimeoutError:
+            # A forked copy of the owner may hold the other end open after the owner's death.
+            if os.getppid() != owner_pid:
+                os._exit(0)
+            continue
+        if not request:
+            os._exit(0)
+        operation, pid = request.decode().split()
+        if operation == "fork":
+            pid = _fork_worker(control, fds[0], memory_mb)
+        else:
+            os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(int(pid), 0)
+        control.send(json.dumps({"pid": int(pid)}).encode())
+
+
+def _fork_worker(control: socket.socket, fd: int, memory_mb: int) -> int:
+    nursery_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(fd)
+        return pid
+    try:
+        control.close()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == nursery_pid:  # else it died before the line above took effect
+            limit = memory_mb * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            _serve(Connection(fd), limit)
+    finally:
+        os._exit(0)
+
+
+def _serve(owner: Connection, memory_limit: int) -> None:
+    """Answer jobs until the owner closes the connection or the memory in use calls for a fresh process."""
+    while True:
+        try:
+            job = json.loads(owner.recv_bytes())
+        except EOFError:
+            return
+        try:
+            status, extracted = _judge(job)
+        except MemoryError:
+            status, extracted = "error", None
+        except Exception:
+            # sympy raises whatever it likes on strange input; all of it means that there is no judgement.
+            status, extracted = "error", None
+        tired = _address_space() > memory_limit // 2
+        owner.send_bytes(json.dumps([status, extracted and extracted[:_MAX_EXTRACTED], tired]).encode())
+        if tired:
+            return
+
+
+def _judge(job: dict[str, str]) -> tuple[str, str | None]:
+    from openrlhf_mel.verifier import comparison
+
+    if job["kind"] == "lenient":
+        return comparison.judge_lenient(job["gold"], job["text"])
+    if job["kind"] == "gold":
+        return "correct" if comparison.usable_gold(job["gold"]) else "error", None
+    return comparison.judge_anchored(job["gold"], job["text"]), job["text"]
+
+
+def _address_space() -> int:
+    """Bytes of address space in use, which is what the limit counts."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    run_nursery(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
