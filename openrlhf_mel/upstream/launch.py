@@ -29,6 +29,8 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 def prepare_process(runtime: str) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
+    # DeepSpeed calls ninja by its name, and an environment need not be activated to be used.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if runtime == "cpu":
         from openrlhf_mel.cpu import standins
 
@@ -64,6 +66,26 @@ def start_ray(settings: Settings) -> None:
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if address else ''}: {line[:300]}") from None
+    _check_devices(settings)
+
+
+def _check_devices(settings: Settings) -> None:
+    """Upstream's placement groups would wait for missing devices for ever, and say nothing."""
+    import ray
+
+    values = settings.upstream
+    actors = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+    engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
+    if values["train.colocate_all"] or settings.mel.runtime == "cpu":
+        engines = 0
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if found < actors + engines:
+        ray.shutdown()
+        raise UserError(
+            f"the Ray cluster has {found} GPUs, expected at least {actors + engines}: {actors} for the policy "
+            f"(--actor.num_nodes x --actor.num_gpus_per_node) and {engines} for engines (--vllm.num_engines x "
+            "--vllm.tensor_parallel_size); change these, or share GPUs with --train.colocate_all"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -1,0 +1,118 @@
+"""Whole runs: the entry, Ray, upstream's trainer, DeepSpeed, rollouts of the tiny model, meta-experiences, the run's log."""
+
+import json
+import os
+import sys
+
+import pytest
+from conftest import REPO
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+MODEL = REPO / "data" / "toy" / "model"
+TOY = f"""
+actor: {{model_name_or_path: {MODEL}, adam: {{lr: 1e-4}}, lr_warmup_ratio: 0}}
+data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384, max_samples: 16}}
+rollout: {{batch_size: 8, n_samples_per_prompt: 8, max_new_tokens: 64, micro_batch_size: 8}}
+train: {{batch_size: 64, micro_batch_size: 8}}
+mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96}}
+"""
+MINIMAL = """
+actor: {{model_name_or_path: {model}}}
+data: {{prompt_dataset: {data}, input_key: {input}, label_key: {label}, max_len: 2048, max_samples: 8}}
+rollout: {{batch_size: 4, n_samples_per_prompt: 2, max_new_tokens: 32}}
+train: {{batch_size: 8}}
+"""
+
+
+@pytest.fixture
+def train(tmp_path, command):
+    def run(text, *flags):
+        (tmp_path / "run.yaml").write_text(text)
+        out = tmp_path / "out"
+        argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", tmp_path / "run.yaml", "--mel.run_dir", out]
+        done = command(*argv, *flags, limit=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        log = out / "logs" / "train.log"
+        assert done.returncode == 0, done.stderr + (log.read_text()[-3000:] if log.exists() else "")
+        return out, done
+
+    return run
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", "--train.dynamic_batch_enable",
+          "--train.max_tokens_per_gpu=512", "--ds.zero_stage=3")  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [(), PACKED], ids=["padded", "packed"])
+def test_two_processes_learn_from_meta_experiences(train, flags):
+    out, done = train(TOY, "--actor.num_gpus_per_node=2", *flags)
+    metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2]
+    for m in metrics:
+        candidates = [e for e in archive if e["step"] == m["step"]]
+        kept = [e for e in candidates if e["kept"]]
+        assert len(candidates) == m["mel/candidates"] > 0 and len(kept) == m["mel/kept"] > 0
+        assert m["mel/retention_ratio"] == pytest.approx(len(kept) / len(candidates))
+        assert m["loss/nll"] > 0 and m["grad_norm/nll"] > 0 and m["grad_norm/policy"] > 0
+        dropped = {k.rsplit("/")[-1]: v for k, v in m.items() if k.startswith("mel/dropped/") and v}
+        assert sum(dropped.values()) == len(candidates) - len(kept)
+        for e in candidates:
+            assert (e["reason"] is None) == e["kept"] and e["y_pos"] != e["y_neg"]
+            assert not e["kept"] or set(e["sections"]) == {"bifurcation_point", "critique", "heuristic"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["finished"] and manifest["versions"]["openrlhf"] == "0.11.2"
+    assert manifest["config"]["actor.num_gpus_per_node"] == 2 and manifest["templates_sha256"]["question.txt"]
+    assert list(manifest["data_sha256"]["data.prompt_dataset"].values())[0]
+    assert not (out / "model.partial").exists() and any((out / "tensorboard").rglob("events*"))
+    assert "step 2" in done.stdout and len(done.stdout.splitlines()) < 20
+    changed(out)
+
+
+def changed(out):
+    """The final model loads and is not the one that training started from."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    before, after = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (MODEL, out / "model"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert tokenizer.decode(tokenizer("1+1=2")["input_ids"]) == "1+1=2"
+
+
+def test_evaluation_leaves_no_trace_in_training(train, tmp_path):
+    """rft, evaluated after each step on questions of its own, which never reach the archive or the actor."""
+    rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    flags = ["--eval.dataset", tmp_path / "eval.jsonl", "--eval.steps=1", "--mel.algorithm=rft",
+             "--eval.n_samples_per_prompt=8", "--eval.temperature=1.0"]  # fmt: skip
+    out, _ = train(TOY, *flags)
+    assert (out / "logs" / "train.log").read_text().count("Evaluation completed") == 2
+    asked = {e["question"] for e in lines(out / "meta_experiences.jsonl")}
+    trained = {r["input"] for r in lines(REPO / "data" / "toy" / "train.jsonl")}
+    assert asked and asked <= trained and not asked & {r["input"] for r in rows}
+    for m in lines(out / "metrics.jsonl"):
+        assert m["mel/candidates"] <= 8 and m["rollout/num_samples"] == 64
+
+
+def test_minimal_configuration_on_dapo_math(train, tmp_path, shared):
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(shared / "data" / "train" / "dapo_math_17k_svs.parquet")
+    rows = [
+        {"input": row["prompt"][0]["content"], "label": row["reward_model"]["ground_truth"]}
+        for row in table.slice(0, 64).to_pylist()
+    ]
+    (tmp_path / "dapo.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    out, _ = train(MINIMAL.format(model=MODEL, data=tmp_path / "dapo.jsonl", input="input", label="label"))
+    assert [m["step"] for m in lines(out / "metrics.jsonl")] == [1, 2]
+
+
+def test_minimal_configuration_on_gsm8k(train, shared):
+    data = shared / "data" / "benchmarks" / "gsm8k.jsonl"
+    out, _ = train(MINIMAL.format(model=MODEL, data=data, input="problem", label="answer"))
+    assert [m["step"] for m in lines(out / "metrics.jsonl")] == [1, 2]
+    assert lines(out / "metrics.jsonl")[0]["verifier/error"] == 0
