@@ -17,7 +17,7 @@ help:
 	@echo "make demo       GRPO and MEL on the built-in task, and how both do on held-out questions"
 	@echo "make test       the tests, 15 minutes at most"
 	@echo "make test-slow  the tests that take longer"
-	@echo "make test-all   every test, also those of whole objectives"
+	@echo "make test-all   every test, also those before a release"
 	@echo "make lint       ruff and shellcheck;  make format: let ruff mend it"
 	@echo "make clean      remove caches and what was built;  .venv and runs stay"
 
@@ -32,11 +32,11 @@ demo: setup
 
 # One process: tests start Ray clusters of their own, and two of these at once are too much for 2 cores.
 test: setup
-	@.venv/bin/python -m pytest -m "not slow and not objective" $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -m "not slow and not release" $(PYTEST_ARGS)
 
 # pytest ends with 5 when it selects no test: fine here, a mistake in `make test`
 test-slow: setup
-	@.venv/bin/python -m pytest -m "slow and not objective" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
+	@.venv/bin/python -m pytest -m "slow and not release" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
 
 test-all: setup
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)

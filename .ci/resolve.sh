@@ -2,7 +2,7 @@
 # Do the requirements files resolve, for Python 3.11 and 3.12 on Linux x86_64? Needs a package index, installs nothing.
 # No override is in play: flash-attn, which is source only, states its needs in its PKG-INFO, so nothing of it is built.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export UV_PYTHON_DOWNLOADS=never # a missing 3.12 does not matter: 3.11 then reads the metadata of the few source packages
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -150,7 +150,9 @@ def help_lines() -> str:
 
 
 def _shown(value: Any) -> str:
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def algorithm_flags(algorithm: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 SHORTEST_REFERENCE = 2  # characters; a one-digit answer stands in any text, so a leak cannot be told
 
@@ -113,8 +112,12 @@ def choose_pairs(group: Group, count: int, selection: str, correct_at: float, se
     if selection == "shortest":
         pairs.sort(key=lambda p: len(p.correct.token_ids) + len(p.incorrect.token_ids))
     else:
-        pairs.sort(key=lambda p: -len(commonprefix([p.correct.token_ids, p.incorrect.token_ids])))
+        pairs.sort(key=lambda p: -_common_prefix(p.correct.token_ids, p.incorrect.token_ids))
     return pairs[:count]
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _order(trajectory: Trajectory) -> tuple:
@@ -161,9 +164,8 @@ def leaks(text: str, question: str, answer: str) -> bool | None:
 def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, step: int) -> list[MetaExperience]:
     """The control `mel.experience: shuffled`: each context gets the M of another question.
 
-    Ms are rotated among contexts that are ordered at random and then by question in blocks, by the size of the
-    largest block, which never gives a question its own M unless it holds more than half of them; such rows are
-    left out.
+    Contexts stand in blocks, a block a question, in random order; Ms are rotated by the size of the largest block.
+    No question then meets its own M, unless one holds more than half of them: such rows are left out.
     """
     rng = random.Random(f"{seed}/{step}")
     questions = sorted({e.group.question for e in experiences})

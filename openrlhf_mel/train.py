@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     for switch in ("--dry-run", "--help", "-h", "--help-upstream"):
         parser.add_argument(switch, action="store_true")
     own, rest = parser.parse_known_args(arguments)
+    _quiet()
     try:
         if own.help or own.h:
             print(_help())
@@ -89,6 +91,13 @@ def train(settings: Settings) -> int:
         ray.shutdown()
     _finish(run_dir)
     return 0
+
+
+def _quiet() -> None:
+    """Other packages' start-up chatter would bury the one line that a user should read."""
+    warnings.filterwarnings("ignore", category=FutureWarning, message="The pynvml package is deprecated")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns about a default that will change
 
 
 def _help() -> str:

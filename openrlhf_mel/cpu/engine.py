@@ -136,7 +136,9 @@ class CPUEngine(_UpstreamEngine):
             mask[i, width - len(r.prompt_ids) :] = 1
         first = batch[0].sampling
         greedy = first.temperature == 0
-        sampling = {} if greedy else {"temperature": first.temperature, "top_p": first.top_p, "top_k": max(first.top_k, 0)}
+        sampling = (
+            {} if greedy else {"temperature": first.temperature, "top_p": first.top_p, "top_k": max(first.top_k, 0)}
+        )
         result = self.model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import deepspeed
 import openrlhf.utils.deepspeed.deepspeed as strategy_module
 import openrlhf.utils.utils as upstream_utils
 import ray
 import torch
 from openrlhf.models import Actor
 from openrlhf.trainer.ray import ppo_actor
+from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
 from torch.distributed.device_mesh import init_device_mesh
 
 from openrlhf_mel.cpu import attention
@@ -64,10 +66,19 @@ def cpu_dtype(args: Any) -> str:
 def install() -> None:
     """Substitute, in this process, what upstream's modules look up by name."""
     attention.register()
+    # Two C++ extensions that DeepSpeed would compile for minutes: collectives over shared memory, and a fused Adam.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    strategy_module.get_train_ds_config = _with_torch_adam
     strategy_module.init_device_mesh = lambda device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
     upstream_utils.convert_to_torch_dtype = _DTYPES.__getitem__
     ppo_actor.Actor = CPUActor
     ppo_actor.ActorPPOTrainer = CPUTrainer
+
+
+def _with_torch_adam(*args: Any, optim_config: dict | None = None, **kwargs: Any) -> dict[str, Any]:
+    if optim_config is not None:
+        optim_config = optim_config | {"params": optim_config["params"] | {"torch_adam": True}}
+    return get_train_ds_config(*args, optim_config=optim_config, **kwargs)
 
 
 RemoteCPUPolicyModel = ray.remote(num_gpus=1)(CPUPolicyModel)

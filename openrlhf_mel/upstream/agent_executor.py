@@ -31,7 +31,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         """Upstream's response dict; see `SingleTurnAgentExecutor.execute`."""
         output = await super().execute(prompt, label, *args, **kwargs)
         tokenizer = kwargs["hf_tokenizer"]
-        (start, end) = output["action_ranges"][0]
+        start, end = output["action_ranges"][0]
         try:
             text = tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=True)
             status = (await asyncio.to_thread(verify, text, label)).status

@@ -152,4 +152,5 @@ def _is_remote(target: Any) -> bool:
 
 
 def _arguments(target: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(target).parameters)
+    # Ray adds an argument of its own to the methods of remote classes.
+    return tuple(name for name in inspect.signature(target).parameters if name != "_ray_trace_ctx")

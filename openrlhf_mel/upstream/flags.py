@@ -87,7 +87,7 @@ def to_argv(name: str, value: Any) -> list[str]:
             raise UserError(f"--{name}: found {value!r}, expected true or false")
         # store_false flags (`no_...`) and store_true flags alike: true means "give the flag".
         return [f"--{name}"] if value else []
-    if isinstance(value, bool) or isinstance(value, dict):
+    if isinstance(value, bool | dict):
         raise UserError(f"--{name}: found {value!r}, expected {_expected(action)}")
     values = value if isinstance(value, list | tuple) else [value]
     if len(values) == 1 and action.nargs is None:

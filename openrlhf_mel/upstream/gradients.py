@@ -21,10 +21,10 @@ class GradientLedger:
     def __init__(self, engine: Any) -> None:
         self._optimizer = engine.optimizer
         self._aside: dict[int, list[torch.Tensor]] = {}
-        zero = engine.zero_optimization_stage()
-        self._in_place = zero == 3
+        self._in_place = engine.zero_optimization_stage() == 3
         # Offloaded gradients live elsewhere, and Muon orthogonalizes them as soon as a boundary is reached.
-        self.available = not engine.zero_offload_optimizer() and "muon" not in type(engine.basic_optimizer).__name__.lower()
+        muon = "muon" in type(engine.basic_optimizer).__name__.lower()
+        self.available = not engine.zero_use_cpu_optimizer() and not muon
 
     def norm(self) -> float | None:
         """Norm of the averaged gradient over all ranks, before clipping; None when it is not at hand."""

@@ -21,6 +21,7 @@ _CPU_ENV = {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
 }
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])

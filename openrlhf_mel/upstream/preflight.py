@@ -88,9 +88,7 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
         raise UserError(f"--{flag} {name}: no rows; expected at least one question")
     for key in ("data.input_key", "data.label_key"):
         if values[key] not in data.column_names:
-            raise UserError(
-                f"--{key} {values[key]}: {name} has no such column; found {', '.join(data.column_names)}"
-            )
+            raise UserError(f"--{key} {values[key]}: {name} has no such column; found {', '.join(data.column_names)}")
     for key in ("data.input_key", "data.label_key"):
         for i, value in enumerate(data[values[key]]):
             if value is None or value == "" or value == []:

@@ -59,8 +59,7 @@ class RayEngine:
         return [self._replay(response) for response in responses]
 
     def _replay(self, response: dict[str, Any]) -> Replay:
-        start, end = response["action_ranges"][0]
-        tokens = response["observation_tokens"][start:end]
+        tokens = _own_tokens(response)
         return Replay(self.decode(tokens), len(tokens), None if unjudged(response) else float(response["scores"]))
 
     async def _call(self, method: str, weight: int, *args: Any, **kwargs: Any) -> Any:
@@ -165,11 +164,16 @@ class MetaExperienceGenerator(SamplesGenerator):
         return Group(self.step, self._questions[prompt], label, tuple(map(self._trajectory, responses)))
 
     def _trajectory(self, response: dict[str, Any]) -> Trajectory:
-        start, end = response["action_ranges"][0]
-        tokens = tuple(response["observation_tokens"][start:end])
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        tokens = _own_tokens(response)
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         score = None if unjudged(response) else float(response["scores"])
-        return Trajectory(tokens, text, score, bool(response.get("truncated")))
+        return Trajectory(tuple(tokens), text, score, bool(response.get("truncated")))
+
+
+def _own_tokens(response: dict[str, Any]) -> list[int]:
+    """Everything after the prompt: of an agent with several turns, what it was told in between as well."""
+    ranges = response["action_ranges"]
+    return list(response["observation_tokens"][ranges[0][0] : ranges[-1][1]])
 
 
 def collect(samples: list[Any]) -> tuple[list[Group], list[MetaExperience]]:

@@ -66,7 +66,9 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
     mel = replace(mel, runtime=_runtime(mel.runtime))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
     if missing := [f"--{n}" for n in REQUIRED if upstream_given.get(n) is None]:
-        raise UserError(f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag")
+        raise UserError(
+            f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag"
+        )
     run_dir = Path(mel.run_dir or Path("runs") / (Path(config_path).stem if config_path else "run"))
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
     argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
@@ -247,6 +249,12 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
         if values["ds.ring_attn_size"] > 1:
             raise UserError("--ds.ring_attn_size: not supported with meta-experiences or rft (M's row would be cut)")
     if mel.runtime == "cpu":
-        for flag in ("ds.adam_offload", "ds.load_in_4bit", "ds.use_liger_kernel", "ds.deepcompile", "train.async_enable"):
+        for flag in (
+            "ds.adam_offload",
+            "ds.load_in_4bit",
+            "ds.use_liger_kernel",
+            "ds.deepcompile",
+            "train.async_enable",
+        ):
             if values[flag]:
                 raise UserError(f"--{flag}: needs a GPU; not available with --mel.runtime cpu")

@@ -1,0 +1,59 @@
+"""A rollout engine that answers by a script, importable by Ray's workers."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+M = "## 1. Failure path\nhere\n## 2. Success factors\nwhy\n## 3. Reflection\nI\n## 4. Heuristics\nif x then y"
+
+
+class Characters:
+    """A tokenizer of characters."""
+
+    def __call__(self, text, add_special_tokens=False):
+        return {"input_ids": [ord(c) for c in text]}
+
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(map(chr, ids))
+
+
+class Scripted:
+    """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers."""
+
+    def __init__(self):
+        self.events = []
+
+    async def get_num_unfinished_requests(self):
+        return 0
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        prompt = "".join(map(chr, prompt_token_ids))
+        self.events.append((time.monotonic(), "analysis", prompt))
+        one = SimpleNamespace(token_ids=[ord(c) for c in M], finish_reason="stop")
+        return SimpleNamespace(outputs=[one])
+
+    async def generate_responses(
+        self, prompt, label, sampling_params, max_length, hf_tokenizer, num_samples=1, images=None
+    ):
+        replay = "<experience>" in prompt
+        if "slow" in prompt and not replay:
+            await asyncio.sleep(2)
+        made = []
+        for i in range(num_samples):
+            right = replay or (i % 2 == 0 and "easy" not in prompt) or ("hard" not in prompt and "easy" in prompt)
+            text = f"\\boxed{{{label if right else 0}}}"
+            ids = [ord(c) for c in prompt + text]
+            made.append(
+                {
+                    "prompt": prompt, "label": label, "images": None, "mm_train_inputs": None,
+                    "observation_tokens": ids, "action_ranges": [(len(prompt), len(ids))],
+                    "rollout_log_probs": None, "truncated": False, "reward": float(right), "scores": float(right),
+                    "extra_logs": {},
+                }
+            )  # fmt: skip
+        self.events.append((time.monotonic(), "replay" if replay else "rollout", prompt))
+        return made
+
+    async def seen(self):
+        events, self.events = self.events, []
+        return events

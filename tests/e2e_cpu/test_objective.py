@@ -1,0 +1,141 @@
+"""The real trainer's gradient, at the optimizer's boundary, against Eq. 10 by autograd (through upstream's actor)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from e2e_cpu import ranks
+from e2e_cpu.ranks import Case
+
+FP32 = "--mel.cpu_dtype=fp32"
+PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2")
+DYNAMIC = (*PACKED, "--train.dynamic_batch_enable", "--train.max_tokens_per_gpu=64")
+
+
+def case(name: str, *flags: str, **more: object) -> Case:
+    return Case(name, (FP32, *flags), **more)
+
+
+ONE = [
+    case("accumulation 1", micro_batch=16),
+    case("accumulation 4", micro_batch=4),
+    case("no Ms", meta=0),
+    case("one M", meta=1),
+    case("more Ms than rows of a micro-batch", meta=7),
+    case("mean over questions", "--mel.nll_mean_over=questions", meta=5),
+    case("coefficient 0.3", "--mel.nll_coef=0.3"),
+    case("ZeRO-1", "--ds.zero_stage=1", micro_batch=4),
+    case("ZeRO-3", "--ds.zero_stage=3", micro_batch=4),
+    case("packed", *PACKED, micro_batch=4),
+    case("dynamic", *DYNAMIC),
+    case("dynamic, ZeRO-1", *DYNAMIC, "--ds.zero_stage=1"),
+    case("rft", "--mel.algorithm=rft", micro_batch=4),
+    case("rft, dynamic", "--mel.algorithm=rft", *DYNAMIC),
+    case("rft without Ms", "--mel.algorithm=rft", meta=0),
+    case("reinforce++", "--mel.algorithm=reinforce++", micro_batch=4),
+    case("reinforce++-baseline", "--mel.algorithm=reinforce++-baseline", micro_batch=8),
+    case("gradient checkpointing", "--actor.gradient_checkpointing_enable", micro_batch=4),
+    case("rollout temperature", "--rollout.temperature=0.7", "--mel.nll_coef=2", meta=4, micro_batch=16),
+]
+TWO = [
+    case("2 ranks, ZeRO-1", "--ds.zero_stage=1", meta=3),
+    case("2 ranks, ZeRO-2", meta=3),
+    case("2 ranks, ZeRO-3", "--ds.zero_stage=3", meta=3),
+    case("2 ranks, one M", "--ds.zero_stage=3", meta=1),
+    case("2 ranks, no Ms", "--ds.zero_stage=3", meta=0),
+    case("2 ranks, packed", *PACKED, meta=5),
+    case("2 ranks, dynamic, ZeRO-2", *DYNAMIC, meta=5),
+    case("2 ranks, dynamic, ZeRO-3", *DYNAMIC, "--ds.zero_stage=3", meta=5),
+    case("2 ranks, questions", "--mel.nll_mean_over=questions", meta=5),
+    case("2 ranks, rft", "--mel.algorithm=rft", meta=3),
+    case("2 ranks, reinforce++", "--mel.algorithm=reinforce++", meta=3),
+]
+BASELINE = [
+    case("baseline", upstream_only=True, micro_batch=4),
+    case("coefficient 0", "--mel.nll_coef=0", micro_batch=4),
+    case("nothing kept", meta=0, micro_batch=4),
+    case("disabled", "--mel.enable=false", meta=0, micro_batch=4),
+    Case("baseline, bf16", upstream_only=True, micro_batch=4),
+    Case("coefficient 0, bf16", ("--mel.nll_coef=0",), micro_batch=4),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return ranks.make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    return ranks.run_cases(folder, ONE + BASELINE, 1)
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    return ranks.run_cases(folder, TWO, 2)
+
+
+def check(folder, case: Case, result: dict) -> None:
+    rollout = ranks.make_rollout(case)
+    mel = _mel(case)
+    if "temperature" in case.name:  # the policy's term divides its logits; M's must not
+        rollout.advantages = [0.0] * len(rollout.advantages)
+    gradients, values = ranks.oracle(folder, case, rollout, mel)
+    assert len(result["gradients"]) == 1
+    assert ranks.distance(result["gradients"][0], gradients) < 1e-5
+    status = result["status"]
+    assert status["loss/policy"] == pytest.approx(values["loss/policy"], rel=1e-4, abs=1e-6)
+    if rollout.rows:
+        assert status["loss/nll"] == pytest.approx(values["loss/nll"], rel=1e-5)
+        assert status["grad_norm/nll"] > 0
+    else:
+        assert "loss/nll" not in status
+
+
+def _mel(case: Case):
+    from openrlhf_mel.upstream.settings import resolve
+
+    return resolve(None, case.arguments).mel
+
+
+@pytest.mark.objective
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [c.name for c in ONE if c.name != "rollout temperature"])
+def test_one_process(folder, one, name):
+    check(folder, next(c for c in ONE if c.name == name), one[name])
+
+
+@pytest.mark.objective
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [c.name for c in TWO])
+def test_two_ranks(folder, two, name):
+    check(folder, next(c for c in TWO if c.name == name), two[name])
+
+
+@pytest.mark.objective
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["coefficient 0", "nothing kept", "disabled"])
+def test_update_without_ms_is_the_baselines_bit_for_bit(one, name):
+    assert all(torch.equal(one[name]["parameters"][n], p) for n, p in one["baseline"]["parameters"].items())
+
+
+@pytest.mark.objective
+@pytest.mark.timeout(300)
+def test_update_with_coefficient_0_is_the_baselines_in_bf16(one):
+    found, expected = one["coefficient 0, bf16"]["parameters"], one["baseline, bf16"]["parameters"]
+    assert all(torch.equal(found[n], p) for n, p in expected.items())
+
+
+@pytest.mark.objective
+@pytest.mark.timeout(300)
+def test_norms_of_the_two_gradients(folder, one):
+    c = next(c for c in ONE if c.name == "accumulation 4")
+    rollout = ranks.make_rollout(c)
+    mel = _mel(c)
+    policy, _ = ranks.oracle(folder, c, ranks.make_rollout(Case("p", c.flags, meta=0)), mel)
+    joint, _ = ranks.oracle(folder, c, rollout, mel)
+    status = one[c.name]["status"]
+    nll = {n: joint[n] - policy[n] for n in joint}
+    for name, gradient in (("grad_norm/policy", policy), ("grad_norm/nll", nll), ("actor_grad_norm", joint)):
+        norm = float(sum((g**2).sum() for g in gradient.values()).sqrt())
+        assert status[name] == pytest.approx(norm, rel=1e-4)

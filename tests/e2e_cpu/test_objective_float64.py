@@ -1,0 +1,80 @@
+"""Eq. 10 on given logits, in float64: upstream's policy loss and our NLL against the formula written out."""
+
+import pytest
+import torch
+
+from openrlhf_mel import internalization
+from openrlhf_mel.internalization import NLLBatch, Row
+
+
+@pytest.mark.objective
+@pytest.mark.parametrize("token_level", [False, True])
+@pytest.mark.parametrize("mean_over", ["experiences", "questions"])
+@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize("ms", [0, 1, 5])
+def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
+    """Upstream's policy loss and the NLL on given logits against Eq. 10 written out, by value and by gradient."""
+    from openrlhf_mel.cpu import standins
+
+    standins.install()
+    from openrlhf.models import PolicyLoss
+
+    torch.manual_seed(3)
+    responses, length, vocabulary = 8, 9, 13
+    lengths = torch.randint(1, length + 1, (responses,))
+    mask = (torch.arange(length) < lengths[:, None]).double()
+    logits = torch.randn(responses, length, vocabulary, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(0, vocabulary, (responses, length))
+    log_probs = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    old = (log_probs + 0.4 * torch.randn_like(log_probs)).detach()
+    advantages = torch.randn(responses, 1, dtype=torch.float64).expand(-1, length)
+    rows = [
+        Row((1,) * (2 + i), tuple(torch.randint(0, vocabulary, (1 + 2 * i,)).tolist()), f"q{i // 2}") for i in range(ms)
+    ]
+    m_logits = [torch.randn(len(r.token_ids), vocabulary, dtype=torch.float64, requires_grad=True) for r in rows]
+    leaves = [logits, *m_logits]
+
+    # ours: micro-batches, with the weights of the plan
+    policy = PolicyLoss(token_level_loss=token_level)
+    total = torch.zeros((), dtype=torch.float64)
+    for part in torch.arange(responses).chunk(micro_batches):
+        loss, *_ = policy(
+            log_probs[part], old[part], advantages[part], action_mask=mask[part], batch_num_tokens=mask.sum(),
+            global_batch_size=float(responses),
+        )  # fmt: skip
+        total = total + loss
+    of = dict(zip(rows, m_logits, strict=True))
+    for batch in internalization.plan(rows, steps=1, ranks=1, mean_over=mean_over, questions_per_step=4, max_rows=2)[0][
+        0
+    ]:
+        b = NLLBatch.collate(batch, 0, "cpu")
+        padded = torch.zeros(len(batch), b.logits_to_keep - 1, vocabulary, dtype=torch.float64)
+        for i, w in enumerate(batch):
+            padded = padded.index_put(
+                (torch.tensor(i), torch.arange(b.logits_to_keep - 1 - len(w.row.token_ids), b.logits_to_keep - 1)),
+                of[w.row],
+            )
+        weights = torch.tensor([w.weight for w in batch], dtype=torch.float64)
+        total = total + (internalization.row_nll(padded, b.targets, b.mask) * weights).sum()
+    mine = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
+
+    # Eq. 10, written out
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(responses):
+        n = int(lengths[i])
+        ratio = (log_probs[i, :n] - old[i, :n]).exp()
+        a = advantages[i, :n]
+        term = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        expected = expected - (term.sum() / lengths.sum() if token_level else term.mean() / responses)
+    nll = [
+        -x.log_softmax(-1)[torch.arange(len(r.token_ids)), torch.tensor(r.token_ids)].mean()
+        for r, x in zip(rows, m_logits, strict=True)
+    ]
+    for r, value in zip(rows, nll, strict=True):
+        share = 1 / ms if mean_over == "experiences" else 1 / 4 / sum(r.question == o.question for o in rows)
+        expected = expected + share * value
+    theirs = torch.autograd.grad(expected, leaves, allow_unused=True)
+    off = sum(((a - b) ** 2).sum() for a, b in zip(mine, theirs, strict=True)).sqrt()
+    size = sum((b**2).sum() for b in theirs).sqrt()
+    assert (off / size).item() < 1e-8
+    assert total.item() == pytest.approx(expected.item(), rel=1e-8)

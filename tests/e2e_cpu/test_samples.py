@@ -1,0 +1,145 @@
+"""Upstream's samples generator with MEL on top, on a real Ray, with a scripted engine in the place of the model."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from e2e_cpu.scripted import Characters, Scripted
+
+from openrlhf_mel import config
+from openrlhf_mel.config import MELConfig
+from openrlhf_mel.cpu import standins
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+ARGS = SimpleNamespace(
+    actor=SimpleNamespace(),
+    algo=SimpleNamespace(
+        advantage=SimpleNamespace(is_correction_level="off"),
+        dynamic_filtering_enable=False,
+        dynamic_filtering_range=(0.0, 1.0),
+    ),
+    data=SimpleNamespace(max_len=4000, apply_chat_template=False, input_template=None),
+    rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None),
+    vllm=SimpleNamespace(enable_sleep=False),
+    mel=config.with_lengths(MELConfig(), 4000, 100),
+)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    standins.install()
+    import ray
+
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+    env = {"PYTHONPATH": ":".join(paths), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}
+    hook = "openrlhf_mel.cpu.standins.install"
+    ray.init(
+        num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20,
+        runtime_env={"worker_process_setup_hook": hook, "env_vars": env},
+    )  # fmt: skip
+    yield ray.remote(Scripted).options(max_concurrency=50).remote()
+    ray.shutdown()
+
+
+@pytest.fixture
+def generator(engine):
+    from openrlhf_mel.prompts import Templates
+    from openrlhf_mel.upstream.samples import MetaExperienceGenerator
+
+    def make(questions, evaluation=(), **changes):
+        args = SimpleNamespace(**(vars(ARGS) | changes))
+        templates = Templates.load()
+
+        def loader(names):
+            prompts = [templates.question(n) for n in names]
+            rows = [(["s"], [p], [f"{i + 11}"], [None]) for i, p in enumerate(prompts)]
+
+            class Loader(list):
+                dataset = SimpleNamespace(prompts=prompts, questions=list(names))
+
+            return Loader(rows)
+
+        return MetaExperienceGenerator(
+            SimpleNamespace(args=args), loader(questions), loader(evaluation), Characters(), [engine]
+        )
+
+    return make
+
+
+def seen(engine):
+    import ray
+
+    return ray.get(engine.seen.remote())
+
+
+def test_each_group_starts_its_experience_when_it_is_finished(engine, generator):
+    from openrlhf_mel.upstream import samples
+
+    seen(engine)
+    made, *_ = generator(["slow one", "a", "b", "c"]).generate_samples(max_len=4000, max_new_tokens=100)
+    events = seen(engine)
+    finished = {p: t for t, kind, p in events if kind == "rollout"}
+    slow = next(t for p, t in finished.items() if "slow" in p)
+    early = [t for t, kind, p in events if kind in ("analysis", "replay") and "slow" not in p]
+    assert len(early) == 6 and max(early) < slow  # three questions went through M and replay before the slow rollout
+    groups, candidates = samples.collect(made)
+    assert {g.question for g in groups} == {"slow one", "a", "b", "c"}
+    assert len(candidates) == 4 and all(m.kept for m in candidates)
+    assert all(m.replays == [f"\\boxed{{{m.group.answer}}}"] for m in candidates)
+    assert len(made) == 16
+
+
+def test_only_mixed_groups_are_constructed(engine, generator):
+    from openrlhf_mel.upstream import samples
+
+    made, *_ = generator(["easy", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
+    groups, candidates = samples.collect(made)
+    assert len(groups) == 2 and [m.group.question for m in candidates] == ["a"]
+
+
+def test_evaluation_never_constructs(engine, generator):
+    from openrlhf_mel.upstream import samples
+
+    g = generator(["a", "b"], evaluation=["secret 1", "secret 2"])
+    seen(engine)
+    evaluated = g.generate_eval_samples(max_len=4000, max_new_tokens=100)
+    events = seen(engine)
+    assert len(evaluated) == 8 and [kind for _, kind, _ in events] == ["rollout", "rollout"]
+    assert samples.collect(evaluated) == ([], [])
+    # and nothing of it comes out with the next rollout
+    made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
+    groups, candidates = samples.collect(made)
+    assert {g.question for g in groups} == {m.group.question for m in candidates} == {"a", "b"}
+    assert not any("secret" in prompt for _, _, prompt in seen(engine))
+
+
+def test_experiences_travel_with_their_group_through_the_buffer(generator):
+    from openrlhf_mel.upstream import samples
+
+    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4)
+    g = generator(["a", "b", "c", "d"], rollout=rollout)
+    for _ in range(2):
+        made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
+        groups, candidates = samples.collect(made)
+        assert len(made) == 8
+        assert sorted(m.group.question for m in candidates) == sorted(g.question for g in groups)
+
+
+def test_a_filtered_group_takes_its_experiences_with_it(engine, generator):
+    from openrlhf_mel.upstream import samples
+
+    advantage = ARGS.algo.advantage
+    algo = SimpleNamespace(
+        advantage=advantage, dynamic_filtering_enable=True, dynamic_filtering_range=(0.6, 0.9)
+    )  # a mixed group scores 0.5
+    made, *_ = generator(["a", "b"], algo=algo).generate_samples(max_len=4000, max_new_tokens=100)
+    assert samples.collect(made) == ([], [])
+
+
+def test_disabled_is_upstreams_generator(engine, generator):
+    from openrlhf_mel.upstream import samples
+
+    seen(engine)
+    made, *_ = generator(["a"], mel=MELConfig(enable=False)).generate_samples(max_len=4000, max_new_tokens=100)
+    groups, candidates = samples.collect(made)
+    assert len(groups) == 1 and candidates == [] and [kind for _, kind, _ in seen(engine)] == ["rollout"]

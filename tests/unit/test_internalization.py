@@ -1,0 +1,118 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrlhf_mel import internalization
+from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
+
+ROWS = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(1, 10), st.integers(0, 4)), max_size=14
+).map(lambda sizes: [Row((i,) * c, (i,) * m, f"q{q}") for i, (c, m, q) in enumerate(sizes)])  # fmt: skip
+
+
+def make_plan(rows, steps=1, ranks=1, **options):
+    defaults = {"mean_over": "experiences", "questions_per_step": 4, "max_rows": 2, "max_tokens": None}
+    return internalization.plan(rows, steps=steps, ranks=ranks, **(defaults | options))
+
+
+@given(ROWS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from([None, 16, 64]))
+def test_every_row_once_and_ranks_in_step(rows, steps, ranks, max_rows, max_tokens):
+    planned = make_plan(rows, steps, ranks, max_rows=max_rows, max_tokens=max_tokens)
+    assert len(planned) == steps and all(len(step) == ranks for step in planned)
+    flat = [w for step in planned for rank in step for batch in rank for w in batch]
+    assert Counter(w.row for w in flat if w.weight > 0) == Counter(rows)
+    for step in planned:
+        assert len({len(rank) for rank in step}) == 1  # collectives must match
+        batches = list(itertools.chain.from_iterable(step))
+        assert all(0 < len(b) <= max_rows for b in batches)
+        if max_tokens:
+            assert all(len(b) == 1 or len(b) * max(len(w.row) for w in b) <= max_tokens for b in batches)
+        if batches:
+            assert sum(w.weight for b in batches for w in b) == pytest.approx(1)
+    assert planned == make_plan(rows[::-1], steps, ranks, max_rows=max_rows, max_tokens=max_tokens)
+
+
+@given(ROWS, st.integers(1, 4))
+def test_mean_over_questions(rows, ranks):
+    (step,) = make_plan(rows, ranks=ranks, mean_over="questions", questions_per_step=8)
+    per_question = Counter()
+    for w in (w for rank in step for batch in rank for w in batch):
+        per_question[w.row.question] += w.weight
+    for question in {r.question for r in rows}:
+        assert per_question[question] == pytest.approx(1 / 8)
+
+
+@given(ROWS.filter(lambda rows: len(rows) > 3))
+def test_tokens_are_balanced(rows):
+    (step,) = make_plan(rows, ranks=2)
+    loads = [sum(len(w.row) for batch in rank for w in batch if w.weight) for rank in step]
+    assert abs(loads[0] - loads[1]) <= max(map(len, rows))
+
+
+def test_no_rows_no_work():
+    assert make_plan([], steps=2, ranks=3) == [[[], [], []], [[], [], []]]
+
+
+def reference_nll(logits, rows):
+    """Row by row, without padding."""
+    total = 0.0
+    for i, w in enumerate(rows):
+        m = torch.tensor(w.row.token_ids)
+        log_probs = logits[i, -len(m) - 1 : -1].log_softmax(-1)
+        total = total - w.weight * log_probs[torch.arange(len(m)), m].mean()
+    return total
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=5), st.integers(0, 99))
+def test_batch_loss_and_gradient_equal_the_transcription(sizes, seed):
+    torch.manual_seed(seed)
+    rows = [
+        WeightedRow(
+            Row(tuple(torch.randint(1, 11, (c,)).tolist()), tuple(torch.randint(1, 11, (m,)).tolist()), "q"), 0.3 + i
+        )
+        for i, (c, m) in enumerate(sizes)
+    ]
+    batch = NLLBatch.collate(rows, 0, "cpu")
+    logits = torch.randn(len(rows), batch.logits_to_keep, 11, dtype=torch.float64, requires_grad=True)
+    nll = internalization.row_nll(logits[:, :-1], batch.targets, batch.mask)
+    (mine,) = torch.autograd.grad((nll * batch.weights.double()).sum(), logits)
+    expected = reference_nll(logits, [WeightedRow(w.row, batch.weights[i].double()) for i, w in enumerate(rows)])
+    (theirs,) = torch.autograd.grad(expected, logits)
+    assert ((mine - theirs).norm() / theirs.norm()).item() < 1e-8
+    assert (nll * batch.weights.double()).sum().item() == pytest.approx(expected.item(), rel=1e-8)
+
+
+def test_collate_puts_every_m_at_the_right_edge():
+    rows = [WeightedRow(Row((1, 2, 3), (4, 5), "a"), 1.0), WeightedRow(Row((6,), (7,), "b"), 0.5)]
+    batch = NLLBatch.collate(rows, 0, "cpu")
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [0, 0, 0, 6, 7]]
+    assert batch.attention_mask.tolist() == [[1] * 5, [0, 0, 0, 1, 1]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [1, 1, 1, 0, 1]]
+    assert batch.targets.tolist() == [[4, 5], [0, 7]] and batch.mask.tolist() == [[1, 1], [0, 1]]
+    assert batch.logits_to_keep == 3
+
+
+def test_every_m_weighs_the_same_whatever_its_length():
+    logits = torch.zeros(2, 8, 10)
+    mask = torch.tensor([[1] * 8, [0] * 7 + [1]])
+    assert torch.allclose(internalization.row_nll(logits, torch.zeros(2, 8, dtype=torch.long), mask),
+                          torch.full((2,), 10.0).log())  # fmt: skip
+
+
+@given(st.integers(1, 6), st.integers(0, 99))
+def test_rejection_loss_is_the_mean_over_correct_responses(count, seed):
+    torch.manual_seed(seed)
+    log_probs = torch.randn(count, 7, dtype=torch.float64, requires_grad=True)
+    lengths = torch.randint(1, 8, (count,))
+    mask = (torch.arange(7) < lengths[:, None]).long()
+    correct = torch.randint(0, 2, (count,)).double()
+    loss = internalization.rejection_loss(log_probs, mask, correct, correct.sum())
+    right = [-log_probs[i, : lengths[i]].mean() for i in range(count) if correct[i]]
+    expected = sum(right) / len(right) if right else log_probs.sum() * 0
+    (mine,) = torch.autograd.grad(loss, log_probs, retain_graph=True)
+    (theirs,) = torch.autograd.grad(expected, log_probs)
+    assert torch.allclose(mine, theirs, rtol=1e-10) and torch.isfinite(mine).all()

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from openrlhf_mel import runlog
+from openrlhf_mel.errors import UserError
+
+
+def test_lines_are_whole_and_a_cut_one_is_left_out(tmp_path):
+    path = tmp_path / "x.jsonl"
+    runlog.append_lines(path, [{"step": 1, "text": "a\nβ"}, {"step": 2}])
+    with open(path, "a") as file:
+        file.write('{"step": 3, "te')
+    assert list(runlog.read_lines(path)) == [{"step": 1, "text": "a\nβ"}, {"step": 2}]
+
+
+def test_no_rows_still_make_the_file(tmp_path):
+    runlog.append_lines(tmp_path / "x.jsonl", [])
+    assert (tmp_path / "x.jsonl").read_text() == ""
+
+
+def test_keep_up_to_drops_what_a_resumed_run_writes_again(tmp_path):
+    path = tmp_path / "x.jsonl"
+    runlog.append_lines(path, [{"step": s} for s in (1, 1, 2, 3, 3)])
+    with open(path, "a") as file:
+        file.write('{"step": 4')
+    runlog.keep_up_to(path, 2)
+    assert [row["step"] for row in runlog.read_lines(path)] == [1, 1, 2]
+    runlog.append_lines(path, [{"step": 3}])
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 1, 2, 3]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = {"data.max_len": 3, "mel.run_dir": "here", "ckpt.load_enable": False}
+    runlog.write_json(tmp_path / runlog.MANIFEST, {"config": config, "finished": None})
+    return tmp_path, config
+
+
+def test_new_or_empty_folder_is_fine(tmp_path):
+    runlog.check_run_dir(tmp_path / "new", {}, False)
+    runlog.check_run_dir(tmp_path, {}, False)
+
+
+def test_foreign_folder(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty and not a run of this package"):
+        runlog.check_run_dir(tmp_path, {}, True)
+
+
+def test_another_run(run):
+    with pytest.raises(UserError, match=r"belongs to another run: data\.max_len is 3 there and 4 here"):
+        runlog.check_run_dir(run[0], run[1] | {"data.max_len": 4}, True)
+
+
+def test_finished_run(run):
+    manifest = json.loads((run[0] / runlog.MANIFEST).read_text()) | {"finished": "2026-01-01"}
+    runlog.write_json(run[0] / runlog.MANIFEST, manifest)
+    with pytest.raises(UserError, match="holds a finished run"):
+        runlog.check_run_dir(*run, True)
+
+
+def test_unfinished_run_goes_on_only_when_asked(run):
+    with pytest.raises(UserError, match=r"unfinished run.*--ckpt\.load_enable"):
+        runlog.check_run_dir(*run, False)
+    runlog.check_run_dir(run[0], run[1] | {"ckpt.load_enable": True, "mel.run_dir": "moved"}, True)
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "f").touch()
+    with pytest.raises(UserError, match="a file is in the way"):
+        runlog.check_run_dir(tmp_path / "f", {}, False)

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.upstream import flags
+from openrlhf_mel.upstream.settings import resolve
+
+MINIMAL = """
+actor: {model_name_or_path: some/model}
+data: {prompt_dataset: questions.jsonl, input_key: input, label_key: label, max_len: 1024}
+rollout: {batch_size: 8, n_samples_per_prompt: 4, max_new_tokens: 256}
+train: {batch_size: 32}
+"""
+
+
+@pytest.fixture
+def yaml(tmp_path):
+    def write(text=MINIMAL):
+        path = tmp_path / "name.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_minimal_configuration_gets_the_methods_defaults(yaml):
+    settings = resolve(yaml(), [])
+    values = settings.upstream
+    assert values["algo.advantage.estimator"] == "group_norm"
+    assert values["actor.loss_agg_mode"] == "seq-mean-token-mean"
+    assert values["algo.kl.init_coef"] == 0
+    assert values["actor.eps_clip"] == 0.2
+    assert values["ckpt.best_metric_key"] == "none"
+    assert values["train.agent_func_path"].endswith("upstream/agent_executor.py")
+    assert str(settings.run_dir) == "runs/name"
+    assert values["ckpt.path"] == "runs/name/checkpoints"
+    assert settings.mel.max_new_tokens == 256
+    json.dumps(settings.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "estimator", "aggregation"),
+    [
+        ("grpo", "group_norm", "seq-mean-token-mean"),
+        ("reinforce++", "reinforce", "token-mean"),
+        ("reinforce++-baseline", "reinforce_baseline", "token-mean"),
+    ],
+)
+def test_algorithm_sets_estimator_and_aggregation(yaml, algorithm, estimator, aggregation):
+    values = resolve(yaml(), ["--mel.algorithm", algorithm]).upstream
+    assert (values["algo.advantage.estimator"], values["actor.loss_agg_mode"]) == (estimator, aggregation)
+
+
+def test_command_line_wins_over_the_yaml(yaml):
+    text = MINIMAL + "mel: {nll_coef: 0.5, enable: true}\nds: {packing_samples: true}\n"
+    settings = resolve(yaml(text), ["--mel.nll_coef=2", "--ds.packing_samples", "false", "--data.max_len", "2048"])
+    assert settings.mel.nll_coef == 2
+    assert settings.upstream["ds.packing_samples"] is False
+    assert settings.upstream["data.max_len"] == 2048
+
+
+def test_numbers_that_yaml_reads_as_text(yaml):
+    text = MINIMAL.replace("{model_name_or_path: some/model}", "{model_name_or_path: m, adam: {lr: 1e-6}}")
+    settings = resolve(yaml(text + "mel: {nll_coef: 1e-1}\n"), [])
+    assert settings.upstream["actor.adam.lr"] == 1e-6
+    assert settings.mel.nll_coef == 0.1
+
+
+def test_values_with_a_leading_minus_and_lists(yaml):
+    flags_ = ["--reward.stop_properly_penalty_coef", "-0.5", "--actor.eps_clip_low_high", "0.2", "0.28"]
+    values = resolve(yaml(), flags_).upstream
+    assert values["reward.stop_properly_penalty_coef"] == -0.5
+    assert values["actor.eps_clip_low_high"] == [0.2, 0.28]
+
+
+def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
+    values = resolve(yaml(), ["--reward.remote_url", "mine.py"]).upstream
+    assert values["train.agent_func_path"] is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments", "message"),
+    [
+        ("dta: {max_len: 3}\n", [], "unknown key 'dta.max_len'; did you mean data.max_len"),
+        ("max_len: 3\n", [], "unknown key 'max_len'; did you mean data.max_len"),
+        ("mel: {nll_koef: 1}\n", [], "unknown key 'mel.nll_koef'; did you mean mel.nll_coef"),
+        ("mel: {algorithm: ppo}\n", [], "--mel.algorithm: found 'ppo', expected one of grpo"),
+        ("", ["--mel.nll_koef", "1"], "unknown flag --mel.nll_koef; did you mean mel.nll_coef"),
+        ("", ["--data.max_len", "long"], "--data.max_len"),
+        ("", ["data.max_len"], "found 'data.max_len', expected a flag"),
+        ("", ["--data.max_len"], "--data.max_len: found no value"),
+        ("", ["--data.max_len", "3", "4"], "--data.max_len: found '3 4', expected one value"),
+        ("", ["--train.colocate_all", "perhaps"], "--train.colocate_all: found 'perhaps', expected true or false"),
+        ("train: {colocate_all: 3}\n", [], "--train.colocate_all: found 3, expected true or false"),
+        ("data: {max_len: true}\n", [], "--data.max_len: found True"),
+        ("", ["--algo.advantage.estimator", "rloo"], "contradicts --mel.algorithm grpo"),
+        ("", ["--logger.wandb.key", "secret"], "--logger.wandb.key: a key on the command line"),
+        ("", ["--train.batch_size", "64"], "--train.batch_size 64: expected at most"),
+        ("", ["--rollout.n_samples_per_prompt", "1", "--train.batch_size", "8"], "grpo compares a group"),
+        ("", ["--rollout.max_new_tokens", "1024"], "--rollout.max_new_tokens 1024: expected less than"),
+        ("", ["--data.prompt_dataset", "load.py"], "a Python script would be run"),
+        ("", ["--ds.zero_stage", "0"], "--ds.zero_stage 0: expected 1, 2 or 3"),
+        ("", ["--train.async_enable"], "--train.async_enable: not supported"),
+        ("", ["--ds.ring_attn_size", "2"], "--ds.ring_attn_size: not supported"),
+        ("", ["--ds.adam_offload"], "--ds.adam_offload: needs a GPU"),
+        ("", ["--mel.runtime", "cuda"], "--mel.runtime cuda: torch sees no CUDA device"),
+    ],
+)
+def test_bad_input_is_named(yaml, extra, arguments, message):
+    path = yaml(extra if extra.startswith("data:") else MINIMAL + extra)
+    if extra.startswith("data:"):
+        arguments = ["--actor.model_name_or_path=m", "--data.prompt_dataset=d", "--data.label_key=l",
+                     "--rollout.batch_size=8", "--rollout.n_samples_per_prompt=4", "--train.batch_size=32"]  # fmt: skip
+    elif extra.startswith("train:"):
+        path = yaml(MINIMAL.replace("train: {batch_size: 32}", "train: {batch_size: 32, colocate_all: 3}"))
+    arguments = arguments if "--mel.runtime" in arguments else ["--mel.runtime=cpu", *arguments]
+    with pytest.raises(UserError) as error:
+        resolve(path, arguments)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) <= 10
+
+
+def test_missing_flags_are_all_named():
+    with pytest.raises(UserError, match=r"--actor\.model_name_or_path.*--train\.batch_size not given"):
+        resolve(None, [])
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n"])
+def test_unreadable_yaml(yaml, text):
+    with pytest.raises(UserError, match=r"name\.yaml"):
+        resolve(yaml(text), [])
+
+
+def test_missing_yaml(tmp_path):
+    with pytest.raises(UserError, match=r"--config .*none\.yaml: No such file"):
+        resolve(str(tmp_path / "none.yaml"), [])
+
+
+def test_every_upstream_default_survives_the_way_through_the_command_line(yaml):
+    values = resolve(yaml(), []).upstream
+    ours = {"data.max_len", "data.label_key", "vllm.num_engines", "vllm.sync_backend", "ds.attn_implementation"}
+    for name, action in flags.actions().items():
+        if action.dest == name and values[name] != action.default:
+            assert name in ours or name.split(".")[0] in {"actor", "algo", "ckpt", "data", "logger", "rollout", "train"}
