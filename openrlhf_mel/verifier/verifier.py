@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from openrlhf_mel.verifier.exact import parse_number, plain, same_number
+from openrlhf_mel.verifier.exact import parse_number, plain, readable, same_number
 from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
 from openrlhf_mel.verifier.guards import too_costly
 from openrlhf_mel.verifier.pool import Outcome, Pool
@@ -109,13 +109,12 @@ class Verifier:
             return Verdict("correct" if decided else "wrong", extracted)
         if too_costly(extracted) or too_costly(gold):
             return Verdict("error", extracted)
-        return extracted, self._workers().submit("anchored", _repaired(gold), _repaired(extracted))
+        return extracted, self._workers().submit("anchored", readable(gold), readable(extracted))
 
     def _begin_lenient(self, response: str, answer: str) -> "Verdict | tuple[str | None, Future[Outcome]]":
-        gold = _as_gold(answer)
-        if gold is None or not isinstance(response, str):
+        if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
             return Verdict("error")
-        return None, self._workers().submit("lenient", str(answer), response)
+        return None, self._workers().submit("lenient", answer, response)
 
 
 def _finish(begun: "Verdict | tuple[str | None, Future[Outcome]]") -> Verdict:
@@ -152,8 +151,3 @@ def _decide_exactly(gold: str, answer: str) -> bool | None:
     gold_number = parse_number(plain_gold)
     answer_number = parse_number(plain_answer) if gold_number else None
     return same_number(gold_number, answer_number) if gold_number and answer_number else None
-
-
-def _repaired(answer: str) -> str:
-    """The answer as Math-Verify is given it: without what it stumbles over and what means nothing."""
-    return plain(answer)
