@@ -31,7 +31,7 @@ _OWN_LINE = re.compile(
 _LAST_LINE = re.compile(r"\banswer is\b[ \t]*:?[ \t*]*", re.IGNORECASE)
 _HOPE = re.compile(r"[.,]?\s*I hope\b.*$", re.IGNORECASE | re.DOTALL)
 # What a chat template or a tokenizer leaves at the end of a decoded response.
-_SPECIAL_TOKENS = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>(?:user|assistant)?|</?s>|<eos>|<end_of_turn>|<pad>|\s)+\Z")
+_SPECIAL_TOKEN = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>(?:user|assistant)?|</?s>|<eos>|<end_of_turn>|<pad>)\Z")
 _MATH_GROUP = re.compile(
     r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$\n])+)\$|\\\(((?:[^\\]|\\[^)])+)\\\)|\\\[((?:[^\\]|\\[^\]])+)\\\]"
 )
@@ -40,6 +40,7 @@ _NUMBER_IN_WORDS = re.compile(r"(?<![\w.,/^])[$€£¥]?(-?\d[\d,]*(?:\.\d+)?%?)
 _IS = re.compile(r"\bis\b:?\s*")
 _JOINERS = re.compile(r"(?:[\s,;.*]|\band\b|\bor\b)*")
 _MAX_PLAIN = 100
+_MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 
 
 def extract_anchored(response: str) -> str | None:
@@ -137,7 +138,9 @@ def _add(text: str, start: int, end: int, content: str, boxes: list[tuple[int, i
 
 
 def _from_phrases(text: str) -> str | None:
-    text = _SPECIAL_TOKENS.sub("", text[-20000:])
+    text = text[-_MAX_TAIL:].rstrip()
+    while token := _SPECIAL_TOKEN.search(text, max(0, len(text) - 60)):
+        text = text[: token.start()].rstrip()
     final = _last(_FINAL, text)
     if final:
         answer = _tidy(_line_at(text, final.end()))

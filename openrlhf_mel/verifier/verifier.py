@@ -35,6 +35,7 @@ class Verifier:
         self._settings = (workers, timeout_s, memory_mb)
         self._lock = threading.Lock()
         self._pool: Pool | None = None
+        self._closing: weakref.finalize | None = None
 
     def verify(self, response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
         """Judge one response; see `verify_many`."""
@@ -79,9 +80,10 @@ class Verifier:
     def close(self) -> None:
         """End the worker processes; the next answer that needs one starts new ones."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool and pool.owner_pid == os.getpid():
-            pool.close()
+            self._pool = None
+            closing, self._closing = self._closing, None
+        if closing:
+            closing()
 
     def __enter__(self) -> "Verifier":
         return self
@@ -94,7 +96,8 @@ class Verifier:
             # After a fork the threads of the pool are not in the child, and its sockets are the parent's.
             if self._pool is None or self._pool.owner_pid != os.getpid():
                 self._pool = Pool(*self._settings)
-                weakref.finalize(self, _close_in_owner, self._pool)
+                self._closing = weakref.finalize(self, _close_in_owner, self._pool)
+                self._closing.atexit = False  # the end of this process ends the workers without being waited for
             return self._pool
 
     def _begin_anchored(self, response: str, answer: str) -> "Verdict | tuple[str, Future[Outcome]]":
