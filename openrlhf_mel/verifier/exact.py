@@ -17,8 +17,8 @@ _ASCII = (
     | {ord(c): "-" for c in "−–‒﹣"}
     | {ord(c): " " for c in "\u00a0\u202f\u3000\u2009"}
 )
-_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\quad\b|\\qquad\b|\\displaystyle\b|\\left\b|\\right\b|~")
-_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
+_SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\quad\b|\\qquad\b|\\displaystyle\b|\\left\b|\\right\b|~")
+_NOTHING = re.compile(r"(?<!\\)\\[()\[\]!]")  # math delimiters, and the space that pulls together
 _UNIT = re.compile(
     r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degrees?\b|\s*°|\s*\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}\d%]*\}(?:\^\{?[23]\}?)?)$"
 )
@@ -53,7 +53,7 @@ class Number:
 def plain(text: str) -> str:
     """Rewrite `text` without what means nothing: spacing, `$`, full-width forms, an outer \\text, a last period."""
     text = text.translate(_ASCII)
-    text = _DELIMITER.sub("", text)
+    text = _NOTHING.sub("", text)
     text = _SPACING.sub(" ", text).replace("\\$", "").replace("$", "").replace("{,}", ",")
     text = (
         text.replace("\\%", "%").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
@@ -125,7 +125,7 @@ def _without_unit(text: str) -> str:
 
 def _spaced_number(text: str) -> bool:
     """Spaces around operators and after a sign mean nothing; between two digits they do ("1 2" is not 12)."""
-    return " " in text and not re.search(r"[\d,] [\d,\\]", text)
+    return " " in text and not re.search(r"[\d,] (?:[\d,]|\\frac)", text)
 
 
 def _decimal(text: str) -> Number | None:

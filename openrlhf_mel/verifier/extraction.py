@@ -11,7 +11,7 @@ Every scan is linear in the length of the response: it runs in the caller's proc
 import re
 
 # A doubled backslash before "boxed" is a text that was escaped once too often; elsewhere it is a line break.
-_TOKENS = re.compile(r"\\+(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
+_TOKENS = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s*([+-]?\d[\d.,]*)")
 _MATH_END = re.compile(r"\$|\\\)|\\\]")
 # What may stand between two boxes that give one answer together: separators, \text, math delimiters, "y =" ...
