@@ -6,10 +6,10 @@ Math-Verify's own time limits stay off here: they use SIGALRM, and the pool's li
 import itertools
 from functools import lru_cache
 
+from latex2sympy2_extended.logic import And as ChainedAnd
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, Dummy, Eq, FiniteSet, Float, Interval, MatrixBase, Pow, Rational, Tuple, simplify
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import And
 
 from openrlhf_mel.verifier.exact import bases_differ, plain
 
@@ -66,12 +66,11 @@ def _same(gold: Parsed, answer: Parsed) -> bool:
 
 
 def _is_false_equation(expression: Basic | MatrixBase | str) -> bool:
-    """Whether it states an equation between numbers that does not hold: "8=7" is not the answer 7."""
-    links = expression.args if isinstance(expression, And) else (expression,)
-    for link in links:
-        if isinstance(link, Eq) and link.lhs.is_number and link.rhs.is_number and not _same([link.lhs], [link.rhs]):
-            return True
-    return False
+    """Whether it is an equation between numbers that does not hold: "8=7" is not the answer 7."""
+    links = expression.args if isinstance(expression, ChainedAnd) else (expression,)
+    if not all(isinstance(link, Eq) and link.lhs.is_number and link.rhs.is_number for link in links):
+        return False
+    return not all(_same([link.lhs], [link.rhs]) for link in links)
 
 
 def _differ_in_value(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase | str) -> bool:
@@ -105,9 +104,11 @@ def _numbers_differ(gold: Basic, answer: Basic) -> bool:
 
 
 def _right_side(expression: Basic | MatrixBase) -> Basic | MatrixBase:
-    while isinstance(expression, And) and expression.args:
-        expression = expression.args[-1]
-    return expression.rhs if isinstance(expression, Eq) else expression
+    """What an assignment ("x = 5+6 = 11") assigns; any other expression as it is."""
+    first = last = expression
+    if isinstance(expression, ChainedAnd) and expression._unsorted_args:
+        first, last = expression._unsorted_args[0], expression._unsorted_args[-1]
+    return last.rhs if isinstance(last, Eq) and (first.lhs.is_Symbol or first.lhs.is_number) else expression
 
 
 def _elements(expression: Basic | MatrixBase) -> list[Basic] | None:
@@ -126,7 +127,7 @@ def _equal_where_real(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase
     sqrt(1/n) and 1/sqrt(n) differ in sign for negative n, as complex numbers; an answer in real numbers means n > 0.
     sqrt(x^2) and x are told apart at x < 0, where both are real.
     """
-    if not (isinstance(gold, Basic) and isinstance(answer, Basic)) or isinstance(gold, (Relational, And)):
+    if not (isinstance(gold, Basic) and isinstance(answer, Basic)) or isinstance(gold, (Relational, ChainedAnd)):
         return False
     symbols = sorted(gold.free_symbols, key=str)
     if (

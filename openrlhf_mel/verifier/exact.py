@@ -17,7 +17,8 @@ _ASCII = (
     | {ord(c): "-" for c in "−–‒﹣"}
     | {ord(c): " " for c in "\u00a0\u202f\u3000\u2009"}
 )
-_SPACING = re.compile(r"\\[,;:! ]|\\quad\b|\\qquad\b|\\displaystyle\b|\\left\b|\\right\b|~")
+_SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\quad\b|\\qquad\b|\\displaystyle\b|\\left\b|\\right\b|~")
+_NOTHING = re.compile(r"(?<!\\)\\[()\[\]!]")  # math delimiters, and the space that pulls together
 _UNIT = re.compile(
     r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degrees?\b|\s*°|\s*\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}\d%]*\}(?:\^\{?[23]\}?)?)$"
 )
@@ -30,7 +31,7 @@ _NOT_UNITS = re.compile(
 )
 _WRAPPER = re.compile(r"^\\(?:text|mbox|mathrm|mathbf|textbf|textrm|boldsymbol|bm|mathit)\s*\{([^{}]*)\}$")
 _DECIMAL = re.compile(
-    r"([+-]?)(?:(\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d{1,6})|(?:\\times|\\cdot|\*|×)10\^(?:\{([+-]?\d{1,6})\}|(\d)))?"
+    r"([+-]?)(?:([1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d{1,6})|(?:\\times|\\cdot|\*|×)10\^(?:\{([+-]?\d{1,6})\}|(\d)))?"
 )
 _POWER = re.compile(r"([+-]?)10\^(?:\{([+-]?\d{1,6})\}|(\d))")
 _FRACTION = re.compile(
@@ -50,9 +51,9 @@ class Number:
 
 
 def plain(text: str) -> str:
-    """Rewrite `text` without what carries no meaning: spacing, `$`, full-width forms, an outer \\text, a last period."""
+    """Rewrite `text` without what means nothing: spacing, `$`, full-width forms, an outer \\text, a last period."""
     text = text.translate(_ASCII)
-    text = text.replace("\\(", "").replace("\\)", "").replace("\\[", "").replace("\\]", "")
+    text = _NOTHING.sub("", text)
     text = _SPACING.sub(" ", text).replace("\\$", "").replace("$", "").replace("{,}", ",")
     text = (
         text.replace("\\%", "%").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
@@ -64,6 +65,12 @@ def plain(text: str) -> str:
         if wrapped:
             text = wrapped.group(1).strip()
     return text
+
+
+def readable(text: str) -> str:
+    """Rewrite `text` as Math-Verify can read it, with no change of meaning: full-width forms and a last period."""
+    text = text.translate(_ASCII).strip()
+    return text.removesuffix(".").strip() if not text.endswith("..") else text
 
 
 def parse_number(text: str) -> Number | None:
@@ -118,7 +125,7 @@ def _without_unit(text: str) -> str:
 
 def _spaced_number(text: str) -> bool:
     """Spaces around operators and after a sign mean nothing; between two digits they do ("1 2" is not 12)."""
-    return " " in text and not re.search(r"\d \d|\d \\frac", text)
+    return " " in text and not re.search(r"[\d,] (?:[\d,]|\\frac)", text)
 
 
 def _decimal(text: str) -> Number | None:

@@ -10,28 +10,37 @@ Every scan is linear in the length of the response: it runs in the caller's proc
 
 import re
 
-_TOKENS = re.compile(r"\\boxed(?![A-Za-z])|\\fbox(?![A-Za-z])|\\.|[{}]", re.DOTALL)
+# A doubled backslash before "boxed" is a text that was escaped once too often; elsewhere it is a line break.
+_TOKENS = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s*([+-]?\d[\d.,]*)")
 _MATH_END = re.compile(r"\$|\\\)|\\\]")
-# What may stand between two boxes that give one answer together: separators and math delimiters, no words of its own.
+# What may stand between two boxes that give one answer together: separators, \text, math delimiters, "y =" ...
 _BETWEEN = re.compile(
-    r"(?:[\s$,;&~]|\\[()\[\],;:! ]|\\q?quad|\\(?:text|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|\band\b|\bor\b)*"
+    r"(?:[\s$,;&~]|\\[()\[\],;:! ]|\\q?quad|\\(?:text|mbox)\s*\{[^{}]*\}|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
+# ... or a few words with a separator among them, unless they turn one of the two into the answer.
+_FEW_WORDS = re.compile(r"(?=.*(?:,|\band\b|\bor\b))[^.:!?\n]{0,30}")
+_TURN = re.compile(r"\b(?:is|so|thus|hence|then|answer|but|not|rather|instead|therefore|gives?|which)\b", re.IGNORECASE)
 _MAX_BETWEEN = 70
 
-_FINAL = re.compile(r"final answer\b[^\n]{0,100}?\bis\b[ \t]*:?[ \t*]*", re.IGNORECASE)
+_FINAL = re.compile(r"final answer\b(?:[^\n.:]{0,60}?\bis\b[ \t]*:?|[ \t*_]{0,4}:)[ \t*]*", re.IGNORECASE)
 _OWN_LINE = re.compile(
-    r"^[ \t>#*_]{0,8}(?:(?:the|final)[ \t]+){0,2}(?:answer|答案)[ \t*_]{0,4}[:：][ \t*_]{0,4}(\S[^\n]*)$",
+    r"^[ \t>#*_]{0,8}(?:(?:the|final)[ \t]+){0,2}(?:answer|答案)[ \t*_]{0,4}(?:[:：]|(?=\$|\\[(\[]))[ \t*_]{0,4}",
     re.IGNORECASE | re.MULTILINE,
 )
 _LAST_LINE = re.compile(r"\banswer is\b[ \t]*:?[ \t*]*", re.IGNORECASE)
 _HOPE = re.compile(r"[.,]?\s*I hope\b.*$", re.IGNORECASE | re.DOTALL)
 # What a chat template or a tokenizer leaves at the end of a decoded response.
-_SPECIAL_TOKENS = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<pad>|\s)+\Z")
-_MATH_GROUP = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^)])+)\\\)|\\\[((?:[^\\]|\\[^\]])+)\\\]")
+_SPECIAL_TOKEN = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>(?:user|assistant)?|</?s>|<eos>|<end_of_turn>|<pad>)\Z")
+_MATH_GROUP = re.compile(
+    r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$\n])+)\$|\\\(((?:[^\\]|\\[^)])+)\\\)|\\\[((?:[^\\]|\\[^\]])+)\\\]"
+)
 _PLAIN_NUMBER = re.compile(r"[$€£¥]?\s?([+-]?(?:\d[\d,]*)?(?:\.\d+)?(?:\s?/\s?\d+)?\s?%?)(?=$|[\s.,;*])")
+_NUMBER_IN_WORDS = re.compile(r"(?<![\w.,/^])[$€£¥]?(-?\d[\d,]*(?:\.\d+)?%?)(?![\w/^])")
+_IS = re.compile(r"\bis\b:?\s*")
 _JOINERS = re.compile(r"(?:[\s,;.*]|\band\b|\bor\b)*")
 _MAX_PLAIN = 100
+_MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 
 
 def extract_anchored(response: str) -> str | None:
@@ -52,12 +61,16 @@ def _from_boxes(text: str) -> str | None:
     parts = [content]
     for start, end, earlier in reversed(boxes[:-1]):
         between = text[end:last_start]
-        if len(between) > _MAX_BETWEEN or not _BETWEEN.fullmatch(between):
+        if len(between) > _MAX_BETWEEN or not _joins(between):
             break
         if earlier != parts[0]:
             parts.insert(0, earlier)
         last_start = start
     return ",".join(parts)
+
+
+def _joins(between: str) -> bool:
+    return bool(_BETWEEN.fullmatch(between) or (_FEW_WORDS.fullmatch(between) and not _TURN.search(between)))
 
 
 def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -75,7 +88,7 @@ def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
         if box_at >= 0 and (kind != "{" or not _blank(text, previous_end, token.start())):
             _add_unbraced(text, box_at, previous_end, boxes)
             box_at = -1
-        if kind in ("\\boxed", "\\fbox"):
+        if kind.endswith("box") or kind.endswith("boxed"):
             box_at = token.start()
         elif kind == "{":
             open_braces.append((box_at, token.end()) if box_at >= 0 else None)
@@ -125,7 +138,9 @@ def _add(text: str, start: int, end: int, content: str, boxes: list[tuple[int, i
 
 
 def _from_phrases(text: str) -> str | None:
-    text = _SPECIAL_TOKENS.sub("", text[-20000:])
+    text = text[-_MAX_TAIL:].rstrip()
+    while token := _SPECIAL_TOKEN.search(text, max(0, len(text) - 60)):
+        text = text[: token.start()].rstrip()
     final = _last(_FINAL, text)
     if final:
         answer = _tidy(_line_at(text, final.end()))
@@ -133,7 +148,7 @@ def _from_phrases(text: str) -> str | None:
             return answer
     own_line = _last(_OWN_LINE, text)
     if own_line:
-        answer = _tidy(own_line.group(1))
+        answer = _tidy(_line_at(text, own_line.end()))
         if answer:
             return answer
     last_line = text[text.rfind("\n") + 1 :]
@@ -142,32 +157,45 @@ def _from_phrases(text: str) -> str | None:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):
-        pass
-    return found
+    matches = list(pattern.finditer(text))
+    return matches[-1] if matches else None
 
 
 def _line_at(text: str, start: int) -> str:
-    """The rest of the line at `start`; when it is empty, the display formula that follows ("the answer is:\\n\\[")."""
+    """The rest of the line at `start`, or the whole display formula that begins there or on the next line."""
     end = text.find("\n", start)
     rest = text[start:] if end < 0 else text[start:end]
-    if rest.strip() or end < 0:
+    if rest.strip() and not rest.lstrip().startswith(("\\[", "$$")):
         return rest
-    following = text[end:].lstrip()
-    return following[:2000] if following.startswith(("\\[", "$$")) else ""
+    following = text[start : start + 2000].lstrip()
+    formula = _MATH_GROUP.match(following)
+    return formula.group() if formula else rest
 
 
-def _tidy(answer: str) -> str | None:
-    """The answer in the rest of a line: its formulas, or its leading number, or the whole when it is short."""
-    answer = _HOPE.sub("", answer[:2000]).strip().strip("*_ ").removesuffix(".").strip("*_ ")
-    formulas = list(_MATH_GROUP.finditer(answer))
-    if formulas and answer[: formulas[0].start()].strip(" *_") in ("", "="):
+def _tidy(phrase: str) -> str | None:
+    """The answer in the rest of a line: what it begins with, or what comes after "is", or the only thing it has."""
+    phrase = _HOPE.sub("", phrase[:2000]).strip().strip("*_ ").removesuffix(".").strip("*_ ")
+    answer = _leading(phrase)
+    if answer is None and (words := list(_IS.finditer(phrase))):
+        answer = _leading(phrase[words[-1].end() :])
+    if answer:
+        return answer
+    formulas = _MATH_GROUP.findall(phrase)
+    if len(formulas) == 1:
+        return "".join(formulas[0]).strip() or None
+    numbers = _NUMBER_IN_WORDS.findall(phrase)
+    if len(numbers) == 1 and not formulas:
+        return numbers[0]
+    unfinished = "$" in phrase or "\\(" in phrase or "\\[" in phrase
+    return phrase if phrase and len(phrase) <= _MAX_PLAIN and not unfinished else None
+
+
+def _leading(phrase: str) -> str | None:
+    """The formulas or the number that `phrase` begins with."""
+    formulas = list(_MATH_GROUP.finditer(phrase))
+    if formulas and phrase[: formulas[0].start()].strip(" *_:=") == "":
         contents = ["".join(filter(None, match.groups())).strip() for match in formulas]
-        outside = _MATH_GROUP.sub("", answer)
-        joined = len(contents) > 1 and _JOINERS.fullmatch(outside)
+        joined = len(contents) > 1 and _JOINERS.fullmatch(_MATH_GROUP.sub("", phrase))
         return (",".join(contents) if joined else contents[0]) or None
-    number = _PLAIN_NUMBER.match(answer)
-    if number and any(map(str.isdigit, number.group(1))):
-        return number.group(1).strip().rstrip(",")
-    return answer if answer and len(answer) <= _MAX_PLAIN and "$" not in answer and "\\(" not in answer else None
+    number = _PLAIN_NUMBER.match(phrase)
+    return number.group(1).strip().rstrip(",") if number and any(map(str.isdigit, number.group(1))) else None

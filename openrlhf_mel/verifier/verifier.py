@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from openrlhf_mel.verifier.exact import parse_number, plain, same_number
+from openrlhf_mel.verifier.exact import parse_number, plain, readable, same_number
 from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
 from openrlhf_mel.verifier.guards import too_costly
 from openrlhf_mel.verifier.pool import Outcome, Pool
@@ -35,6 +35,7 @@ class Verifier:
         self._settings = (workers, timeout_s, memory_mb)
         self._lock = threading.Lock()
         self._pool: Pool | None = None
+        self._closing: weakref.finalize | None = None
 
     def verify(self, response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
         """Judge one response; see `verify_many`."""
@@ -79,9 +80,10 @@ class Verifier:
     def close(self) -> None:
         """End the worker processes; the next answer that needs one starts new ones."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool and pool.owner_pid == os.getpid():
-            pool.close()
+            self._pool = None
+            closing, self._closing = self._closing, None
+        if closing:
+            closing()
 
     def __enter__(self) -> "Verifier":
         return self
@@ -94,7 +96,8 @@ class Verifier:
             # After a fork the threads of the pool are not in the child, and its sockets are the parent's.
             if self._pool is None or self._pool.owner_pid != os.getpid():
                 self._pool = Pool(*self._settings)
-                weakref.finalize(self, _close_in_owner, self._pool)
+                self._closing = weakref.finalize(self, _close_in_owner, self._pool)
+                self._closing.atexit = False  # the end of this process ends the workers without being waited for
             return self._pool
 
     def _begin_anchored(self, response: str, answer: str) -> "Verdict | tuple[str, Future[Outcome]]":
@@ -109,13 +112,12 @@ class Verifier:
             return Verdict("correct" if decided else "wrong", extracted)
         if too_costly(extracted) or too_costly(gold):
             return Verdict("error", extracted)
-        return extracted, self._workers().submit("anchored", _repaired(gold), _repaired(extracted))
+        return extracted, self._workers().submit("anchored", readable(gold), readable(extracted))
 
     def _begin_lenient(self, response: str, answer: str) -> "Verdict | tuple[str | None, Future[Outcome]]":
-        gold = _as_gold(answer)
-        if gold is None or not isinstance(response, str):
+        if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
             return Verdict("error")
-        return None, self._workers().submit("lenient", str(answer), response)
+        return None, self._workers().submit("lenient", answer, response)
 
 
 def _finish(begun: "Verdict | tuple[str | None, Future[Outcome]]") -> Verdict:
@@ -152,8 +154,3 @@ def _decide_exactly(gold: str, answer: str) -> bool | None:
     gold_number = parse_number(plain_gold)
     answer_number = parse_number(plain_answer) if gold_number else None
     return same_number(gold_number, answer_number) if gold_number and answer_number else None
-
-
-def _repaired(answer: str) -> str:
-    """The answer as Math-Verify is given it: without what it stumbles over and what means nothing."""
-    return plain(answer)

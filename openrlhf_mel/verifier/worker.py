@@ -33,6 +33,7 @@ def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
         os._exit(1)
     control.send(b'{"ready": true}')
     control.settimeout(_OWNER_CHECK_S)
+    children: set[int] = set()
     while True:
         try:
             request, fds, _, _ = socket.recv_fds(control, 100, 1)
@@ -43,13 +44,16 @@ def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
             continue
         if not request:
             os._exit(0)
-        operation, pid = request.decode().split()
+        operation, number = request.decode().split()
+        pid = int(number)
         if operation == "fork":
             pid = _fork_worker(control, fds[0], memory_mb)
-        else:
-            os.kill(int(pid), signal.SIGKILL)
-            os.waitpid(int(pid), 0)
-        control.send(json.dumps({"pid": int(pid)}).encode())
+            children.add(pid)
+        elif pid in children:  # else it was the child of a nursery that died before this one, and died with it
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            children.remove(pid)
+        control.send(json.dumps({"pid": pid}).encode())
 
 
 def _fork_worker(control: socket.socket, fd: int, memory_mb: int) -> int:

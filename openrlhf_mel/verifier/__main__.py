@@ -1,0 +1,122 @@
+"""Judge a file of responses: `python -m openrlhf_mel.verifier --input FILE.jsonl --output FILE.jsonl`."""
+
+import argparse
+import collections
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from openrlhf_mel.verifier import EXTRACTIONS, STATUSES, Verifier, VerifierError
+
+_BATCH = 2_000
+_PROGRESS_EVERY_S = 5.0
+
+
+class InputError(Exception):
+    """The input file is not what it should be."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 for wrong usage or input, or 1 when no worker can be started."""
+    options = _options(arguments)
+    try:
+        return _run(options)
+    except (InputError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (VerifierError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m openrlhf_mel.verifier",
+        description="Judge each row's `response` against its `answer`; adds `correct`, `status` and `extracted`.",
+    )
+    parser.add_argument("--input", type=Path, required=True, help="JSON lines with `response` and `answer`")
+    parser.add_argument("--output", type=Path, required=True, help="the same rows with the verdicts")
+    parser.add_argument("--workers", type=int, default=None, help="worker processes (default: the cores, at most 4)")
+    parser.add_argument("--extraction", choices=EXTRACTIONS, default="anchored", help="default: anchored")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one answer (default: 5)")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not options.input.is_file():
+        raise InputError(f"--input: no file {options.input}; expected a file of JSON lines")
+    if not options.output.parent.is_dir():
+        raise InputError(f"--output: no folder {options.output.parent}; make it first")
+    counts: collections.Counter[str] = collections.Counter()
+    aside = options.output.with_name(f"{options.output.name}.{os.getpid()}.partial")
+    started = time.monotonic()
+    try:
+        with (
+            Verifier(workers=options.workers, timeout_s=options.timeout) as verifier,
+            options.input.open(encoding="utf-8") as lines,
+            aside.open("w", encoding="utf-8") as out,
+        ):
+            _judge_all(_rows(options.input, lines), verifier, options.extraction, out, counts)
+        os.replace(aside, options.output)
+    finally:
+        aside.unlink(missing_ok=True)
+    _print_summary(counts, time.monotonic() - started, options.output)
+    return 0
+
+
+def _judge_all(
+    rows: Iterator[dict], verifier: Verifier, extraction: str, out: TextIO, counts: collections.Counter[str]
+) -> None:
+    reported = started = time.monotonic()
+    while batch := list(islice(rows, _BATCH)):
+        verdicts = verifier.verify_many([(row["response"], row["answer"]) for row in batch], extraction)
+        for row, verdict in zip(batch, verdicts, strict=True):
+            counts[verdict.status] += 1
+            row |= {"correct": verdict.correct, "status": verdict.status, "extracted": verdict.extracted}
+            out.write(json.dumps(row, ensure_ascii=True) + "\n")
+        now = time.monotonic()
+        if now - reported > _PROGRESS_EVERY_S:
+            done = counts.total()
+            print(f"{done:,} rows, {done / (now - started):,.0f} rows/s", file=sys.stderr, flush=True)
+            reported = now
+
+
+def _rows(path: Path, lines: TextIO) -> Iterator[dict]:
+    try:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"{path}, line {number}: expected a JSON object, found {line[:60]!r} ({error})"
+                ) from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}")
+            missing = [key for key in ("response", "answer") if key not in row]
+            if missing:
+                found = ", ".join(list(row)[:10]) or "none"
+                raise InputError(
+                    f"{path}, line {number}: no `{missing[0]}`; found the keys {found}: rename one of them"
+                )
+            yield row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text ({error})") from None
+
+
+def _print_summary(counts: collections.Counter[str], seconds: float, output: Path) -> None:
+    total = counts.total()
+    shares = "  ".join(f"{status} {counts[status]:,}" for status in STATUSES)
+    share = f" ({counts['correct'] / total:.1%} correct)" if total else ""
+    print(f"{total:,} rows{share}: {shares}")
+    print(f"{seconds:.1f} s, {total / max(seconds, 1e-9):,.0f} rows/s -> {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
