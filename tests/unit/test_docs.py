@@ -1,0 +1,36 @@
+"""What the documents say of options and files is so."""
+
+import re
+
+from conftest import REPO
+
+from openrlhf_mel import config
+from openrlhf_mel.construction import DROP_REASONS
+from openrlhf_mel.upstream import flags
+
+
+def test_every_option_is_documented_with_its_default():
+    text = (REPO / "docs" / "options.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    shown = {line.split()[0].removeprefix("--mel."): line for line in config.help_lines().splitlines()}
+    assert rows.keys() == shown.keys()
+    assert all(f"(default: {default})" in shown[name] for name, default in rows.items())
+
+
+def test_drop_reasons_are_documented():
+    text = (REPO / "docs" / "method.md").read_text()
+    assert all(f"`{reason}`" in text for reason in DROP_REASONS)
+
+
+def test_flags_that_the_documents_name_exist():
+    known = set(flags.actions()) | {f"mel.{name}" for name in config.option_names()}
+    for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        for name in re.findall(r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z_.]+\w", path.read_text()):
+            if not name.endswith((".py", ".md", ".yaml", ".txt")):
+                assert name in known, f"{path.name}: {name}"
+
+
+def test_links_lead_somewhere():
+    for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
