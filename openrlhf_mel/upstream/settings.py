@@ -246,8 +246,9 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
         }.items():
             if values[flag]:
                 raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
-        if values["ds.ring_attn_size"] > 1:
-            raise UserError("--ds.ring_attn_size: not supported with meta-experiences or rft (M's row would be cut)")
+        for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
+            if values[flag] > 1:
+                raise UserError(f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)")
     if mel.runtime == "cpu":
         for flag in (
             "ds.adam_offload",
