@@ -134,8 +134,8 @@ def test_hostile_from_eight_threads(verifier: Verifier) -> None:
 
 
 FRAGMENTS = (
-    r"1 0 7 x n e i é １ \pi 10^9 2.5 - = < \le , ; ! % \% ^ _ & \\ \frac \sqrt \sum \int \binom \log \cup \infty \text "
-    r"\boxed \begin{pmatrix} { } ( ) [ ] $ \[ \] | \lfloor \rfloor and"
+    r"1 0 7 x n e i é １ \pi 10^9 2.5 - = < \le , ; ! % \% ^ _ & \\ \frac \sqrt \sum \int \binom \log \cup \infty "
+    r"\text \boxed \begin{pmatrix} { } ( ) [ ] $ \[ \] | \lfloor \rfloor and"
 )
 ATOMS = st.sampled_from([*FRAGMENTS.split(), " ", "\ud800"])
 GROUPS = st.recursive(
