@@ -248,7 +248,9 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
                 raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
         for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
             if values[flag] > 1:
-                raise UserError(f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)")
+                raise UserError(
+                    f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)"
+                )
     if mel.runtime == "cpu":
         for flag in (
             "ds.adam_offload",

@@ -25,7 +25,7 @@ def reward() -> ModuleType:
 def statuses(result: dict) -> list[str]:
     logs = result["extra_logs"]
     count = len(result["rewards"])
-    return [next(k.removeprefix("verdict_") for k, v in logs.items() if v[i] == 1) for i in range(count)]
+    return [next(k.removeprefix("verifier/") for k, v in logs.items() if v[i] == 1) for i in range(count)]
 
 
 def test_judges_the_response_alone(reward: ModuleType) -> None:
@@ -68,4 +68,4 @@ def test_through_openrlhf_s_own_executor() -> None:
     found = asyncio.run(executor._fetch_rewards_via_func(["p \\boxed{x+1}"], ["p"], ["1+x"]))
     assert torch.tensor([found[0]["rewards"]]).tolist() == [1.0]
     logs = {key: value.flatten()[0].item() for key, value in found[0]["extra_logs"].items()}
-    assert logs["verdict_correct"] == 1.0 and logs["verdict_error"] == 0.0
+    assert logs["verifier/correct"] == 1.0 and logs["verifier/error"] == 0.0
