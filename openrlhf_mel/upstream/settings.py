@@ -243,6 +243,7 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
         for flag, reason in {
             "train.async_enable": "the asynchronous trainer makes its samples in another actor",
             "data.max_images_per_prompt": "meta-experiences are text",
+            "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
             if values[flag]:
                 raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
