@@ -3,11 +3,12 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+REPO = Path(__file__).resolve().parents[2]
 MODEL = REPO / "data" / "toy" / "model"
 TOY = f"""
 actor: {{model_name_or_path: {MODEL}, adam: {{lr: 1e-4}}, lr_warmup_ratio: 0}}

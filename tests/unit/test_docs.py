@@ -1,12 +1,14 @@
 """What the documents say of options and files is so."""
 
 import re
+from pathlib import Path
 
-from conftest import REPO
 
 from openrlhf_mel import config
 from openrlhf_mel.construction import DROP_REASONS
 from openrlhf_mel.upstream import flags
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 def test_every_option_is_documented_with_its_default():
