@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-
 from openrlhf_mel import config
 from openrlhf_mel.construction import DROP_REASONS
 from openrlhf_mel.upstream import flags
