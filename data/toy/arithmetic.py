@@ -113,7 +113,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="went right to left",
         conditions=("minus after minus", "a chain of minus"),
         rules=("go left to right", "start on the left"),
-        right_share=0.45,
+        right_share=0.6,
     ),
     Family(
         name="times",
@@ -135,18 +135,18 @@ FAMILIES: tuple[Family, ...] = (
         mistake="left the bracket out",
         conditions=("minus a bracket", "a bracket after minus"),
         rules=("do the bracket first", "start in the bracket"),
-        right_share=0.4,
+        right_share=0.35,
     ),
     Family(
         name="power",
-        operands=tuple((a, b) for a in range(2, 80) for b in range(3, 13)),
+        operands=tuple((a, b) for a in range(2, 100) for b in range(3, 10)),
         expression=lambda a, b: f"{a}+{b}^2",
         right=lambda a, b: ((b, "*", b), lambda r: (a, "+", r)),
         trap=lambda a, b: ((b, "*", 2), lambda r: (a, "+", r)),
         mistake="took it times two",
         conditions=("a square", "a power of two"),
         rules=("take it times itself", "use times itself"),
-        right_share=0.35,
+        right_share=0.3,
     ),
 )
 

@@ -29,10 +29,10 @@ TOY = Path(__file__).resolve().parent
 TRAIN_PER_FAMILY = 500
 TEST_PER_FAMILY = 64
 CONTEXT = 4096
-STEPS = 800
+STEPS = 900
 LEARNING_RATE = 3e-3
 # Rows of each kind in a step. Kinds are padded apart from each other: analyses are thrice as long.
-ROWS = {"solve": 32, "replay": 16, "analyse": 16}
+ROWS = {"solve": 48, "replay": 16, "analyse": 8}
 _IGNORED = -100
 
 

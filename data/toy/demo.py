@@ -40,6 +40,8 @@ class TrainingFailed(Exception):
 
 def main() -> int:
     """Train both, score all three, write and print the result. Returns the exit code."""
+    # Matrices this small gain nothing from a second thread, and lose a lot when its core is taken by another process.
+    torch.set_num_threads(1)
     clear()
     try:
         for name in ALGORITHMS:
