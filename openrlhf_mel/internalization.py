@@ -194,6 +194,6 @@ class NLLBatch:
         """Positions at the right edge whose logits are needed: the last is M's end and predicts nothing."""
         return self.targets.size(1) + 1
 
-    def loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """Weighted sum of the rows' NLL. `logits` (B, T + 1, V) are those of the last `logits_to_keep` positions."""
-        return (row_nll(logits[:, :-1].float(), self.targets, self.mask) * self.weights).sum()
+    def nll(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B,) NLL of each row. `logits` (B, T + 1, V) are those of the last `logits_to_keep` positions."""
+        return row_nll(logits[:, :-1].float(), self.targets, self.mask)

@@ -17,14 +17,14 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     """Reward 1.0 for a correct answer, else 0.0; never raises.
 
     Returns `rewards` and `scores`, tensors of shape (queries,), and in `extra_logs` one such tensor for each status,
-    `verdict_correct`, `verdict_wrong` and so on, whose means are the shares of the verdicts.
+    `verifier/correct`, `verifier/wrong` and so on, whose means are the shares of the verdicts.
     """
     import torch
 
     verdicts = [judge_query(*row) for row in _rows(queries, prompts, labels)]
     rewards = torch.tensor([float(verdict.correct) for verdict in verdicts])
     shares = {
-        f"verdict_{status}": torch.tensor([float(verdict.status == status) for verdict in verdicts])
+        f"verifier/{status}": torch.tensor([float(verdict.status == status) for verdict in verdicts])
         for status in STATUSES
     }
     return {"rewards": rewards, "scores": rewards, "extra_logs": shares}

@@ -12,9 +12,7 @@ from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from openrlhf_mel.verifier import verify
-
-STATUSES = ("correct", "wrong", "no_answer", "timeout", "error")
+from openrlhf_mel.verifier import STATUSES, verify
 
 
 class AgentExecutor(SingleTurnAgentExecutor):

@@ -173,21 +173,25 @@ class JointTrainer(_UpstreamTrainer):
         engine, coefficient = self.actor.model, self.mel.nll_coef
         ranks = self.strategy.ds_device_mesh["dp"].size()
         scale = coefficient * ranks * engine.gradient_accumulation_steps()
-        total = 0.0
+        weighted = plain = 0.0
         if coefficient:
             self.ledger.set_aside()
         for i, rows in enumerate(batches):
             batch = NLLBatch.collate(rows, self.tokenizer.pad_token_id, torch.cuda.current_device())
             with torch.set_grad_enabled(coefficient > 0):
-                loss = batch.loss(self._logits(batch))
+                nll = batch.nll(self._logits(batch))
+                loss = (nll * batch.weights).sum()
             if coefficient:
                 engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
                 engine.backward(loss * scale)
-            total += loss.item()
+            weighted += loss.item()
+            plain += nll[batch.weights > 0].sum().item()
         if coefficient:
             log |= self._norm("grad_norm/nll")
             self.ledger.add_back()
-        log["loss/nll"] = self.strategy.all_reduce(total) * ranks
+        rows = sum(w.weight > 0 for rows in batches for w in rows)
+        log["loss/nll"] = self.strategy.all_reduce(weighted, op="sum")
+        log["mel/nll"] = self.strategy.all_reduce(plain, op="sum") / self.strategy.all_reduce(float(rows), op="sum")
 
     def _logits(self, batch: NLLBatch) -> torch.Tensor:
         """(B, T + 1, V), at temperature 1: upstream's Actor would divide by the rollout's.

@@ -243,11 +243,15 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
         for flag, reason in {
             "train.async_enable": "the asynchronous trainer makes its samples in another actor",
             "data.max_images_per_prompt": "meta-experiences are text",
+            "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
             if values[flag]:
                 raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
-        if values["ds.ring_attn_size"] > 1:
-            raise UserError("--ds.ring_attn_size: not supported with meta-experiences or rft (M's row would be cut)")
+        for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
+            if values[flag] > 1:
+                raise UserError(
+                    f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)"
+                )
     if mel.runtime == "cpu":
         for flag in (
             "ds.adam_offload",

@@ -45,6 +45,18 @@ def usable_gold(gold: str) -> bool:
     return bool(parsed) and _same(parsed, parsed)
 
 
+def warm_up() -> None:
+    """Run the ordinary paths once: the LaTeX grammar and parts of sympy are only built when first used."""
+    for gold, answer in (
+        ("x+1", "1+x"),
+        ("\\frac{\\sqrt{2}}{2}", "0.7"),
+        ("(1,2)", "1<x<2"),
+        ("\\sqrt{1/n}", "1/\\sqrt{n}"),
+    ):
+        judge_anchored(gold, answer)
+    judge_lenient("$7$", "so 7")
+
+
 def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
     """Math-Verify with its defaults on both texts; returns the status and the text that it took for the answer."""
     parsed_gold = parse(gold, parsing_timeout=None)

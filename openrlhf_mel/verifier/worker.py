@@ -27,7 +27,9 @@ def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
     logging.disable(logging.CRITICAL)
     control = socket.socket(fileno=control_fd)
     try:
-        import openrlhf_mel.verifier.comparison  # noqa: F401, imported here once, for every worker that is forked
+        from openrlhf_mel.verifier import comparison
+
+        comparison.warm_up()  # here once, for every worker that is forked
     except Exception as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:2000]}).encode())
         os._exit(1)

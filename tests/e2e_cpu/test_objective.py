@@ -88,6 +88,10 @@ def check(folder, case: Case, result: dict) -> None:
     if rollout.rows:
         assert status["loss/nll"] == pytest.approx(values["loss/nll"], rel=1e-5)
         assert status["grad_norm/nll"] > 0
+        if mel.nll_mean_over == "experiences":
+            assert status["mel/nll"] == pytest.approx(status["loss/nll"], rel=1e-5)
+        else:
+            assert status["mel/nll"] > status["loss/nll"]
     else:
         assert "loss/nll" not in status
 

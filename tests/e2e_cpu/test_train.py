@@ -65,7 +65,7 @@ def test_two_processes_learn_from_meta_experiences(train, flags):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["finished"] and manifest["versions"]["openrlhf"] == "0.11.2"
     assert manifest["config"]["actor.num_gpus_per_node"] == 2 and manifest["templates_sha256"]["question.txt"]
-    assert list(manifest["data_sha256"]["data.prompt_dataset"].values())[0]
+    assert all(manifest["data_sha256"]["data.prompt_dataset"].values())
     assert not (out / "model.partial").exists() and any((out / "tensorboard").rglob("events*"))
     assert "step 2" in done.stdout and len(done.stdout.splitlines()) < 20
     changed(out)

@@ -25,7 +25,9 @@ def test_drop_reasons_are_documented():
 def test_flags_that_the_documents_name_exist():
     known = set(flags.actions()) | {f"mel.{name}" for name in config.option_names()}
     for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
-        for name in re.findall(r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z_.]+\w", path.read_text()):
+        for name in re.findall(
+            r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z_.]+\w", path.read_text()
+        ):
             if not name.endswith((".py", ".md", ".yaml", ".txt")):
                 assert name in known, f"{path.name}: {name}"
 

@@ -103,6 +103,8 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
         ("", ["--ds.zero_stage", "0"], "--ds.zero_stage 0: expected 1, 2 or 3"),
         ("", ["--train.async_enable"], "--train.async_enable: not supported"),
         ("", ["--ds.ring_attn_size", "2"], "--ds.ring_attn_size: not supported"),
+        ("", ["--ds.tensor_parallel_size", "2"], "--ds.tensor_parallel_size: not supported"),
+        ("", ["--reward.model_name_or_path", "rm"], "--reward.model_name_or_path: not supported"),
         ("", ["--ds.adam_offload"], "--ds.adam_offload: needs a GPU"),
         ("", ["--mel.runtime", "cuda"], "--mel.runtime cuda: torch sees no CUDA device"),
     ],

@@ -82,10 +82,8 @@ def test_integers_are_equal_exactly_when_python_says_so(a: int, b: int) -> None:
 @given(st.fractions(), st.fractions())
 @settings(max_examples=200, deadline=None)
 def test_fractions_are_equal_exactly_when_python_says_so(a: Fraction, b: Fraction) -> None:
-    assert same(f"{a.numerator}/{a.denominator}".replace("-", "-"), f"\\frac{{{b.numerator}}}{{{b.denominator}}}") in (
-        a == b,
-        None,
-    )
+    written = f"{a.numerator}/{a.denominator}", f"\\frac{{{b.numerator}}}{{{b.denominator}}}"
+    assert same(*written) is (a == b)
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=9))
@@ -130,7 +128,9 @@ def test_bases_under_numerals() -> None:
     assert not bases_differ("x_1", "x_2")
 
 
-@pytest.mark.parametrize("text", ["9" * 1_000_000, "0." + "1" * 1_000_000, "1,111" * 200_000, "\\frac" * 200_000, "1 " * 500_000])
+@pytest.mark.parametrize(
+    "text", ["9" * 1_000_000, "0." + "1" * 1_000_000, "1,111" * 200_000, "\\frac" * 200_000, "1 " * 500_000]
+)
 def test_bounded_time(text: str) -> None:
     started = time.monotonic()
     same(text, text + "1")
@@ -150,6 +150,8 @@ def test_the_guards_refuse_what_cannot_end(text: str) -> None:
     assert too_costly(text)
 
 
-@pytest.mark.parametrize("text", ["2^{2004}", "2^{2^{10}}", "1/2004!", "\\binom{2020}{1010}", "x^{2n}", "\\sum_{k=1}^{100} k"])
+@pytest.mark.parametrize(
+    "text", ["2^{2004}", "2^{2^{10}}", "1/2004!", "\\binom{2020}{1010}", "x^{2n}", "\\sum_{k=1}^{100} k"]
+)
 def test_the_guards_let_ordinary_answers_through(text: str) -> None:
     assert too_costly(text) is None

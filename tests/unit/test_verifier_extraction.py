@@ -61,9 +61,7 @@ def test_anchored_forms(response: str, answer: str) -> None:
     ],
 )
 def test_anything_else_is_no_answer(response: str) -> None:
-    assert extract_anchored(response) in (None, "first add")
-    with Verifier(workers=1) as verifier:
-        assert not verifier.verify(response, "7").correct
+    assert extract_anchored(response) is None
 
 
 @pytest.mark.parametrize(
