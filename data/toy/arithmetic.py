@@ -124,7 +124,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="did plus first",
         conditions=("plus and times", "times after plus"),
         rules=("do times first", "start on times"),
-        right_share=0.4,
+        right_share=0.45,
     ),
     Family(
         name="bracket",
@@ -135,7 +135,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="left the bracket out",
         conditions=("minus a bracket", "a bracket after minus"),
         rules=("do the bracket first", "start in the bracket"),
-        right_share=0.35,
+        right_share=0.4,
     ),
     Family(
         name="power",
@@ -146,7 +146,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="took it times two",
         conditions=("a square", "a power of two"),
         rules=("take it times itself", "use times itself"),
-        right_share=0.3,
+        right_share=0.35,
     ),
 )
 
