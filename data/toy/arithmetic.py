@@ -113,7 +113,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="went right to left",
         conditions=("minus after minus", "a chain of minus"),
         rules=("go left to right", "start on the left"),
-        right_share=0.45,
+        right_share=0.6,
     ),
     Family(
         name="times",
@@ -124,7 +124,7 @@ FAMILIES: tuple[Family, ...] = (
         mistake="did plus first",
         conditions=("plus and times", "times after plus"),
         rules=("do times first", "start on times"),
-        right_share=0.4,
+        right_share=0.45,
     ),
     Family(
         name="bracket",
@@ -139,7 +139,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="power",
-        operands=tuple((a, b) for a in range(2, 80) for b in range(3, 13)),
+        operands=tuple((a, b) for a in range(2, 100) for b in range(3, 10)),
         expression=lambda a, b: f"{a}+{b}^2",
         right=lambda a, b: ((b, "*", b), lambda r: (a, "+", r)),
         trap=lambda a, b: ((b, "*", 2), lambda r: (a, "+", r)),

@@ -17,7 +17,7 @@ FOLLOWS_GOOD = 0.9
 RIGHT_DESPITE_BAD = 0.12
 # Share of experiences that name the rule of their own question: a model that wrote only good ones
 # would leave nothing for replay to drop, and nothing to learn.
-GOOD_EXPERIENCES = 0.75
+GOOD_EXPERIENCES = 0.8
 # Share of pairs whose incorrect solution reasons rightly and miscalculates.
 SLIPS = 0.25
 

@@ -28,8 +28,8 @@ def draw(path: Path, runs: Mapping[str, Sequence[Row]]) -> None:
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(0, 1)
-    axes[1].set_ylim(0, 1)
+    for axis, top in zip(axes, (1, 1, None), strict=True):
+        axis.set_ylim(0, top)
     axes[0].legend()
     aside = path.with_name(f".{path.name}.partial")
     figure.savefig(aside, format="png", dpi=120)

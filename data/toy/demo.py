@@ -1,10 +1,13 @@
 """GRPO and MEL on the built-in task, and how both do on held-out questions (`make demo`).
 
-Writes below `runs/demo`: the run directories `grpo` and `mel`, `summary.json` and `curves.png`.
+    python data/toy/demo.py [--output-dir runs/demo]
+
+Writes there: the run directories `grpo` and `mel`, `summary.json` and `curves.png`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -17,6 +20,7 @@ import torch
 import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -28,7 +32,6 @@ from openrlhf_mel.prompts import Templates  # noqa: E402
 from openrlhf_mel.verifier import verify  # noqa: E402
 
 TOY = ROOT / "data" / "toy"
-DEMO = ROOT / "runs" / "demo"
 ALGORITHMS = ("grpo", "mel")
 SAMPLES, TEMPERATURE, MAX_NEW_TOKENS = 8, 0.6, 64  # method.md 7: Avg@8 and Pass@8 at temperature 0.6
 SEED = 42
@@ -38,51 +41,58 @@ class TrainingFailed(Exception):
     """A run ended with an error; the message holds the last lines of its log."""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Train both, score all three, write and print the result. Returns the exit code."""
-    clear()
+    parser = argparse.ArgumentParser(description="GRPO and MEL on the built-in task, scored on held-out questions")
+    parser.add_argument("--output-dir", type=Path, default=ROOT / "runs" / "demo", help="default: runs/demo")
+    folder = parser.parse_args(arguments).output_dir.resolve()
+    # Matrices this small gain nothing from a second thread, and lose a lot when its core is taken by another process.
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    clear(folder)
     try:
         for name in ALGORITHMS:
-            train(name)
+            train(name, folder)
     except TrainingFailed as error:
         print(error, file=sys.stderr)
         return 1
-    models = {"base": TOY / "model"} | {name: DEMO / name / "model" for name in ALGORITHMS}
+    models = {"base": TOY / "model"} | {name: folder / name / "model" for name in ALGORITHMS}
     held = {name: score(name, path) for name, path in models.items()}
-    runs = {name: list(runlog.read_lines(DEMO / name / runlog.METRICS)) for name in ALGORITHMS}
-    archives = {name: list(runlog.read_lines(DEMO / name / runlog.ARCHIVE)) for name in ALGORITHMS}
+    runs = {name: list(runlog.read_lines(folder / name / runlog.METRICS)) for name in ALGORITHMS}
+    archives = {name: list(runlog.read_lines(folder / name / runlog.ARCHIVE)) for name in ALGORITHMS}
     result = {name: summary.scores(matrices) for name, matrices in held.items()} | {
         "gain_over_base": {name: summary.gain(held[name], held["base"]) for name in ALGORITHMS},
         "training": {name: summary.training(runs[name], archives[name], mel=name == "mel") for name in ALGORITHMS},
     }
-    runlog.write_json(DEMO / "summary.json", result)
-    curves.draw(DEMO / "curves.png", runs)
-    print(f"\n{summary.table(result, held)}\n\n{DEMO / 'summary.json'}\n{DEMO / 'curves.png'}")
+    runlog.write_json(folder / "summary.json", result)
+    curves.draw(folder / "curves.png", runs)
+    print(f"\n{summary.table(result, held)}\n\n{folder / 'summary.json'}\n{folder / 'curves.png'}")
     return 0
 
 
-def clear() -> None:
-    """Remove what an earlier demo left, and nothing else."""
+def clear(folder: Path) -> None:
+    """Remove what an earlier demo left in `folder`, and nothing else."""
     for name in ALGORITHMS:
-        shutil.rmtree(DEMO / name, ignore_errors=True)
-        (DEMO / f"{name}.log").unlink(missing_ok=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / f"{name}.log").unlink(missing_ok=True)
     for name in ("summary.json", "curves.png"):
-        (DEMO / name).unlink(missing_ok=True)
-    DEMO.mkdir(parents=True, exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
-def train(name: str) -> None:
-    """Run the training command under a progress bar; what it prints goes to `runs/demo/<name>.log`.
+def train(name: str, folder: Path) -> None:
+    """Run the training command under a progress bar; what it prints goes to `<name>.log` in `folder`.
 
     Raises:
         TrainingFailed: it ended with an error.
     """
-    config, log = TOY / f"{name}.yaml", DEMO / f"{name}.log"
-    command = [sys.executable, "-m", "openrlhf_mel.train", "--config", str(config), "--mel.run_dir", str(DEMO / name)]
+    # Not in the run's own `logs/`: a run directory that is not empty is refused.
+    config, run_dir, log = TOY / f"{name}.yaml", folder / name, folder / f"{name}.log"
+    command = [sys.executable, "-m", "openrlhf_mel.train", "--config", str(config), "--mel.run_dir", str(run_dir)]
     with open(log, "wb") as output:
         child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
-            follow(child, name, expected_steps(config))
+            follow(child, run_dir, expected_steps(config))
         finally:
             stop(child)
     if child.returncode:
@@ -98,15 +108,15 @@ def expected_steps(config: Path) -> int:
     return questions // settings["rollout"]["batch_size"] * settings["train"]["num_episodes"]
 
 
-def follow(child: subprocess.Popen[bytes], name: str, total: int) -> None:
+def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:
     """Move a bar on with the lines of the run's `metrics.jsonl`, until the run ends."""
-    with tqdm(total=total, desc=f"{name:<4} starting", unit="step") as bar:
+    with tqdm(total=total, desc=f"{run_dir.name:<4} starting", unit="step") as bar:
         running = True
         while running:
             running = child.poll() is None
-            steps = list(runlog.read_lines(DEMO / name / runlog.METRICS))
+            steps = list(runlog.read_lines(run_dir / runlog.METRICS))
             if len(steps) > bar.n:
-                bar.set_description(f"{name:<4} training")
+                bar.set_description(f"{run_dir.name:<4} training")
                 bar.set_postfix(reward=f"{steps[-1]['reward_mean']:.2f}", refresh=False)
                 bar.update(len(steps) - bar.n)
             if running:

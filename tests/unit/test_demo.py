@@ -119,13 +119,7 @@ def test_the_configurations_resolve(name, command):
     assert json.loads(done.stdout)["train.seed"] == 42
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO", tmp_path)
-    return tmp_path
-
-
-def test_a_failing_run_ends_the_demo_with_the_end_of_its_log(place, monkeypatch, capsys):
+def test_a_failing_run_ends_the_demo_with_the_end_of_its_log(tmp_path, monkeypatch, capsys):
     real = subprocess.Popen
 
     def failing(command, **options):
@@ -133,31 +127,30 @@ def test_a_failing_run_ends_the_demo_with_the_end_of_its_log(place, monkeypatch,
         return real([sys.executable, "-c", f"import sys; print('{lines}'); sys.exit(3)"], **options)
 
     monkeypatch.setattr(demo.subprocess, "Popen", failing)
-    assert demo.main() == 1
+    assert demo.main(["--output-dir", str(tmp_path)]) == 1
     shown = capsys.readouterr().err
     assert "grpo: training ended with exit code 3" in shown
     assert "line 49" in shown and "line 20\n" not in shown
-    assert not (place / "summary.json").exists()
+    assert not (tmp_path / "summary.json").exists()
 
 
-def test_the_bar_follows_the_lines_of_the_run(place, capsys):
+def test_the_bar_follows_the_lines_of_the_run(tmp_path, capsys):
     code = "import json,time; time.sleep(1)"
-    (place / "mel").mkdir()
-    runlog.append_lines(place / "mel" / runlog.METRICS, MEL)
-    demo.follow(subprocess.Popen([sys.executable, "-c", code]), "mel", total=10)
+    runlog.append_lines(tmp_path / runlog.METRICS, MEL)
+    demo.follow(subprocess.Popen([sys.executable, "-c", code]), tmp_path, total=10)
     shown = capsys.readouterr().err
     assert "10/10" in shown and "reward=1.00" in shown
 
 
-def test_a_run_that_is_left_early_is_ended(place):
+def test_a_run_that_is_left_early_is_ended():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     demo.stop(child)
     assert child.poll() is not None
 
 
-def test_starting_afresh_removes_only_what_a_demo_made(place):
-    (place / "mel" / "logs").mkdir(parents=True)
+def test_starting_afresh_removes_only_what_a_demo_made(tmp_path):
+    (tmp_path / "mel" / "logs").mkdir(parents=True)
     for name in ("summary.json", "curves.png", "grpo.log", "notes.txt"):
-        (place / name).touch()
-    demo.clear()
-    assert [file.name for file in place.iterdir()] == ["notes.txt"]
+        (tmp_path / name).touch()
+    demo.clear(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
