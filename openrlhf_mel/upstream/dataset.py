@@ -20,18 +20,11 @@ def prompt_format(args: Any, tokenizer: Any) -> PromptFormat:
     )
 
 
-def question_of(row: dict[str, Any], key: str) -> str:
-    """The bare question of a row: a text, or a conversation of one user message.
-
-    Raises:
-        UserError: naming the key and what stands there.
-    """
-    value = row[key]
+def question_of(value: Any) -> str | None:
+    """The bare question that a row holds: a text, or a conversation of one user message; None for anything else."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
         value = value[0].get("content")
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"--data.input_key {key}: found {str(value)[:80]!r}, expected a text or one user message")
-    return value
+    return value if isinstance(value, str) and value.strip() else None
 
 
 class QuestionDataset(PromptDataset):
@@ -48,7 +41,7 @@ class QuestionDataset(PromptDataset):
         prompts = prompt_format(args, tokenizer)
         room = args.data.max_len - (args.rollout.max_new_tokens or 1)
         for row in dataset:
-            question = question_of(row, args.data.input_key)
+            question = question_of(row[args.data.input_key])
             prompt = prompts.question(question)
             if len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) > room:
                 continue

@@ -89,10 +89,20 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
     for key in ("data.input_key", "data.label_key"):
         if values[key] not in data.column_names:
             raise UserError(f"--{key} {values[key]}: {name} has no such column; found {', '.join(data.column_names)}")
-    for key in ("data.input_key", "data.label_key"):
-        for i, value in enumerate(data[values[key]]):
-            if value is None or value == "" or value == []:
-                raise UserError(f"--{flag} {name}: row {i + 1} has no {values[key]!r}; drop it or fill it in")
+    from openrlhf_mel.upstream.dataset import question_of
+
+    for i, value in enumerate(data[values["data.input_key"]]):
+        if question_of(value) is None:
+            raise UserError(
+                f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.input_key']!r}; "
+                "expected a question: a text, or a list of one user message"
+            )
+    for i, value in enumerate(data[values["data.label_key"]]):
+        if not isinstance(value, str | int | float) or not str(value).strip():
+            raise UserError(
+                f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.label_key']!r}; "
+                "expected a reference answer: a text or a number"
+            )
 
 
 def _first_line(error: BaseException) -> str:

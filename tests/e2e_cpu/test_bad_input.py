@@ -84,7 +84,12 @@ def test_empty_data(refused, world):
 def test_data_with_a_hole(refused, world):
     with open(world / "train.jsonl", "a") as file:
         file.write('{"input": "x", "label": null}\n')
-    refused("row 3 has no 'label'")
+    refused("row 3 has 'None' under 'label'; expected a reference answer")
+
+
+def test_data_whose_questions_are_no_texts(refused, world):
+    (world / "train.jsonl").write_text('{"input": 7, "label": "7"}\n')
+    refused("row 1 has '7' under 'input'; expected a question")
 
 
 def test_data_that_is_no_json(refused, world):
