@@ -6,6 +6,7 @@ Pure: imports neither torch nor OpenRLHF. Section numbers are those of the paper
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -56,7 +57,7 @@ class MELConfig:
     )
     max_new_tokens: int | None = option(None, "most tokens of M; default a quarter of data.max_len", low=1)
     temperature: float = option(1.0, "sampling temperature of M", low=0.0)
-    top_p: float = option(1.0, "nucleus of M's and the replay's sampling", above=0.0, high=1.0)
+    top_p: float = option(1.0, "nucleus of M's sampling", above=0.0, high=1.0)
     validation: Literal["replay", "none"] = option("replay", "keep M only if a replay with it succeeds (Eq. 6)")
     replays: int = option(1, "replays of each M", low=1)
     replays_required: int = option(1, "replays that must succeed for M to be kept", low=1)
@@ -94,6 +95,8 @@ def _check(flag: str, value: Any, hint: Any, limits: Any) -> None:
     number = base is float and isinstance(value, int) and not isinstance(value, bool)
     if not (number or type(value) is base):
         raise UserError(f"{flag}: found {value!r}, expected {_type_name(base)}")
+    if base is float and not math.isfinite(value):
+        raise UserError(f"{flag}: found {value}, expected a finite number")
     low, high, above = limits["low"], limits["high"], limits["above"]
     if low is not None and not value >= low:
         raise UserError(f"{flag}: found {value}, expected at least {low}")

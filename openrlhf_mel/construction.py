@@ -12,7 +12,7 @@ from typing import Protocol
 
 from openrlhf_mel import experience
 from openrlhf_mel.config import MELConfig
-from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience
+from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, leaks
 from openrlhf_mel.prompts import PromptFormat
 
 DROP_REASONS = (
@@ -77,7 +77,7 @@ class Constructor:
         """`config` has its lengths filled in; `max_len` is `data.max_len`, in tokens."""
         self.config, self.prompts, self.engine, self.max_len = config, prompts, engine, max_len
         self._analysis = Sampling(config.temperature, config.top_p, config.max_new_tokens)
-        self._replay = Sampling(config.replay_temperature, config.top_p, config.replay_max_new_tokens)
+        self._replay = Sampling(config.replay_temperature, 1.0, config.replay_max_new_tokens)
 
     async def construct(self, group: Group) -> list[MetaExperience]:
         """Every candidate of the group, kept or dropped; none when the group is not mixed."""
@@ -107,6 +107,7 @@ class Constructor:
             return "generation_error"
         m.token_ids = generation.token_ids
         m.text = self.engine.decode(generation.token_ids).strip()
+        m.leaked = leaks(m.text, m.group.question, m.group.answer)
         return "truncated" if generation.truncated else None
 
     def _read(self, m: MetaExperience) -> str | None:
@@ -116,7 +117,6 @@ class Constructor:
         if sections is None:
             return "no_sections"
         m.sections = sections
-        m.leaked = experience.leaks(m.text, m.group.question, m.group.answer)
         return "leak" if m.leaked and self.config.leak_filter else None
 
     async def _validate(self, m: MetaExperience) -> str | None:

@@ -94,13 +94,13 @@ class MetaExperience:
 
 
 def choose_pairs(group: Group, count: int, selection: str, correct_at: float, seed: int) -> list[ContrastivePair]:
-    """Up to `count` different pairs of Y+ x Y-; none when either is empty.
+    """Up to `count` pairs of Y+ x Y-, none twice; none when either is empty.
 
     The choice depends on (seed, step, question) and on the responses alone, not on the order in which they or
     their groups were finished. `uniform`: every subset of pairs is equally likely. `shortest`: the fewest
     tokens, so the cheapest context. `common_prefix`: the responses that agree the longest before they part.
     """
-    correct, incorrect = (sorted(set(ys), key=_order) for ys in group.split(correct_at))
+    correct, incorrect = (sorted(ys, key=_order) for ys in group.split(correct_at))
     if not correct or not incorrect:
         return []
     total = len(correct) * len(incorrect)
@@ -133,7 +133,7 @@ def read_sections(text: str, headings: Mapping[str, str]) -> dict[str, str] | No
     starts, ends, at = [], [], 0
     for heading in headings:
         # Bounded repeats: the text is a model's, and must not be able to stall the match.
-        line = rf"^[ \t#*]{{0,8}}(?:\d{{1,2}}[.)])?[ \t#*]{{0,8}}{re.escape(heading)}[ \t*]{{0,8}}:?[ \t*]{{0,8}}"
+        line = rf"^[ \t#*]{{0,8}}(?:\d{{1,2}}[.)])?[ \t#*]{{0,8}}{re.escape(heading)}(?!\w)[ \t*]{{0,8}}:?[ \t*]{{0,8}}"
         match = re.compile(line, re.MULTILINE | re.IGNORECASE).search(text, at)
         if match is None:
             return None

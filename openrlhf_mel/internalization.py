@@ -77,10 +77,9 @@ def rejection_loss(
 def plan(
     rows: Sequence[Row],
     *,
-    steps: int,
     ranks: int,
     mean_over: str,
-    questions_per_step: float,
+    questions: Sequence[float],
     max_rows: int,
     max_tokens: int | None = None,
 ) -> list[list[list[list[WeightedRow]]]]:
@@ -93,16 +92,15 @@ def plan(
 
     Args:
         rows: the rollout's rows.
-        steps: optimizer steps of one pass over the rollout.
         ranks: data-parallel ranks.
         mean_over: `experiences` (each row 1/K, K rows in the step) or `questions` (1 / (Ms of its question in the
-            step * `questions_per_step`)).
-        questions_per_step: questions of an optimizer step, with or without an M.
+            step * the step's questions)).
+        questions: of each optimizer step, how many questions it learns from, with or without an M.
         max_rows: rows of a micro-batch at most.
         max_tokens: padded tokens of a micro-batch at most, if given; a single longer row stands alone.
     """
-    per_step = _spread(sorted(rows, key=_order), steps)
-    return [_plan_step(own, ranks, mean_over, questions_per_step, max_rows, max_tokens) for own in per_step]
+    per_step = zip(_spread(list(rows), len(questions)), questions, strict=True)
+    return [_plan_step(own, ranks, mean_over, count, max_rows, max_tokens) for own, count in per_step]
 
 
 def _plan_step(

@@ -22,7 +22,7 @@ def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], 
         "mel/candidates": len(candidates),
         "mel/kept": len(kept),
         "mel/tokens": sum(len(m.token_ids) + m.replay_tokens for m in candidates),
-        "mel/leak_untold": sum(bool(m.sections) and m.leaked is None for m in candidates),
+        "mel/leak_untold": sum(bool(m.text) and m.leaked is None for m in candidates),
         **{f"mel/dropped/{reason}": sum(m.reason == reason for m in candidates) for reason in DROP_REASONS},
     }
     if candidates:

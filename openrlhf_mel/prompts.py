@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ class Templates:
     Attributes:
         texts: file name -> template.
         sections: heading that M must contain -> the part of M = (s*, C, H) that stands under it (Eq. 5), in order.
+        sha256: file name -> fingerprint of the file, for the manifest.
     """
 
     texts: dict[str, str]
     sections: dict[str, str]
+    sha256: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Templates:
@@ -45,7 +47,9 @@ class Templates:
         if not folder.is_dir():
             raise UserError(f"--mel.template_dir {folder}: no such folder")
         texts = {name: _read_template(folder / name, places) for name, places in _PLACES.items()}
-        return cls(texts, _read_sections(folder / "sections.yaml"))
+        sections = _read_sections(folder / "sections.yaml")
+        files = (*_PLACES, "sections.yaml")
+        return cls(texts, sections, {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in files})
 
     def question(self, question: str) -> str:
         """The question's prompt, in training, in replay and in evaluation alike (paper 3.1)."""
@@ -59,15 +63,14 @@ class Templates:
         """The question's own prompt with M in front of it as reference information (Eq. 6)."""
         return _fill(self.texts["replay.txt"], prompt=prompt, experience=experience)
 
-    def sha256(self) -> dict[str, str]:
-        """Fingerprint of each file's content, for the manifest."""
-        contents = self.texts | {"sections.yaml": yaml.safe_dump(self.sections, sort_keys=False)}
-        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()}
-
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a prompt's text reaches the model: as it is, or as the user's turn of the tokenizer's chat template."""
+    """How a prompt's text reaches the model: as it is, or as the user's turn of the tokenizer's chat template.
+
+    A special token written out in a question, a response or an M (`<|im_end|>`) would be read as that token and could
+    end the user's turn. So it is taken out of what is filled in.
+    """
 
     templates: Templates
     tokenizer: Any
@@ -80,13 +83,22 @@ class PromptFormat:
 
     def analysis(self, question: str, incorrect: str, correct: str) -> str:
         """The analysis prompt as sent to the engine."""
-        return self._wrap(self.templates.analysis(question, incorrect, correct))
+        return self._wrap(self.templates.analysis(*map(self._harmless, (question, incorrect, correct))))
 
     def replay(self, question: str, experience: str) -> str:
         """The replay prompt as sent to the engine: the question's own text with M in front."""
-        return self._wrap(self.templates.replay(self._question_text(question), experience))
+        return self._wrap(self.templates.replay(self._question_text(question), self._harmless(experience)))
+
+    def _harmless(self, text: str) -> str:
+        before = None
+        while before != text:  # taking one out may put another together
+            before = text
+            for token in self.tokenizer.all_special_tokens:
+                text = text.replace(token, "")
+        return text
 
     def _question_text(self, question: str) -> str:
+        question = self._harmless(question)
         return self.input_template.format(question) if self.input_template else self.templates.question(question)
 
     def _wrap(self, text: str) -> str:

@@ -15,7 +15,15 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
-_RUN_KEYS = ("mel.run_dir", "ckpt.load_enable", "logger.wandb.run_name")  # may differ when a run is taken up again
+# What may differ when a run is taken up again, and what follows from the folder.
+_RUN_KEYS = {
+    "ckpt.load_enable",
+    "ckpt.output_dir",
+    "ckpt.path",
+    "logger.tensorboard_dir",
+    "logger.wandb.run_name",
+    "mel.run_dir",
+}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,8 +89,11 @@ def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
         UserError: naming `--mel.run_dir`, what was found, and what to do.
     """
     flag = f"--mel.run_dir {run_dir}"
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{flag}: a file is in the way; expected a folder, or none")
+    there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag}: {there} is a file; expected a folder, or nothing yet")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}: {there} is not writable; choose another folder")
     if not run_dir.exists() or not any(run_dir.iterdir()):
         return
     try:
@@ -92,6 +103,7 @@ def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
         raise UserError(f"{flag}: not empty and not a run of this package; choose another folder") from None
     if manifest.get("finished"):
         raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
+    config = json.loads(json.dumps(config))  # tuples are lists in a file
     differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
     if differing:
         k = differing[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +18,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -60,7 +60,7 @@ def train(settings: Settings) -> int:
     """Run `settings` to the end. Raises UserError for what is wrong before training starts."""
     from openrlhf_mel.upstream import launch, preflight
 
-    run_dir = settings.run_dir.resolve()
+    run_dir = settings.run_dir
     resume = settings.upstream["ckpt.load_enable"]
     runlog.check_run_dir(run_dir, settings.as_dict(), resume)
     contract.check_version()
@@ -71,25 +71,27 @@ def train(settings: Settings) -> int:
     if differing := contract.differences():
         raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing[:8]))
     launch.start_ray(settings)
-    _begin(run_dir, settings)
-    settings = replace(settings, mel=replace(settings.mel, run_dir=str(run_dir)))
     try:
-        with _logs_to(run_dir / "logs" / "train.log") as console, _progress(run_dir, console):
+        with (
+            _begin(run_dir, settings),
+            _logs_to(run_dir / "logs" / "train.log") as console,
+            _progress(run_dir, console),
+        ):
             launch.substitute(settings)
             launch.run_upstream(settings)
+        _finish(run_dir)
+    except UserError:
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and not error.code:
-            raise RuntimeError("upstream's entry ended early") from error
         _report(error, run_dir)
         return 1
     finally:
         import ray
 
         ray.shutdown()
-    _finish(run_dir)
     return 0
 
 
@@ -114,19 +116,33 @@ Trains with Meta-Experience Learning through OpenRLHF {contract.VERSION}. The YA
 {config.help_lines()}"""
 
 
-def _begin(run_dir: Path, settings: Settings) -> None:
+@contextlib.contextmanager
+def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
+    """Make the run's folder and hold it: two runs in one folder would spoil each other."""
     for folder in ("logs", "checkpoints", "tensorboard"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
-    for name in (runlog.METRICS, runlog.ARCHIVE):
-        (run_dir / name).touch()
-    runlog.write_json(run_dir / runlog.MANIFEST, _manifest(settings))
+    with open(run_dir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--mel.run_dir {run_dir}: another process is running in it; choose another folder"
+            ) from None
+        for name in (runlog.METRICS, runlog.ARCHIVE):
+            (run_dir / name).touch()
+        manifest = _manifest(settings)
+        if (run_dir / runlog.MANIFEST).exists():
+            first = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
+            manifest |= {"started": first["started"], "resumed": [*first.get("resumed", []), _now()]}
+        runlog.write_json(run_dir / runlog.MANIFEST, manifest)
+        yield
 
 
 def _finish(run_dir: Path) -> None:
-    partial = run_dir / "model.partial"
-    if partial.is_dir():
-        os.replace(partial, run_dir / "model")
     manifest = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
+    partial = run_dir / "model.partial"
+    if manifest["config"]["ckpt.output_dir"] == str(partial):
+        os.replace(partial, run_dir / "model")
     runlog.write_json(run_dir / runlog.MANIFEST, manifest | {"finished": _now()})
 
 
@@ -145,7 +161,7 @@ def _manifest(settings: Settings) -> dict[str, Any]:
         | {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "data_sha256": data,
-        "templates_sha256": Templates.load(settings.mel.template_dir).sha256(),
+        "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
     }
 
 
@@ -216,7 +232,7 @@ def _progress(run_dir: Path, console: TextIO) -> Iterator[None]:
                 rows = list(runlog.read_lines(path))
                 for row in rows[seen[path] :]:
                     print(_line(row), file=console)
-                seen[path] = min(len(rows), max(seen[path], len(rows)))
+                seen[path] = len(rows)
             if last:
                 return
 

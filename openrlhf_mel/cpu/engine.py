@@ -28,7 +28,7 @@ class _Request(NamedTuple):
     @property
     def key(self) -> tuple:
         s = self.sampling
-        return s.temperature, s.top_p, s.top_k, s.logprobs is not None
+        return s.temperature, s.top_p, s.top_k, s.min_tokens, s.logprobs is not None
 
 
 class CPUEngine(_UpstreamEngine):
@@ -143,6 +143,7 @@ class CPUEngine(_UpstreamEngine):
             input_ids=ids,
             attention_mask=mask,
             do_sample=not greedy,
+            min_new_tokens=first.min_tokens,
             max_new_tokens=max(r.sampling.max_tokens for r in batch),
             pad_token_id=pad,
             return_dict_in_generate=True,

@@ -11,6 +11,7 @@ from typing import Any
 from openrlhf_mel.errors import UserError
 
 VERSION = "0.11.2"
+DEEPSPEED = "0.19.6"  # its private `averaged_gradients` is used
 
 # name -> the arguments that MEL passes or overrides, in order. `*`: only that it exists.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -83,6 +84,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "self", "prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "llm_engine", "images",
     ),
     "openrlhf.utils.config.hierarchize": ("args",),
+    "openrlhf.trainer.ray.ppo_actor.Actor": ("*",),
+    "openrlhf.trainer.ppo_utils.experience.Experience": ("*",),
+    "openrlhf.utils.deepspeed.deepspeed_utils.get_train_ds_config": (
+        "offload", "adam_offload", "stage", "param_dtype", "max_norm", "zpg", "grad_accum_dtype", "overlap_comm",
+        "use_ds_universal_ckpt", "deepcompile", "tensor_parallel_size", "optim_config",
+    ),
     "openrlhf.utils.utils.convert_to_torch_dtype": ("param_dtype",),
     "openrlhf.utils.deepspeed.deepspeed.init_device_mesh": ("*",),
     "openrlhf.utils.deepspeed.DeepspeedStrategy.backward": ("self", "loss", "model", "_optimizer", "kwargs"),
@@ -105,6 +112,9 @@ def check_version() -> None:
             f"openrlhf {found} is installed, expected {VERSION}; pip install --no-deps openrlhf=={VERSION}"
             + _differences_text()
         )
+    deepspeed = importlib.metadata.version("deepspeed")
+    if deepspeed != DEEPSPEED:
+        raise UserError(f"deepspeed {deepspeed} is installed, expected {DEEPSPEED}; pip install deepspeed=={DEEPSPEED}")
 
 
 def differences() -> list[str]:

@@ -90,6 +90,8 @@ def to_argv(name: str, value: Any) -> list[str]:
     if isinstance(value, bool | dict):
         raise UserError(f"--{name}: found {value!r}, expected {_expected(action)}")
     values = value if isinstance(value, list | tuple) else [value]
+    if len(values) != 1 and action.nargs is None:
+        raise UserError(f"--{name}: found {value!r}, expected one value")
     if len(values) == 1 and action.nargs is None:
         return [f"--{name}={values[0]}"]  # one token: values such as -1 would look like a flag
     return [f"--{name}", *map(str, values)]

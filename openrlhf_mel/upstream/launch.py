@@ -6,6 +6,7 @@ import os
 import runpy
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _CPU_ENV = {
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
 }
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
+_JOIN_S = 40
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -44,7 +46,6 @@ def start_ray(settings: Settings) -> None:
     Raises:
         UserError: no Ray could be had.
     """
-    import ray
 
     address = os.environ.get("RAY_ADDRESS")
     if address and address not in ("auto", "local"):
@@ -62,11 +63,35 @@ def start_ray(settings: Settings) -> None:
     if not address:
         options["include_dashboard"] = False
     try:
-        ray.init(runtime_env=runtime_env, **options)
+        _init_ray(address, runtime_env=runtime_env, **options)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if address else ''}: {line[:300]}") from None
     _check_devices(settings)
+
+
+def _init_ray(address: str | None, **options: Any) -> None:
+    """`ray.init`, given up after a while where a cluster should already be there: Ray itself would wait for minutes."""
+    import ray
+
+    if not address:
+        ray.init(**options)
+        return
+    failed: list[BaseException] = []
+
+    def join() -> None:
+        try:
+            ray.init(**options)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=join, daemon=True)
+    thread.start()
+    thread.join(_JOIN_S)
+    if failed:
+        raise failed[0]
+    if thread.is_alive():
+        raise TimeoutError(f"it did not answer as a Ray cluster within {_JOIN_S} s")
 
 
 def _check_devices(settings: Settings) -> None:
@@ -78,13 +103,17 @@ def _check_devices(settings: Settings) -> None:
     engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
     if values["train.colocate_all"] or settings.mel.runtime == "cpu":
         engines = 0
+    reference = 0
+    if values["algo.kl.init_coef"] > 0 and not (values["train.colocate_all"] or values["train.colocate_actor_ref"]):
+        reference = values["ref.num_nodes"] * values["ref.num_gpus_per_node"]
     found = int(ray.cluster_resources().get("GPU", 0))
-    if found < actors + engines:
+    if found < actors + engines + reference:
         ray.shutdown()
         raise UserError(
-            f"the Ray cluster has {found} GPUs, expected at least {actors + engines}: {actors} for the policy "
-            f"(--actor.num_nodes x --actor.num_gpus_per_node) and {engines} for engines (--vllm.num_engines x "
-            "--vllm.tensor_parallel_size); change these, or share GPUs with --train.colocate_all"
+            f"the Ray cluster has {found} GPUs, expected at least {actors + engines + reference}: {actors} for the "
+            f"policy (--actor.num_nodes x --actor.num_gpus_per_node), {engines} for engines (--vllm.num_engines x "
+            f"--vllm.tensor_parallel_size), {reference} for the reference model (--ref.num_gpus_per_node); change "
+            "these, or share GPUs with --train.colocate_all"
         )
 
 

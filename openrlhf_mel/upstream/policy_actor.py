@@ -8,7 +8,6 @@ So only one graph is alive at a time, and the order of collectives is the same o
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import ray
@@ -234,17 +233,17 @@ class JointTrainer(_UpstreamTrainer):
         """This rank's share of the rows, by optimizer step of one epoch."""
         mesh = self.strategy.ds_device_mesh["dp"]
         args = self.args
-        samples = min(args.train.batch_size, len(self.replay_buffer.items) * mesh.size())
         if args.train.dynamic_batch_enable:
-            steps = sum(self.replay_buffer.dynamic_optimizer_step)
+            samples = [args.train.batch_size] * sum(self.replay_buffer.dynamic_optimizer_step)
         else:
-            steps = math.ceil(self._micro_batches / self.strategy.accumulated_gradient)
+            window, left = self.strategy.accumulated_gradient, self._micro_batches
+            together = self.micro_train_batch_size * mesh.size()
+            samples = [min(window, left - done) * together for done in range(0, left, window)]
         whole = internalization.plan(
             self.rows,
-            steps=steps,
             ranks=mesh.size(),
             mean_over=self.mel.nll_mean_over,
-            questions_per_step=samples / args.rollout.n_samples_per_prompt,
+            questions=[count / args.rollout.n_samples_per_prompt for count in samples],
             max_rows=max(1, len(self.rows)) if args.train.dynamic_batch_enable else self.micro_train_batch_size,
             max_tokens=args.train.max_tokens_per_gpu if args.train.dynamic_batch_enable else None,
         )

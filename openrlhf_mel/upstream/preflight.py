@@ -24,7 +24,7 @@ def check_model(settings: Settings) -> None:
         raise UserError(f"{flag}: no such folder; expected a Hugging Face model, or a name on the hub")
     if settings.mel.trust_remote_code:
         return
-    for file in ("config.json", "tokenizer_config.json"):
+    for file in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
         if "auto_map" in _model_json(name, file, flag):
             raise UserError(
                 f"{flag}: its {file} names Python code of its own (auto_map), which would be run; "

@@ -127,16 +127,12 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._futures, self._responses, self._began = [], [], None
         result = super()._generate_vllm(*args, **kwargs)
         ended = time.monotonic()
-        accepted = {id(sample) for sample in result[0]}
         for first, future in self._futures:
-            candidates = future.result()
-            # A group that dynamic filtering turned away takes its meta-experiences with it.
-            if id(first) in accepted:
-                first.meta_experiences = candidates
+            first.meta_experiences = future.result()
         now = time.monotonic()
         self.construction_tail_s = now - ended if self._futures else 0.0
         self.construction_s = now - self._began if self._began else 0.0
-        self.step += 1
+        self.step += bool(result[0])  # the draw that finds the data exhausted is no rollout
         return result
 
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
@@ -153,11 +149,19 @@ class MetaExperienceGenerator(SamplesGenerator):
         first = members[0][1]
         first.group = group = self._group([response for response, _ in members])
         first.meta_experiences = []
-        if not self.mel.enable or not all(group.split(self.mel.correct_at)):
+        if not self.mel.enable or not all(group.split(self.mel.correct_at)) or self._filtered_out(group):
             return
         self._began = self._began or time.monotonic()
         future = asyncio.run_coroutine_threadsafe(self._constructor.construct(group), self._loop)
         self._futures.append((first, future))
+
+    def _filtered_out(self, group: Group) -> bool:
+        """Whether upstream's dynamic filtering is about to turn the group away: it trains on none of it."""
+        scores = [t.score for t in group.trajectories]
+        if not self.args.algo.dynamic_filtering_enable or None in scores:
+            return False
+        low, high = self.args.algo.dynamic_filtering_range
+        return not low < sum(scores) / len(scores) < high
 
     def _group(self, responses: list[dict[str, Any]]) -> Group:
         prompt, label = responses[0]["prompt"], responses[0]["label"]

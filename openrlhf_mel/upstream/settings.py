@@ -7,6 +7,7 @@ The YAML nests upstream's dotted names and `mel:`; the command line wins over it
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,32 @@ from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream import flags
 
+_PATHS = (
+    "actor.model_name_or_path",
+    "data.prompt_dataset",
+    "eval.dataset",
+    "reward.remote_url",
+    "train.agent_func_path",
+)
+# The least that makes sense; below it upstream fails in a worker, late.
+_LEAST = {
+    "data.max_len": 2,
+    "data.max_samples": 1,
+    "rollout.batch_size": 1,
+    "rollout.n_samples_per_prompt": 1,
+    "rollout.max_new_tokens": 1,
+    "rollout.micro_batch_size": 1,
+    "train.batch_size": 1,
+    "train.micro_batch_size": 1,
+    "train.max_epochs": 1,
+    "train.num_episodes": 1,
+    "train.max_tokens_per_gpu": 1,
+    "actor.num_nodes": 1,
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "vllm.tensor_parallel_size": 1,
+    "logger.logging_steps": 1,
+}
 AGENT_EXECUTOR = str(Path(__file__).with_name("agent_executor.py"))
 REQUIRED = (
     "actor.model_name_or_path",
@@ -51,7 +78,7 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Flat, JSON-ready: upstream's dotted names and `mel.<option>`."""
         mel = {f"mel.{name}": getattr(self.mel, name) for name in config.option_names()}
-        return dict(sorted((self.upstream | mel | {"mel.run_dir": str(self.run_dir)}).items()))
+        return dict(sorted((self.upstream | mel).items()))
 
 
 def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
@@ -60,8 +87,9 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: an unknown or misspelt key, a value out of range, a contradiction, or a missing one.
     """
-    given = _read_yaml(config_path) if config_path else {}
-    given |= _read_arguments(arguments)
+    given = (_read_yaml(config_path) if config_path else {}) | _read_arguments(arguments)
+    # `key: null` leaves a key to its default, here as upstream.
+    given = {name: value for name, value in given.items() if value is not None}
     mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
     mel = replace(mel, runtime=_runtime(mel.runtime))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
@@ -69,8 +97,13 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
         raise UserError(
             f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag"
         )
-    run_dir = Path(mel.run_dir or Path("runs") / (Path(config_path).stem if config_path else "run"))
+    run_dir = Path(mel.run_dir or Path("runs") / (Path(config_path).stem if config_path else "run")).absolute()
+    mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
+    if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
+        chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
+    for name in _PATHS:
+        chosen[name] = _absolute(chosen.get(name))
     argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
     values = vars(flags.parser().parse_args(argv))
     _refuse_contradictions(mel, values, upstream_given)
@@ -83,11 +116,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; expected a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--config {path}: not UTF-8; expected a YAML file") from None
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}: not YAML{f' at line {where.line + 1}' if where else ''}: {error.problem}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: not YAML{f' at line {where.line + 1}' if where else ''}: {problem}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: found {type(tree).__name__}, expected keys such as `data:` and `mel:`")
     known = _known()
@@ -99,9 +135,31 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return given
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which does not let the last of two equal keys win in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _absolute(value: str | None) -> str | None:
+    """Local paths of a (comma-separated) value made absolute: workers may run in another folder."""
+    if not value:
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    return ",".join(os.path.abspath(part) if os.path.exists(part) else part for part in parts)
+
+
 def _flatten(tree: dict, known: set[str], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
+        if value is None and any(n.startswith(f"{name}.") for n in known):
+            continue  # a level that was left empty
         if isinstance(value, dict) and name not in known:
             yield from _flatten(value, known, path, f"{name}.")
         else:
@@ -214,24 +272,40 @@ def _refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[s
         raise UserError("--logger.wandb.key env: WANDB_API_KEY is not set; export it")
     if mel.runtime == "cuda" and mel.cpu_dtype != "bf16":
         raise UserError("--mel.cpu_dtype fp32: only for --mel.runtime cpu")
+    for name, least in _LEAST.items():
+        if values[name] is not None and values[name] < least:
+            raise UserError(f"--{name}: found {values[name]}, expected at least {least}")
+    for name in ("ckpt.save_steps", "eval.steps"):
+        if values[name] == 0 or values[name] < -1:
+            raise UserError(f"--{name}: found {values[name]}, expected at least 1, or -1 for never")
     group, prompts = values["rollout.n_samples_per_prompt"], values["rollout.batch_size"]
-    if min(group, prompts, values["train.batch_size"]) < 1:
-        raise UserError("--rollout.batch_size, --rollout.n_samples_per_prompt, --train.batch_size: expected at least 1")
     samples = group * prompts
     if values["train.batch_size"] > samples:
         raise UserError(
             f"--train.batch_size {values['train.batch_size']}: expected at most --rollout.batch_size x "
             f"--rollout.n_samples_per_prompt ({prompts} x {group} = {samples}); OpenRLHF counts samples here"
         )
-    if mel.algorithm == "grpo" and group < 2:
-        raise UserError(f"--rollout.n_samples_per_prompt {group}: grpo compares a group, expected at least 2")
+    if mel.algorithm in ("grpo", "reinforce++-baseline") and group < 2:
+        raise UserError(
+            f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
+        )
+    gpus = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+    window = values["train.micro_batch_size"] * gpus
+    window //= math.gcd(window, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"])
+    if not values["train.dynamic_batch_enable"] and values["train.batch_size"] % window:
+        raise UserError(
+            f"--train.batch_size {values['train.batch_size']}: expected a multiple of --train.micro_batch_size x "
+            f"the policy's GPUs ({values['train.micro_batch_size']} x {gpus})"
+        )
     if (values["rollout.max_new_tokens"] or 0) >= values["data.max_len"]:
         raise UserError(
             f"--rollout.max_new_tokens {values['rollout.max_new_tokens']}: expected less than --data.max_len "
             f"({values['data.max_len']}), which holds the prompt as well"
         )
-    if values["data.prompt_dataset"].endswith(".py") and not mel.trust_remote_code:
-        raise UserError("--data.prompt_dataset: a Python script would be run; pass --mel.trust_remote_code to allow it")
+    for name in ("data.prompt_dataset", "eval.dataset"):
+        scripts = [part for part in (values[name] or "").split(",") if part.split("@")[0].strip().endswith(".py")]
+        if scripts and not mel.trust_remote_code:
+            raise UserError(f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it")
     if values["ds.zero_stage"] not in (1, 2, 3):
         raise UserError(f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3")
     _refuse_unsupported(mel, values)
@@ -239,9 +313,15 @@ def _refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[s
 
 def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
     """What the joint objective does not hold for yet is refused, rather than computed wrongly."""
+    if values["train.async_enable"]:
+        raise UserError("--train.async_enable: not supported (the asynchronous trainer samples in an actor of its own)")
+    if mel.algorithm == "rft" and (values["actor.entropy_coef"] is not None or values["algo.kl.use_loss"]):
+        raise UserError(
+            "--mel.algorithm rft: not supported with --actor.entropy_coef or --algo.kl.use_loss, which average over "
+            "all responses"
+        )
     if mel.enable or mel.algorithm == "rft":
         for flag, reason in {
-            "train.async_enable": "the asynchronous trainer makes its samples in another actor",
             "data.max_images_per_prompt": "meta-experiences are text",
             "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
@@ -258,7 +338,10 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
             "ds.load_in_4bit",
             "ds.use_liger_kernel",
             "ds.deepcompile",
-            "train.async_enable",
+            "ds.lora.rank",
+            "train.enable_ema",
+            "algo.kl.init_coef",
+            "reward.model_name_or_path",
         ):
             if values[flag]:
                 raise UserError(f"--{flag}: needs a GPU; not available with --mel.runtime cpu")

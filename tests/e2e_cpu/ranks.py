@@ -35,6 +35,8 @@ class Case:
     micro_batch: int = 2
     seed: int = 0
     upstream_only: bool = False  # upstream's own trainer, unmodified: the baseline
+    still: bool = False  # no policy term and no learning: every step's gradient is the NLL's at the start
+    ledger: bool = True  # False: gradients cannot be set aside, as under offloading
 
     @property
     def arguments(self) -> list[str]:
@@ -43,7 +45,7 @@ class Case:
             "--data.max_len=128", "--mel.runtime=cpu", "--actor.max_norm=0",
             f"--rollout.batch_size={self.questions}", "--rollout.n_samples_per_prompt=4",
             f"--train.batch_size={self.train_batch}", f"--train.micro_batch_size={self.micro_batch}",
-            f"--actor.adam.lr={LEARNING_RATE}", "--actor.lr_scheduler=constant", "--actor.lr_warmup_ratio=0",
+            f"--actor.adam.lr={0 if self.still else LEARNING_RATE}", "--actor.lr_scheduler=constant", "--actor.lr_warmup_ratio=0",
             *self.flags,
         ]  # fmt: skip
 
@@ -76,7 +78,7 @@ def make_rollout(case: Case) -> Rollout:
     rollout = Rollout(
         prompts,
         responses,
-        [rng.uniform(-1.5, 1.5) for _ in range(count)],
+        [0.0 if case.still else rng.uniform(-1.5, 1.5) for _ in range(count)],
         [float(rng.random() < 0.5) for _ in range(count)],
         [0.3 * torch.randn(len(r)) for r in responses],
     )
@@ -210,6 +212,7 @@ def _run(case: Case, rank: int, ranks: int, port: int, folder: Path) -> dict[str
     _record_gradients(strategy, actor, gradients)
     if not case.upstream_only:
         actor.take_rows(rollout.rows)
+        actor.trainer.ledger.available = case.ledger
     status = actor.fit(0.0)
     return {"gradients": gradients, "status": status, "parameters": _parameters(actor)}
 

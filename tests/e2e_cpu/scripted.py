@@ -10,6 +10,8 @@ M = "## 1. Failure path\nhere\n## 2. Success factors\nwhy\n## 3. Reflection\nI\n
 class Characters:
     """A tokenizer of characters."""
 
+    all_special_tokens = ()
+
     def __call__(self, text, add_special_tokens=False):
         return {"input_ids": [ord(c) for c in text]}
 

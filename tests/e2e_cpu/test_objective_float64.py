@@ -44,9 +44,7 @@ def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
         )  # fmt: skip
         total = total + loss
     of = dict(zip(rows, m_logits, strict=True))
-    for batch in internalization.plan(rows, steps=1, ranks=1, mean_over=mean_over, questions_per_step=4, max_rows=2)[0][
-        0
-    ]:
+    for batch in internalization.plan(rows, ranks=1, mean_over=mean_over, questions=[4], max_rows=2)[0][0]:
         b = NLLBatch.collate(batch, 0, "cpu")
         padded = torch.zeros(len(batch), b.logits_to_keep - 1, vocabulary, dtype=torch.float64)
         for i, w in enumerate(batch):

@@ -125,15 +125,17 @@ def test_experiences_travel_with_their_group_through_the_buffer(generator):
         assert sorted(m.group.question for m in candidates) == sorted(g.question for g in groups)
 
 
-def test_a_filtered_group_takes_its_experiences_with_it(engine, generator):
+def test_a_filtered_group_is_not_constructed(engine, generator):
     from openrlhf_mel.upstream import samples
 
     advantage = ARGS.algo.advantage
     algo = SimpleNamespace(
         advantage=advantage, dynamic_filtering_enable=True, dynamic_filtering_range=(0.6, 0.9)
     )  # a mixed group scores 0.5
+    seen(engine)
     made, *_ = generator(["a", "b"], algo=algo).generate_samples(max_len=4000, max_new_tokens=100)
     assert samples.collect(made) == ([], [])
+    assert {kind for _, kind, _ in seen(engine)} == {"rollout"}
 
 
 def test_disabled_is_upstreams_generator(engine, generator):

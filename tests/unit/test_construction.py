@@ -26,6 +26,8 @@ MAX_LEN = 200
 class Script:
     """An engine whose tokens are characters. `write` and `answer` decide what comes back."""
 
+    all_special_tokens = ()
+
     def __init__(self, write=M, answer="42", truncated=False):
         self.write, self.answer, self.truncated = write, answer, truncated
         self.sent: list[str] = []
@@ -59,7 +61,7 @@ def group(question="q", answer="42", scores=(1.0, 0.0), texts=("right", "wrong")
 
 def constructor(engine, **options):
     options = {"max_new_tokens": 50, "replay_max_new_tokens": 50} | options
-    return Constructor(MELConfig(**options), PromptFormat(TEMPLATES, None), engine, MAX_LEN)
+    return Constructor(MELConfig(**options), PromptFormat(TEMPLATES, Script()), engine, MAX_LEN)
 
 
 def construct(engine, g=None, **options):
@@ -218,6 +220,6 @@ def test_replay_gain_is_measured_against_the_group():
 
 def test_lengths_are_the_filled_in_ones():
     c = config.with_lengths(MELConfig(), MAX_LEN, 60)
-    made = Constructor(c, PromptFormat(TEMPLATES, None), Script(), MAX_LEN)
+    made = Constructor(c, PromptFormat(TEMPLATES, Script()), Script(), MAX_LEN)
     assert made._analysis.max_new_tokens == 50 and made._replay.max_new_tokens == 60
     assert dataclasses.replace(c, max_new_tokens=1).max_new_tokens == 1

@@ -15,8 +15,8 @@ ROWS = st.lists(
 
 
 def make_plan(rows, steps=1, ranks=1, **options):
-    defaults = {"mean_over": "experiences", "questions_per_step": 4, "max_rows": 2, "max_tokens": None}
-    return internalization.plan(rows, steps=steps, ranks=ranks, **(defaults | options))
+    defaults = {"mean_over": "experiences", "questions": [4] * steps, "max_rows": 2, "max_tokens": None}
+    return internalization.plan(rows, ranks=ranks, **(defaults | options))
 
 
 @given(ROWS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from([None, 16, 64]))
@@ -38,7 +38,7 @@ def test_every_row_once_and_ranks_in_step(rows, steps, ranks, max_rows, max_toke
 
 @given(ROWS, st.integers(1, 4))
 def test_mean_over_questions(rows, ranks):
-    (step,) = make_plan(rows, ranks=ranks, mean_over="questions", questions_per_step=8)
+    (step,) = make_plan(rows, ranks=ranks, mean_over="questions", questions=[8])
     per_question = Counter()
     for w in (w for rank in step for batch in rank for w in batch):
         per_question[w.row.question] += w.weight

@@ -69,5 +69,5 @@ def test_unfinished_run_goes_on_only_when_asked(run):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "f").touch()
-    with pytest.raises(UserError, match="a file is in the way"):
+    with pytest.raises(UserError, match="is a file; expected a folder"):
         runlog.check_run_dir(tmp_path / "f", {}, False)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream import flags
 from openrlhf_mel.upstream.settings import resolve
@@ -33,8 +34,8 @@ def test_minimal_configuration_gets_the_methods_defaults(yaml):
     assert values["actor.eps_clip"] == 0.2
     assert values["ckpt.best_metric_key"] == "none"
     assert values["train.agent_func_path"].endswith("upstream/agent_executor.py")
-    assert str(settings.run_dir) == "runs/name"
-    assert values["ckpt.path"] == "runs/name/checkpoints"
+    assert settings.run_dir.is_absolute() and settings.run_dir.parts[-2:] == ("runs", "name")
+    assert values["ckpt.path"] == f"{settings.run_dir}/checkpoints"
     assert settings.mel.max_new_tokens == 256
     json.dumps(settings.as_dict())
 
@@ -105,6 +106,17 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
         ("", ["--ds.ring_attn_size", "2"], "--ds.ring_attn_size: not supported"),
         ("", ["--ds.tensor_parallel_size", "2"], "--ds.tensor_parallel_size: not supported"),
         ("", ["--reward.model_name_or_path", "rm"], "--reward.model_name_or_path: not supported"),
+        ("", ["--ds.lora.rank", "4"], "--ds.lora.rank: needs a GPU"),
+        ("", ["--algo.kl.init_coef", "0.1"], "--algo.kl.init_coef: needs a GPU"),
+        ("", ["--mel.algorithm=rft", "--actor.entropy_coef=0"], "--mel.algorithm rft: not supported with"),
+        ("", ["--rollout.max_new_tokens", "0"], "--rollout.max_new_tokens: found 0, expected at least 1"),
+        ("", ["--train.micro_batch_size", "3"], "--train.batch_size 32: expected a multiple of"),
+        ("", ["--ckpt.save_steps", "0"], "--ckpt.save_steps: found 0, expected at least 1, or -1"),
+        ("", ["--vllm.num_engines", "0"], "--vllm.num_engines: found 0"),
+        ("", ["--mel.nll_coef", "inf"], "--mel.nll_coef: found inf, expected a finite number"),
+        ("", ["--eval.dataset", "a.jsonl,b.py"], "--eval.dataset b.py: a Python script would be run"),
+        ("train: {batch_size: 8}\n", [], "the key 'train' stands twice"),
+        ("ckpt: {save_steps: [1, 2]}\n", [], "--ckpt.save_steps: found [1, 2], expected one value"),
         ("", ["--ds.adam_offload"], "--ds.adam_offload: needs a GPU"),
         ("", ["--mel.runtime", "cuda"], "--mel.runtime cuda: torch sees no CUDA device"),
     ],
@@ -114,13 +126,46 @@ def test_bad_input_is_named(yaml, extra, arguments, message):
     if extra.startswith("data:"):
         arguments = ["--actor.model_name_or_path=m", "--data.prompt_dataset=d", "--data.label_key=l",
                      "--rollout.batch_size=8", "--rollout.n_samples_per_prompt=4", "--train.batch_size=32"]  # fmt: skip
-    elif extra.startswith("train:"):
+    elif "colocate_all" in extra:
         path = yaml(MINIMAL.replace("train: {batch_size: 32}", "train: {batch_size: 32, colocate_all: 3}"))
     arguments = arguments if "--mel.runtime" in arguments else ["--mel.runtime=cpu", *arguments]
     with pytest.raises(UserError) as error:
         resolve(path, arguments)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) <= 10
+
+
+def test_null_leaves_a_key_to_its_default(yaml):
+    nulls = (
+        "algo: {advantage: {estimator: null}, kl: {init_coef: null}}\nckpt: {path: null, best_metric_key: null}\nmel:\n"
+    )
+    plain, nulled = resolve(yaml(), []), resolve(yaml(MINIMAL + nulls), [])
+    assert nulled == plain and nulled.upstream["algo.advantage.estimator"] == "group_norm"
+
+
+def test_local_paths_do_not_depend_on_the_folder_of_a_worker(yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.jsonl").touch()
+    (tmp_path / "t").mkdir()
+    settings = resolve(yaml(), ["--mel.template_dir", "t", "--eval.dataset", "questions.jsonl, hub/name"])
+    assert settings.upstream["data.prompt_dataset"] == str(tmp_path / "questions.jsonl")
+    assert settings.upstream["eval.dataset"] == f"{tmp_path}/questions.jsonl,hub/name"
+    assert settings.upstream["actor.model_name_or_path"] == "some/model"
+    assert settings.mel.template_dir == str(tmp_path / "t")
+
+
+def test_a_resolved_configuration_is_the_same_after_a_round_trip_through_the_manifest(yaml, tmp_path):
+    settings = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "run")])
+    settings.run_dir.mkdir()
+    runlog.write_json(settings.run_dir / runlog.MANIFEST, {"config": settings.as_dict(), "finished": None})
+    settings.run_dir.rename(tmp_path / "moved")
+    again = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "moved"), "--ckpt.load_enable"])
+    runlog.check_run_dir(again.run_dir, again.as_dict(), resume=True)
+
+
+def test_rft_brings_no_critic(yaml):
+    values = resolve(yaml(), ["--mel.algorithm=rft", "--algo.advantage.estimator=gae"]).upstream
+    assert values["algo.advantage.estimator"] == "reinforce"
 
 
 def test_missing_flags_are_all_named():
