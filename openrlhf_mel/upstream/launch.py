@@ -25,7 +25,7 @@ _CPU_ENV = {
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
 }
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
-_JOIN_S = 40
+_JOIN_S = 30
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 

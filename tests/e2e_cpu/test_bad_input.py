@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 
 import pytest
@@ -30,7 +31,7 @@ mel: {{runtime: cpu}}
 
 @pytest.fixture
 def refused(world, command):
-    def run(message, *flags, env=None, before=""):
+    def run(message, *flags, env=None, before="", limit=60):
         run_dir = world / "out"
         argv = [sys.executable, "-m", "openrlhf_mel.train"]
         if before:  # a line of Python that runs first, in the same process
@@ -41,11 +42,12 @@ def refused(world, command):
             ]
         done = command(
             *argv, "--config", world / "run.yaml", "--mel.run_dir", run_dir, *flags,
-            limit=60, env=os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {}),
+            limit=limit, env=os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {}),
         )  # fmt: skip
         lines = done.stderr.strip().splitlines()
         assert done.returncode != 0
-        assert len(lines) <= 10, done.stderr
+        # what Ray prints while it looks for a cluster is Ray's
+        assert len([line for line in lines if "worker.py" not in line and "rpc_client" not in line]) <= 10, done.stderr
         assert "Traceback" not in done.stderr
         assert message in done.stderr, done.stderr
         assert done.stdout == ""
@@ -129,6 +131,21 @@ def test_wrong_upstream_version(refused):
 
 def test_ray_that_cannot_start(refused):
     refused("RAY_ADDRESS=127.0.0.1:1: no Ray answers there", env={"RAY_ADDRESS": "127.0.0.1:1"})
+
+
+def test_ray_address_of_something_else(refused):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        refused("it did not answer as a Ray cluster", env={"RAY_ADDRESS": address}, limit=85)
+
+
+def test_configuration_that_is_no_text(refused, world):
+    (world / "run.yaml").write_bytes(b"\xff\xfe\x00")
+    refused("run.yaml: not UTF-8")
+
+
+def test_folder_under_a_file(refused, world):
+    refused("run.yaml is a file; expected a folder", f"--mel.run_dir={world}/run.yaml/x")
 
 
 def test_cuda_without_a_gpu(refused):
