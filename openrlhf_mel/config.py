@@ -70,7 +70,7 @@ class MELConfig:
 
     template_dir: str | None = option(None, "folder with question.txt, analysis.txt, replay.txt and sections.yaml")
     warn_after_empty_steps: int = option(5, "warn after so many steps in a row without a kept M", low=1)
-    trust_remote_code: bool = option(False, "allow models that bring their own Python code")
+    trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
     cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "number format of the CPU runtime; fp32 is for exact tests")
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ def _shown(value: Any) -> str:
 
 
 def algorithm_flags(algorithm: str) -> dict[str, Any]:
-    """OpenRLHF's flags that stand for a paradigm (paper 4.4, method.md 5-6): clip 0.2, no KL."""
+    """OpenRLHF's flags that stand for a paradigm (paper 4.4, docs/method.md): clip 0.2, no KL."""
     estimator, aggregation = _PARADIGMS[algorithm]
     return {
         "algo.advantage.estimator": estimator,

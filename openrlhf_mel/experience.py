@@ -20,7 +20,7 @@ class Trajectory:
     """One response of a group.
 
     Attributes:
-        token_ids: the response's own tokens, end token included.
+        token_ids: everything after the prompt, end token included.
         text: their text, special tokens left out.
         score: the verifier's raw score, before any penalty; None when it could not be judged.
         truncated: cut at the maximal length.

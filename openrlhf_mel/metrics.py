@@ -1,6 +1,6 @@
 """What a step's meta-experiences look like in numbers. Pure.
 
-method.md 7-8: retention ratio, replay gain, leak rate, length, duplication, cost.
+Retention ratio (paper, figure 9), replay gain, leak rate, length, duplication, cost; see docs/method.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `manifest.json`, `metrics.jsonl`, `meta_experiences.jsonl`. Pure.
+"""What a run leaves behind: `manifest.json`, `metrics.jsonl`, `meta_experiences.jsonl`.
 
 A line is appended whole and flushed; a file that is written at once is written aside and renamed.
 """
@@ -60,7 +60,7 @@ def keep_up_to(path: Path, step: int) -> None:
 
 
 def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
-    """A candidate's line in `meta_experiences.jsonl`. `step` is the optimizer's, counted from 1."""
+    """A candidate's line in `meta_experiences.jsonl`. `step` counts rollouts from 1, as in `metrics.jsonl`."""
     return {
         "step": step,
         "question": m.group.question,

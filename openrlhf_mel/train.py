@@ -32,7 +32,7 @@ _PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "f
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns the exit code: 0, 1 when training failed, 2 for bad input."""
+    """The command. Returns the exit code: 0, 1 when training failed, 2 for bad input, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m openrlhf_mel.train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     for switch in ("--dry-run", "--help", "-h", "--help-upstream"):

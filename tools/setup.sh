@@ -63,7 +63,7 @@ main() {
     : >$log
     echo "Setting up $venv with $("$python" --version), about 2 minutes (log: $log)"
     pip_install -r requirements-cpu.txt
-    # alone, since it asks for flash-attn; its version stands in requirements.txt and nowhere else
+    # alone, since it asks for flash-attn; its version is taken from requirements.txt
     pip_install --no-deps "openrlhf==$(sed -n 's/^openrlhf\[vllm\]==//p' requirements.txt)"
     # installed, not put on PYTHONPATH: Ray's workers and scripts started from any folder find it as well
     pip_install --no-deps --no-build-isolation -e .

@@ -33,7 +33,7 @@ from openrlhf_mel.verifier import verify  # noqa: E402
 
 TOY = ROOT / "data" / "toy"
 ALGORITHMS = ("grpo", "mel")
-SAMPLES, TEMPERATURE, MAX_NEW_TOKENS = 8, 0.6, 64  # method.md 7: Avg@8 and Pass@8 at temperature 0.6
+SAMPLES, TEMPERATURE, MAX_NEW_TOKENS = 8, 0.6, 64  # as in the paper: Avg@8 and Pass@8 at temperature 0.6
 SEED = 42
 
 

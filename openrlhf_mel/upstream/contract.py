@@ -13,7 +13,7 @@ from openrlhf_mel.errors import UserError
 VERSION = "0.11.2"
 DEEPSPEED = "0.19.6"  # its private `averaged_gradients` is used
 
-# name -> the arguments that MEL passes or overrides, in order. `*`: only that it exists.
+# name -> the arguments of what MEL calls, overrides or relies on, in order. `*`: only that it exists.
 NAMES: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ray.create_vllm_engines": (
         "num_engines", "tensor_parallel_size", "pretrain", "seed", "full_determinism", "enable_prefix_caching",

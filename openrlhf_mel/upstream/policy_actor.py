@@ -61,7 +61,7 @@ class RejectionPolicyLoss(nn.Module):
         self, log_probs, old_log_probs, advantages, action_mask, rollout_log_probs=None, dp_size=1,
         batch_num_tokens=None, global_batch_size=None,
     ):  # fmt: skip
-        """Shapes (B, T). `global_batch_size` counts correct responses only (see `JointTrainer.ppo_train`)."""
+        """Shapes (B, T). `global_batch_size` counts correct responses only (`_iter_counting_correct`, `CorrectCountingBuffer`)."""
         loss = internalization.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
         zero = torch.zeros((), device=log_probs.device)
         return loss, zero, zero, None, None

@@ -97,6 +97,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         self.mel = self.args.mel
         self.step = 0
         self.construction_s = self.construction_tail_s = 0.0
+        self._began: float | None = None  # when the rollout's first construction did
         # Evaluation never constructs: one flag, set for the whole of an evaluation.
         self._evaluating = False
         self._responses: list[tuple[dict, Any]] = []

@@ -22,13 +22,16 @@ from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream import flags
 
+# What may name a local path, and what always does.
 _PATHS = (
     "actor.model_name_or_path",
     "data.prompt_dataset",
     "eval.dataset",
+    "reward.model_name_or_path",
     "reward.remote_url",
     "train.agent_func_path",
 )
+_OUTPUTS = ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir")
 # The least that makes sense; below it upstream fails in a worker, late.
 _LEAST = {
     "data.max_len": 2,
@@ -104,6 +107,8 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
         chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
     for name in _PATHS:
         chosen[name] = _absolute(chosen.get(name))
+    for name in _OUTPUTS:
+        chosen[name] = os.path.abspath(chosen[name])
     argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
     values = vars(flags.parser().parse_args(argv))
     _refuse_contradictions(mel, values, upstream_given)
@@ -312,7 +317,7 @@ def _refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[s
 
 
 def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
-    """What the joint objective does not hold for yet is refused, rather than computed wrongly."""
+    """What the joint objective does not hold for yet, or the CPU runtime lacks, is refused."""
     if values["train.async_enable"]:
         raise UserError("--train.async_enable: not supported (the asynchronous trainer samples in an actor of its own)")
     if mel.algorithm == "rft" and (values["actor.entropy_coef"] is not None or values["algo.kl.use_loss"]):
