@@ -100,15 +100,14 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
         raise UserError(
             f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag"
         )
-    run_dir = Path(mel.run_dir or Path("runs") / (Path(config_path).stem if config_path else "run")).absolute()
+    name = Path(config_path).stem if config_path else "run"
+    run_dir = Path(os.path.abspath(mel.run_dir or Path("runs") / name))
     mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
     if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
         chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
-    for name in _PATHS:
-        chosen[name] = _absolute(chosen.get(name))
-    for name in _OUTPUTS:
-        chosen[name] = os.path.abspath(chosen[name])
+    chosen |= {flag: _absolute(chosen.get(flag)) for flag in _PATHS}
+    chosen |= {flag: os.path.abspath(chosen[flag]) for flag in _OUTPUTS}
     argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
     values = vars(flags.parser().parse_args(argv))
     _refuse_contradictions(mel, values, upstream_given)

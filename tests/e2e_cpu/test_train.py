@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,3 +150,39 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, command):
     assert steps == sorted(steps) and set(steps) == {1, 2, 3, 4, 5, 6}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["finished"] and len(manifest["resumed"]) == 1 and (out / "model" / "config.json").is_file()
+
+
+@pytest.fixture
+def cluster():
+    """The address of a Ray cluster that was started elsewhere, in another folder."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    argv = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=16", "--num-gpus=16",
+            "--include-dashboard=false", "--disable-usage-stats"]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen(list(map(str, argv)), cwd="/", start_new_session=True, **quiet)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        time.sleep(3)  # the address answers before the node has registered
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(30)
+
+
+@pytest.mark.slow
+def test_joins_a_cluster_whose_workers_run_in_another_folder(tmp_path, command, cluster):
+    (tmp_path / "run.yaml").write_text(TOY)
+    (tmp_path / "data.jsonl").write_text((REPO / "data" / "toy" / "train.jsonl").read_text())
+    argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", "run.yaml", "--mel.run_dir", "a/../out",
+            "--data.prompt_dataset", "data.jsonl"]  # fmt: skip
+    env = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": str(REPO)}
+    done = command(*argv, limit=240, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert [m["step"] for m in lines(tmp_path / "out" / "metrics.jsonl")] == [1, 2]
+    changed(tmp_path / "out")
