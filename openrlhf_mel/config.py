@@ -37,7 +37,7 @@ class MELConfig:
     enable: bool = option(True, "learn from meta-experiences; false is the plain baseline")
     algorithm: Algorithm = option("grpo", "the policy objective: sets estimator, aggregation, clip 0.2 and KL 0")
     runtime: Runtime = option("auto", "where to run; auto: cuda where there is one, else cpu")
-    run_dir: str | None = option(None, "folder of everything that the run writes; default runs/<name of the YAML>")
+    run_dir: str | None = option(None, "folder of everything that the run writes; none: runs/<name of the YAML>")
     seed: int = option(0, "seed of the choice of pairs and of the shuffled control", low=0)
 
     nll_coef: float = option(1.0, "coefficient of R_MEL in the joint objective (Eq. 9)", low=0.0)
@@ -55,14 +55,14 @@ class MELConfig:
     pair_selection: Literal["uniform", "shortest", "common_prefix"] = option(
         "uniform", "how pairs are drawn: uniformly, the shortest, or those that agree the longest"
     )
-    max_new_tokens: int | None = option(None, "most tokens of M; default a quarter of data.max_len", low=1)
+    max_new_tokens: int | None = option(None, "maximum tokens of M; none: a quarter of data.max_len", low=1)
     temperature: float = option(1.0, "sampling temperature of M", low=0.0)
-    top_p: float = option(1.0, "nucleus of M's sampling", above=0.0, high=1.0)
+    top_p: float = option(1.0, "top-p of M", above=0.0, high=1.0)
     validation: Literal["replay", "none"] = option("replay", "keep M only if a replay with it succeeds (Eq. 6)")
     replays: int = option(1, "replays of each M", low=1)
     replays_required: int = option(1, "replays that must succeed for M to be kept", low=1)
     replay_max_new_tokens: int | None = option(
-        None, "most tokens of a replay; default rollout.max_new_tokens, at most half of data.max_len", low=1
+        None, "maximum tokens of a replay; none: rollout.max_new_tokens, at most half of data.max_len", low=1
     )
     replay_temperature: float = option(1.0, "sampling temperature of a replay", low=0.0)
     leak_filter: bool = option(False, "drop an M that holds the reference answer")
@@ -71,7 +71,7 @@ class MELConfig:
     template_dir: str | None = option(None, "folder with question.txt, analysis.txt, replay.txt and sections.yaml")
     warn_after_empty_steps: int = option(5, "warn after so many steps in a row without a kept M", low=1)
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
-    cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "number format of the CPU runtime; fp32 is for exact tests")
+    cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the CPU runtime; fp32 is for exact tests")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
