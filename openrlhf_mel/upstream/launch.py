@@ -46,46 +46,47 @@ def start_ray(settings: Settings) -> None:
     Raises:
         UserError: no Ray could be had.
     """
-
-    address = os.environ.get("RAY_ADDRESS")
-    if address and address not in ("auto", "local"):
+    # Without an address Ray would join, or fail to join, whatever cluster was last started on this machine.
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    join = address != "local"
+    if join and address != "auto":
         _check_reachable(address)
     cpu = settings.mel.runtime == "cpu"
     # A worker finds this package even where it is not installed.
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
     runtime_env: dict[str, Any] = {"env_vars": env | (_CPU_ENV if cpu else {})}
-    options: dict[str, Any] = {"log_to_driver": True}
+    options: dict[str, Any] = {"address": address}
     if cpu:
         runtime_env["worker_process_setup_hook"] = "openrlhf_mel.cpu.standins.install"
-        if not address:
+        if not join:
             options |= {"num_cpus": _CPU_SLOTS, "num_gpus": _CPU_SLOTS, "object_store_memory": 512 * 2**20}
-    if not address:
+    if not join:
         options["include_dashboard"] = False
     try:
-        _init_ray(address, runtime_env=runtime_env, **options)
+        _init_ray(join, runtime_env=runtime_env, **options)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if address else ''}: {line[:300]}") from None
+        raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if join else ''}: {line[:300]}") from None
     _check_devices(settings)
 
 
-def _init_ray(address: str | None, **options: Any) -> None:
+def _init_ray(join: bool, **options: Any) -> None:
     """`ray.init`, given up after a while where a cluster should already be there: Ray itself would wait for minutes."""
     import ray
 
-    if not address:
+    if not join:
         ray.init(**options)
         return
     failed: list[BaseException] = []
 
-    def join() -> None:
+    def connect() -> None:
         try:
             ray.init(**options)
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=join, daemon=True)
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(_JOIN_S)
     if failed:

@@ -34,6 +34,7 @@ def engine():
     env = {"PYTHONPATH": ":".join(paths), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}
     hook = "openrlhf_mel.cpu.standins.install"
     ray.init(
+        address="local",
         num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20,
         runtime_env={"worker_process_setup_hook": hook, "env_vars": env},
     )  # fmt: skip
