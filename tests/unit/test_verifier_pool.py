@@ -280,7 +280,11 @@ def test_a_worker_that_cannot_start_is_said_and_not_scored(tmp_path: Path) -> No
 def test_inside_a_ray_actor() -> None:
     ray = pytest.importorskip("ray")
     ray.init(
-        num_cpus=1, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        log_to_driver=False,
     )
     try:
 
