@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import shutil
 import sys
@@ -20,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data.output import json_lines, question_row, write_lines
 from data.toy.arithmetic import FAMILIES, Family, Question
 from data.toy.corpus import Corpus, Example
 from data.toy.tokenizer import train_tokenizer
@@ -52,13 +52,10 @@ def split_questions(rng: random.Random) -> tuple[list[Question], list[Question],
     return train, test, pool
 
 
-def write_questions(path: Path, questions: list[Question]) -> None:
-    """Write rows `{"id", "input", "label", "datasource"}`."""
-    rows = [
-        {"id": f"toy-{path.stem}-{i:04d}", "input": q.text, "label": str(q.right.result), "datasource": "toy"}
-        for i, q in enumerate(questions)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def rows(questions: list[Question]) -> list[dict[str, str]]:
+    """The questions as prepare_train.py writes them, in the order of their ids."""
+    found = (question_row(question.text, str(question.right.result), "toy") for question in questions)
+    return sorted(found, key=lambda row: row["id"])
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -134,8 +131,8 @@ def build(output: Path, seed: int) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     train, test, pool = split_questions(rng)
-    write_questions(output / "train.jsonl", train)
-    write_questions(output / "test.jsonl", test)
+    for name, questions in (("train.jsonl", train), ("test.jsonl", test)):
+        write_lines(output / name, json_lines(rows(questions)))
 
     corpus = Corpus(pool, Templates.load(TOY / "templates"))
     kinds = (corpus.solve, corpus.analyse, corpus.replay)

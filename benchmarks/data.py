@@ -1,0 +1,133 @@
+"""How long the preparation of DAPO-Math-17k takes, in the size in which it is published, and what of it decontamination is.
+
+    python benchmarks/data.py --data FOLDER [--repeat 100]
+
+The published form is simulated: the rows of the unwrapped copy, repeated, wrapped in the source's instruction, shuffled,
+with the original columns. Prepares that and the unwrapped copy, compares both results, and prints a Markdown table.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data import sources
+
+ROOT = sources.ROOT
+NAME = "dapo-math-17k"
+GROUP = 100_000
+
+
+def publish(copy: Path, path: Path, repeat: int) -> int:
+    """Write the published form of `copy` to `path`; returns its number of rows."""
+    source = sources.load(sources.TRAINING)[NAME]
+    table = pq.read_table(copy)
+    wrapped = [source.prefix + prompt[0]["content"] + source.suffix for prompt in table["prompt"].to_pylist()]
+    golds = [model["ground_truth"] for model in table["reward_model"].to_pylist()]
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(len(wrapped)), repeat))
+    writer = None
+    for start in range(0, len(order), GROUP):
+        some = order[start : start + GROUP].tolist()
+        group = pa.table(
+            {
+                "data_source": ["math_dapo"] * len(some),
+                "prompt": [[{"content": wrapped[i], "role": "user"}] for i in some],
+                "ability": ["MATH"] * len(some),
+                "reward_model": [{"ground_truth": golds[i], "style": "rule-lighteval/MATH_v2"} for i in some],
+                "extra_info": [{"index": str(i)} for i in some],
+            }
+        )
+        writer = writer or pq.ParquetWriter(path, group.schema)
+        writer.write_table(group)
+    writer.close()
+    return len(order)
+
+
+def prepare(path: Path, output: Path, *flags: str) -> tuple[float, float]:
+    """Run the command; returns seconds and the peak memory in GB of the process and its children together."""
+    argv = [
+        sys.executable,
+        ROOT / "data" / "prepare_train.py",
+        "--source",
+        NAME,
+        "--input",
+        path,
+        "--output-dir",
+        output,
+    ]
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen(
+        list(map(str, [*argv, *flags])), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        tree = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak = max(peak, resident(tree))
+            time.sleep(0.1)
+        if process.returncode:
+            sys.exit(process.stderr.read().decode())
+    return time.monotonic() - started, peak / 1e9
+
+
+def resident(tree: psutil.Process) -> int:
+    """Bytes of memory that the processes hold."""
+    total = 0
+    for process in (tree, *tree.children(recursive=True)):
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def main() -> None:
+    """Measure, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/dapo_math_17k_svs.parquet and benchmarks/"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=100, help="how often each row stands in the published form (default: 100)"
+    )
+    options = parser.parse_args()
+    copy = options.data / "train" / "dapo_math_17k_svs.parquet"
+    if not copy.is_file():
+        sys.exit(f"error: no file {copy}; pass the folder with train/ and benchmarks/ as --data")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        benchmarks = work / "benchmarks"
+        command = [sys.executable, ROOT / "data" / "prepare_benchmarks.py", "--output-dir", benchmarks]
+        subprocess.run(
+            list(map(str, [*command, "--input-dir", options.data / "benchmarks"])), check=True, capture_output=True
+        )
+        against = ("--benchmarks-dir", str(benchmarks))
+        rows = publish(copy, work / "published.parquet", options.repeat)
+        size = (work / "published.parquet").stat().st_size / 1e6
+        runs = {
+            f"published form, {rows:,} rows, {size:.0f} MB": prepare(work / "published.parquet", work / "a", *against),
+            "the same without decontamination": prepare(work / "published.parquet", work / "b"),
+            "unwrapped copy": prepare(copy, work / "c", *against),
+        }
+        same = len({hashlib.sha256((work / name / "train.jsonl").read_bytes()).digest() for name in "ac"}) == 1
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print("| input | seconds | peak memory (GB) |\n|---|---|---|")
+    for name, (seconds, memory) in runs.items():
+        print(f"| {name} | {seconds:.1f} | {memory:.2f} |")
+    print(f"\ntrain.jsonl of the published form and of the unwrapped copy: {'the same bytes' if same else 'DIFFERENT'}")
+    (whole, _), (without, _), _ = runs.values()
+    print(f"decontamination: {(whole - without) / whole:.0%} of the time")
+
+
+if __name__ == "__main__":
+    main()

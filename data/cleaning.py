@@ -1,0 +1,175 @@
+"""The steps from a source's rows to questions that can be trusted, each counted.
+
+A step takes questions out and says why; nothing but white space at the ends and the source's wrapping is ever changed in a text.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scipy.cluster.hierarchy import DisjointSet
+
+from data import golds
+from data.questions import compact, figure_mention, key, language
+from openrlhf_mel.verifier import check_golds, shared_verifier
+
+STEPS = {
+    "unwrap": "take off the source's instruction before and after each question (exact texts)",
+    "trim": "take off white space at both ends",
+    "exact_duplicates": "keep one of rows with the same question and answer",
+    "conflicts": "drop questions that stand with different answers",
+    "unusable": "drop answers that are empty, rounded by floating point, or not readable by the verifier",
+    "decontamination": "drop questions near a benchmark question",
+    "language": "drop questions in languages other than --languages",
+    "figures": "drop questions that refer to a figure or hold [asy]",
+    "duplicates": "keep one of questions that are equal under the key",
+}
+_EXAMPLES = 20
+_SHOWN = 300  # characters of a question in an example
+_key = functools.lru_cache(maxsize=None)(key)
+
+
+@dataclass(eq=False)
+class Question:
+    """A question with its reference answer, and the numbers of the source rows that it stands in."""
+
+    text: str
+    answer: str
+    rows: array[int]
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Of duplicates the first one stays: depends on content alone."""
+        return len(self.text), self.text, self.answer
+
+
+@dataclass
+class Questions:
+    """The questions that are still in, and what went, by reason.
+
+    Attributes:
+        dropped: reason -> {"count", "examples"}. Copies that say exactly the same count once each, as
+            `exact_duplicate`; whatever happens to the question later counts once.
+        reasons: question -> why it went.
+    """
+
+    kept: list[Question]
+    dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reasons: dict[Question, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, found: Mapping[Question, str | None]) -> None:
+        """Take out the questions of `found`; its values say more about each."""
+        self.count(reason, len(found))
+        self.reasons |= dict.fromkeys(found, reason)
+        self.kept = [question for question in self.kept if question not in found]
+        for question in sorted(found, key=lambda question: question.order)[:_EXAMPLES]:
+            example = {
+                "rows": list(question.rows[:5]),
+                "question": question.text[:_SHOWN],
+                "answer": question.answer[:_SHOWN],
+            }
+            detail = found[question]
+            self.dropped[reason]["examples"].append(example | ({"detail": detail} if detail else {}))
+
+    def count(self, reason: str, number: int) -> None:
+        """Count what went for `reason` without an example."""
+        self.dropped.setdefault(reason, {"count": 0, "examples": []})["count"] += number
+
+
+def merged(questions: Iterable[Question]) -> list[Question]:
+    """One question for all that have the same text and answer, with the rows of each."""
+    found: dict[tuple[str, str], Question] = {}
+    for question in questions:
+        first = found.setdefault((question.text, question.answer), question)
+        if first is not question:
+            first.rows.extend(question.rows)
+    return list(found.values())
+
+
+def conflicting(questions: Iterable[Question]) -> dict[Question, str | None]:
+    """Questions that stand with different answers, equal under the key or as NFKC without white space.
+
+    Answers are different when neither verifies against the other. All of such a group goes: nothing says who is right.
+    """
+    groups = _groups(questions, _key, compact)
+    found: dict[Question, str | None] = {}
+    for group in groups:
+        answers = sorted({question.answer for question in group})
+        if len(answers) > 1 and not all(_equal(answers[0], answer) for answer in answers[1:]):
+            found |= dict.fromkeys(group, f"answers {', '.join(answers)[:_SHOWN]}")
+    return found
+
+
+def damaged(questions: Iterable[Question]) -> dict[Question, str | None]:
+    """Questions whose answer a float64 has rounded, as far as that shows."""
+    return {question: why for question in questions if (why := golds.float_damage(question.answer))}
+
+
+def unverifiable(questions: list[Question]) -> dict[Question, str | None]:
+    """Questions whose answer the verifier cannot read, or does not find equal to itself."""
+    answers = sorted({question.answer for question in questions})
+    problems = {answers[row]: why for row, why in check_golds(answers).items()}
+    return {question: problems[question.answer] for question in questions if question.answer in problems}
+
+
+def with_their_copies(found: Mapping[Question, str], questions: Iterable[Question]) -> dict[Question, str | None]:
+    """`found`, and the questions that are equal to one of them under the key."""
+    why = {_key(question.text): detail for question, detail in found.items()}
+    return {question: why[_key(question.text)] for question in questions if _key(question.text) in why}
+
+
+def in_other_languages(questions: Iterable[Question], wanted: Iterable[str]) -> dict[Question, str | None]:
+    """Questions in none of the languages `wanted`."""
+    return {question: found for question in questions if (found := language(question.text)) not in wanted}
+
+
+def with_figures(questions: Iterable[Question]) -> dict[Question, str | None]:
+    """Questions that refer to a figure."""
+    return {question: found for question in questions if (found := figure_mention(question.text))}
+
+
+def duplicates(questions: Iterable[Question]) -> dict[Question, str | None]:
+    """Of each group that is equal under the key all but the shortest (then the first in the order of Unicode).
+
+    That one takes over the rows of the others.
+    """
+    found: dict[Question, str | None] = {}
+    for group in _groups(questions, _key):
+        first, *others = sorted(group, key=lambda question: question.order)
+        for question in others:
+            found[question] = f"equal to {first.text[:_SHOWN]}"
+            first.rows.extend(question.rows)
+    return found
+
+
+def shuffled(questions: Iterable[Question], purpose: str) -> list[Question]:
+    """The questions in an order that looks random and depends on their content alone."""
+    return sorted(
+        questions,
+        key=lambda question: (hashlib.sha256(f"{purpose}\n{question.text}".encode()).digest(), question.order),
+    )
+
+
+def _groups(questions: Iterable[Question], *same: Callable[[str], str]) -> list[list[Question]]:
+    """The questions joined wherever one of `same` gives one value for two of them; only groups of two or more."""
+    by_text: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_text[question.text].append(question)
+    joined = DisjointSet(by_text)
+    for form in same:
+        first: dict[str, str] = {}
+        for text in by_text:
+            joined.merge(text, first.setdefault(form(text), text))
+    groups = ([question for text in texts for question in by_text[text]] for texts in joined.subsets())
+    return [group for group in groups if len(group) > 1]
+
+
+def _equal(first: str, second: str) -> bool:
+    boxed = [(f"\\boxed{{{first}}}", second), (f"\\boxed{{{second}}}", first)]
+    return any(verdict.correct for verdict in shared_verifier().verify_many(boxed))

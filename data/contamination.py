@@ -1,0 +1,84 @@
+"""Which training questions are near a benchmark question.
+
+Similarity is `difflib.SequenceMatcher.ratio` over the tokens of the lower-cased texts (words, numbers, operators), which
+depends on the order of its arguments and on a heuristic for long texts: the largest of the four values counts. Its
+matching blocks form a common subsequence, so it is never above the similarity of the longest common subsequence
+(Indel), which rapidfuzz computes for all pairs, some millions a second. So the candidates are complete: no pair is missed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+_TOKEN = re.compile(r"\w+|[+\-*/=<>^]")
+_CHUNK = 1_000  # texts at a time: the matrix of similarities is (queries, _CHUNK) of float32
+_ROUNDING = 1e-6  # of float32
+_ELSEWHERE = "\x00"  # a token that no query holds: it matches nothing
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a text that are near, by their positions."""
+
+    query: int
+    text: int
+    similarity: float
+
+
+def tokens(text: str) -> list[str]:
+    """What is compared: words and numbers, and the operators between them."""
+    return _TOKEN.findall(text.lower())
+
+
+def similarity(first: Sequence[str], second: Sequence[str]) -> float:
+    """The measure on two lists of tokens, from 0 to 1."""
+    return max(
+        SequenceMatcher(None, a, b, autojunk).ratio()
+        for a, b in ((first, second), (second, first))
+        for autojunk in (True, False)
+    )
+
+
+def near_pairs(
+    queries: Sequence[str], texts: Sequence[str], least: float, progress: Callable[[int], object] = lambda _: None
+) -> list[Pair]:
+    """Every pair with a similarity of at least `least` (above 0), in the order of the texts, then of the queries.
+
+    `progress` is told how many texts have been compared since the last call.
+    """
+    query_tokens = [tokens(query) for query in queries]
+    # A character for each token: rapidfuzz is fastest on texts.
+    alphabet: dict[str, str] = {}
+    for token in (token for query in query_tokens for token in query):
+        alphabet.setdefault(token, _character(len(alphabet)))
+    encoded = ["".join(alphabet[token] for token in query) for query in query_tokens]
+    pairs = []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = [tokens(text) for text in texts[start : start + _CHUNK]]
+        scores = process.cdist(
+            encoded,
+            ["".join(alphabet.get(token, _ELSEWHERE) for token in text) for text in chunk],
+            scorer=Indel.normalized_similarity,
+            score_cutoff=max(0.0, least - _ROUNDING),
+            dtype=np.float32,
+            workers=-1,
+        )
+        for j, i in np.argwhere(scores.T > 0).tolist():
+            measured = similarity(query_tokens[i], chunk[j])
+            if measured >= least:
+                pairs.append(Pair(i, start + j, measured))
+        progress(len(chunk))
+    return pairs
+
+
+def _character(number: int) -> str:
+    """One character for each number from 0, leaving out those that mark half a character."""
+    number += 1
+    return chr(number if number < 0xD800 else number + 0x800)

@@ -1,0 +1,296 @@
+"""Source files as they come: JSON lines, parquet, or a data set of the hub, read batch by batch.
+
+Every message names the file and the row (JSON lines: the line), counted from 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.sources import Hub
+from openrlhf_mel.errors import UserError
+
+_BATCH = 20_000
+# The numbers of some rows, and their cells, column by column.
+Batch = tuple[list[int], list[list[Any]]]
+
+
+class Input:
+    """Rows of a source.
+
+    Attributes:
+        name: for messages.
+        origin: for the manifest; complete once everything has been read.
+        columns: names that `batches` takes; the field of a nested column as `column.field`.
+        rows: how many, where that is known before reading.
+    """
+
+    unit = "row"
+
+    def __init__(self, name: str, origin: dict[str, Any], columns: list[str], rows: int | None):
+        self.name, self.origin, self.columns, self.rows = name, origin, columns, rows
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        """The cells of `columns`, some rows at a time. A conversation of one user message comes as its text."""
+        raise NotImplementedError
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each row's number and the whole row."""
+        raise NotImplementedError
+
+    def place(self, number: int) -> str:
+        """A row as messages name it."""
+        return f"{self.name}, {self.unit} {number}"
+
+
+class JsonLines(Input):
+    """A file with one JSON object a line; empty lines are passed over."""
+
+    unit = "line"
+
+    def __init__(self, path: Path):
+        self._path = path
+        super().__init__(str(path), {"file": path.name}, [], None)
+        first = next(self.records(), None)
+        if first is None:
+            raise UserError(f"{path}: no rows; expected a JSON object a line")
+        self.columns = _dotted(first[1])
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        digest = hashlib.sha256()
+        with open(self._path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                digest.update(line)
+                if line.strip():
+                    yield number, self._parsed(number, line)
+        self.origin["sha256"] = digest.hexdigest()
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        records = self.records()
+        while batch := list(islice(records, _BATCH)):
+            cells = [[self._cell(number, row, column) for number, row in batch] for column in columns]
+            yield [number for number, _ in batch], cells
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            end = "" if line.endswith(b"\n") else "; the file may have been cut short: fetch it again"
+            raise UserError(
+                f"{self.place(number)}: not JSON ({error}): {line[:60].decode(errors='replace')!r}{end}"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{self.place(number)}: found {type(row).__name__}, expected a JSON object")
+        return row
+
+    def _cell(self, number: int, row: dict[str, Any], column: str) -> Any:
+        value: Any = row
+        for part in [column] if column in row else column.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UserError(f"{self.place(number)}: no column {column!r}; found {', '.join(list(row)[:12])}")
+            value = value[part]
+        return _from_conversation(value)
+
+
+class Tables(Input):
+    """Rows that come as Arrow tables: a parquet file, or a data set of the hub."""
+
+    def __init__(self, name: str, origin: dict[str, Any], schema: pa.Schema, rows: int):
+        if not rows:
+            raise UserError(f"{name}: no rows; expected at least one question")
+        super().__init__(name, origin, _dotted_fields(schema), rows)
+
+    def tables(self, columns: list[str] | None) -> Iterator[pa.Table | pa.RecordBatch]:
+        """The rows in order; only the top-level `columns`, where they are named."""
+        raise NotImplementedError
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        start = 1
+        for table in self.tables(columns):
+            numbers = list(range(start, start + table.num_rows))
+            yield numbers, [_cells(table, column) for column in columns]
+            start += table.num_rows
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        start = 1
+        for table in self.tables(None):
+            yield from enumerate(table.to_pylist(), start)
+            start += table.num_rows
+
+
+class Parquet(Tables):
+    """A parquet file, read row group by row group."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a whole parquet file ({_short(error)}); fetch it again") from None
+        super().__init__(str(path), {"file": path.name}, self._file.schema_arrow, self._file.metadata.num_rows)
+
+    def tables(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        names = columns and sorted({self._top(column) for column in columns})
+        read = 0
+        with ThreadPoolExecutor(1) as hashing:  # beside the reading: hashlib lets go of the interpreter's lock
+            digest = hashing.submit(_sha256, self._path)
+            try:
+                for batch in self._file.iter_batches(_BATCH, columns=names):
+                    yield batch
+                    read += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(
+                    f"{self._path}: cannot be read after row {read} ({_short(error)}); fetch the file again"
+                ) from None
+            self.origin["sha256"] = digest.result()
+
+    def _top(self, column: str) -> str:
+        return column if column in self._file.schema_arrow.names else column.partition(".")[0]
+
+
+class HubTables(Tables):
+    """A split of a data set, from the hub or from a folder that holds a copy of it."""
+
+    def __init__(self, name: str, origin: dict[str, Any], dataset: Any):
+        self._dataset = dataset
+        super().__init__(name, origin, dataset.features.arrow_schema, len(dataset))
+
+    def tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        return self._dataset.with_format("arrow").iter(_BATCH)
+
+
+def open_file(path: Path, hub: Hub | None = None) -> Input:
+    """The rows of a .jsonl or .parquet file, or of a folder with a copy of the hub's data set.
+
+    Raises:
+        UserError: it is not there, of another kind, damaged, or empty.
+    """
+    if path.is_dir():
+        return _folder(path, hub)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; expected .jsonl, .parquet, or a folder with a copy of the hub's data set"
+        )
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"{path}: found the ending {path.suffix!r}, expected .jsonl or .parquet")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: empty; expected rows")
+    return Parquet(path) if path.suffix == ".parquet" else JsonLines(path)
+
+
+def open_hub(hub: Hub, revision: str | None = None, then: str = "") -> Input:
+    """The rows of a data set of the hub, at the commit that `revision` names now.
+
+    Raises:
+        UserError: it cannot be read; says what to fetch on a node with internet, and `then` how to pass it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(hub.repo, revision=revision, timeout=20).sha
+        dataset = _load(hub.repo, hub, revision=commit)
+    except Exception as error:  # of requests, httpx, huggingface_hub, datasets, pyarrow
+        at = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"{hub.repo}: cannot be read from the hub ({_short(error)}). On a node with internet:\n"
+            f"  hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}\n"
+            f"then {then or f'--input FOLDER/{hub.file}'}"
+        ) from None
+    origin = {"repo": hub.repo, "config": hub.config, "split": hub.split, "revision": commit}
+    return HubTables(f"{hub.repo} ({hub.split})", origin, dataset)
+
+
+def _folder(path: Path, hub: Hub | None) -> Input:
+    if hub is None:
+        raise UserError(f"{path}: found a folder, expected a .jsonl or .parquet file")
+    try:
+        dataset = _load(str(path), hub)
+    except Exception as error:  # as above
+        raise UserError(
+            f"{path}: cannot be read as a copy of {hub.repo} ({_short(error)}); name the file: {hub.file}"
+        ) from None
+    return HubTables(str(path), {"folder": path.name, "config": hub.config, "split": hub.split}, dataset)
+
+
+def _load(name: str, hub: Hub, **options: Any) -> Any:
+    import datasets
+
+    return datasets.load_dataset(name, hub.config, split=hub.split, **options)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cells(table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
+    exact = column in table.schema.names
+    top, *rest = [column] if exact else column.split(".")
+    array = table.column(top)
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if rest:
+        array = pc.struct_field(array, rest)
+    texts = _user_messages(array)
+    return _values(texts) if texts is not None else list(map(_from_conversation, _values(array)))
+
+
+def _values(array: pa.Array) -> list[Any]:
+    """The cells as Python values; texts that occur often are made once."""
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        encoded = array.dictionary_encode()
+        values = encoded.dictionary.to_pylist()
+        return [None if i is None else values[i] for i in encoded.indices.to_pylist()]
+    return array.to_pylist()
+
+
+def _user_messages(array: pa.Array) -> pa.Array | None:
+    """The texts of a column of conversations, when each is one user message; None for anything else."""
+    if not (pa.types.is_list(array.type) and pa.types.is_struct(array.type.value_type)):
+        return None
+    if {"role", "content"} - {f.name for f in array.type.value_type}:
+        return None
+    messages = array.flatten()
+    one_each = (
+        array.null_count == 0 and len(messages) == len(array) and pc.all(pc.equal(pc.list_value_length(array), 1))
+    )
+    users = pc.all(pc.equal(pc.struct_field(messages, "role"), "user"))
+    return pc.struct_field(messages, "content") if one_each and users.as_py() else None
+
+
+def _from_conversation(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+        return value[0].get("content")
+    return value
+
+
+def _dotted(row: dict[str, Any]) -> list[str]:
+    names = []
+    for name, value in row.items():
+        names.append(name)
+        if isinstance(value, dict):
+            names += [f"{name}.{inner}" for inner in _dotted(value)]
+    return names
+
+
+def _dotted_fields(fields: pa.Schema | pa.StructType) -> list[str]:
+    names = []
+    for f in fields:
+        names.append(f.name)
+        if pa.types.is_struct(f.type):
+            names += [f"{f.name}.{inner}" for inner in _dotted_fields(f.type)]
+    return names
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

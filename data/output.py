@@ -1,0 +1,119 @@
+"""Files that are there whole or not at all: written in a folder aside, then renamed, the manifest last.
+
+Also the one form of a row that is asked of a model, whoever made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+
+MANIFEST, REPORT = "manifest.json", "report.json"
+EVAL_ALL = "eval_all.jsonl"
+_ASIDE = ".partial-"
+
+
+def question_id(datasource: str, question: str) -> str:
+    """Depends on the question alone: the same question has the same id, whichever copy of its source it comes from."""
+    text = unicodedata.normalize("NFC", question)
+    return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def question_row(question: str, label: str, datasource: str) -> dict[str, str]:
+    """A row for OpenRLHF: `--data.input_key input --data.label_key label`."""
+    return {"id": question_id(datasource, question), "input": question, "label": label, "datasource": datasource}
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The rows as JSON lines. Line separators of Unicode are escaped: some readers split lines at them."""
+    for row in rows:
+        line = json.dumps(row, ensure_ascii=False)
+        yield line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> str:
+    """Write a text file aside, rename it, and return its sha256."""
+    digest = hashlib.sha256()
+    aside = path.with_name(f".{path.name}.partial")
+    with open(aside, "wb") as file:
+        for line in lines:
+            data = line.encode()
+            digest.update(data)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    return digest.hexdigest()
+
+
+class OutputFolder:
+    """Collects files aside; `commit` puts all of them under their names.
+
+    A kill before `commit` changes nothing. During it each file is either the old or the new one, and the manifest, which
+    holds their hashes, is missing until all are in place. What a killed process leaves aside, the next one removes.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.sha256: dict[str, str] = {}
+        self._aside = folder / f"{_ASIDE}{socket.gethostname()}-{os.getpid()}"
+        self._made = False
+
+    def write(self, name: str, lines: Iterable[str]) -> None:
+        """Write a text file aside; its hash is in `sha256` afterwards."""
+        self.sha256[name] = write_lines(self._aside / name, lines)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file aside."""
+        self.write(name, [json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"])
+
+    def commit(self, manifest: dict[str, Any], outdated: Iterable[str] = ()) -> None:
+        """Rename everything into place, and remove `outdated` files that an earlier run may have left."""
+        outputs = dict(sorted(self.sha256.items()))
+        self.write_json(MANIFEST, manifest | {"outputs": outputs})
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for name in outdated:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in (*outputs, MANIFEST):
+            os.replace(self._aside / name, self.folder / name)
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self._made = not self.folder.exists()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(f"{_ASIDE}*"):
+                if _owner_is_gone(left.name.removeprefix(_ASIDE)):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._aside.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"--output-dir {self.folder}: {error.strerror}: {error.filename}; name a folder that can be written"
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._aside, ignore_errors=True)
+        if self._made and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _owner_is_gone(name: str) -> bool:
+    host, _, pid = name.rpartition("-")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+    return int(pid) == os.getpid()

@@ -1,0 +1,119 @@
+"""Where questions come from, as `data/sources.yaml` and `eval/benchmarks.yaml` say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.golds import READERS
+from openrlhf_mel.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING, BENCHMARKS = ROOT / "data" / "sources.yaml", ROOT / "eval" / "benchmarks.yaml"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hugging Face hub. `file` is what to fetch by hand where the hub cannot be reached."""
+
+    repo: str
+    split: str
+    file: str
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """One set of columns that a source is known to come in.
+
+    Attributes:
+        question, answer: columns; the field of a nested column as `column.field`.
+        read: where in its cell the answer stands: `plain` (all of it), `boxed`, `hashes` (after "####"), `list`.
+        where: column -> values; rows with another value are left out.
+        unit, tolerance: columns with the answer's unit, and with how far from it an answer may be.
+    """
+
+    question: str
+    answer: str
+    read: str = "plain"
+    where: dict[str, list[str]] = field(default_factory=dict)
+    unit: str | None = None
+    tolerance: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that a row must have."""
+        return [self.question, self.answer, *self.where, *filter(None, (self.unit, self.tolerance))]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training set or a benchmark.
+
+    Attributes:
+        forms: tried in this order.
+        prefix, suffix: what the source wraps each question in.
+        questions: how many a benchmark has; several numbers where copies differ.
+        known: content hash -> the copy that it was computed from. Nothing stands here that was not seen.
+    """
+
+    name: str
+    about: str
+    forms: tuple[Form, ...]
+    hub: Hub | None = None
+    prefix: str = ""
+    suffix: str = ""
+    questions: tuple[int, ...] = ()
+    known: dict[str, str] = field(default_factory=dict)
+
+    def form_for(self, columns: Iterable[str], name: str) -> Form:
+        """The first form whose columns are all there. Raises UserError naming what was found and expected."""
+        there = list(columns)
+        for form in self.forms:
+            if all(column in there for column in form.columns):
+                return form
+        expected = " | ".join(" + ".join(form.columns) for form in self.forms)
+        raise UserError(f"{name}: no known columns of {self.name}; found {', '.join(there)}; expected {expected}")
+
+
+def load(path: Path) -> dict[str, Source]:
+    """Read a file of sources. Raises UserError naming the file and the entry at fault."""
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(entries, dict):
+        raise UserError(f"{path}: found {type(entries).__name__}, expected `name: {{about, forms, ...}}`")
+    return {str(name): _source(path, str(name), entry) for name, entry in entries.items()}
+
+
+def _source(path: Path, name: str, entry: Any) -> Source:
+    values = dict(_known_keys(path, name, entry, Source))
+    try:
+        values["forms"] = tuple(_form(path, name, form) for form in values["forms"])
+        if values.get("hub"):
+            values["hub"] = Hub(**_known_keys(path, f"{name}.hub", values["hub"], Hub))
+        values["questions"] = tuple(values.get("questions") or ())
+        return Source(name=name, **values)
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: {name}: {error}; expected about, forms (a list), and hub, questions (a list)"
+        ) from None
+
+
+def _form(path: Path, name: str, entry: Any) -> Form:
+    form = Form(**_known_keys(path, f"{name}.forms", entry, Form))
+    if form.read not in READERS:
+        raise UserError(f"{path}: {name}.forms: read: found {form.read!r}, expected one of {', '.join(READERS)}")
+    return form
+
+
+def _known_keys(path: Path, name: str, entry: Any, kind: type) -> dict[str, Any]:
+    known = [f.name for f in fields(kind) if f.name != "name"]
+    if not isinstance(entry, dict) or not set(entry) <= set(known):
+        raise UserError(f"{path}: {name}: found {entry!r:.200}, expected the keys {', '.join(known)}")
+    return entry
