@@ -95,7 +95,7 @@ def float_damage(gold: str) -> str | None:
     if shortest and not gold.strip("+- ").isdigit():
         return "the shortest form of a float64"
     whole = abs(int(number))
-    if whole != abs(number) or whole <= _EXACT or int(float(whole)) != whole:
+    if int(number) != number or whole <= _EXACT or int(float(whole)) != whole:
         return None
     odd = whole // (whole & -whole)
     return "above 2^53 and a large number times a power of two" if odd.bit_length() > _LUCK else None

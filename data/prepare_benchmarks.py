@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
         report = {"benchmarks": {b.source.name: _report(b) for b in prepared}, "absent": absent}
         output.write_json(REPORT, report)
         output.commit(_manifest(prepared))
-    _print_summary(report, options.output_dir)
+    _print_summary(report, known, options.output_dir)
 
 
 def prepare(rows: Input, source: Source) -> Benchmark:
@@ -218,13 +218,13 @@ def _manifest(prepared: list[Benchmark]) -> dict[str, Any]:
     }
 
 
-def _print_summary(report: dict[str, Any], folder: Path) -> None:
+def _print_summary(report: dict[str, Any], known: dict[str, Source], folder: Path) -> None:
     for name, found in report["benchmarks"].items():
         rewritten = len(found["rewritten_golds"])
         print(
             f"{name:<16}{found['questions']:>6} questions, {rewritten:>4} golds rewritten   {folder / f'{name}.jsonl'}"
         )
-        if not found["known_as"]:
+        if known[name].known and not found["known_as"]:
             print(
                 f"note: {name}: this copy's content is none of those that {sources.BENCHMARKS.name} knows",
                 file=sys.stderr,

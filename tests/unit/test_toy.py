@@ -12,6 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from data.output import json_lines
+from data.toy import build
 from data.toy.arithmetic import FAMILIES, Question, experience, heuristic
 from data.toy.corpus import Corpus
 from data.toy.tokenizer import train_tokenizer
@@ -64,6 +66,13 @@ def test_every_label_is_the_value_of_its_question(name, least):
         assert row["datasource"] == "toy"
         assert row["label"] == str(value(row["input"]))
     assert len({row["id"] for row in data}) == len(data)
+
+
+def test_files_are_what_the_writer_of_the_training_sets_makes():
+    train, test, _ = build.split_questions(random.Random(0))
+    for name, questions in (("train.jsonl", train), ("test.jsonl", test)):
+        written = "".join(json_lines(build.rows(questions)))
+        assert (TOY / name).read_text(encoding="utf-8") == written
 
 
 def test_no_question_stands_twice():

@@ -1,0 +1,192 @@
+"""Reading a data set of the hub with the real `datasets` and `huggingface_hub`, over HTTP, from a server on 127.0.0.1.
+
+The server answers as the Hugging Face hub does to what these libraries ask for: a data set's commit, the tree of its
+files, small files at once, large ones by way of another host. The commands run as processes of their own, since the
+libraries read HF_ENDPOINT when they are imported.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+REPO = "openai/gsm8k"
+PATHS = re.compile(rf"(?:/api)?/datasets/{REPO}(?:/(revision|tree|resolve)/([^/?]+)/?([^?]*))?(?:\?.*)?$")
+NEWEST, OLDER = "a1" * 20, "b2" * 20
+TEST_ROWS = 1319  # as many as prepare_benchmarks.py expects
+CARD = """---
+configs:
+- config_name: main
+  data_files: [{split: train, path: main/train-*}, {split: test, path: main/test-*}]
+- config_name: socratic
+  data_files: [{split: train, path: socratic/train-*}]
+---
+# Grade school mathematics
+"""
+TRAIN = ("data/prepare_train.py", "--source", "gsm8k-train")
+BENCHMARKS = ("data/prepare_benchmarks.py", "--only", "gsm8k")
+
+
+def questions(what: str, count: int) -> dict[str, str]:
+    """Questions with their answers; `what` sets those of one file apart from those of another."""
+    return {f"Ann has {n} {what} and buys {n}. How many has she?": str(2 * n) for n in range(9, 9 + count)}
+
+
+def parquet(rows: dict[str, str]) -> bytes:
+    answers = [f"She adds what she buys.\n#### {answer}" for answer in rows.values()]
+    pq.write_table(pa.table({"question": list(rows), "answer": answers}), file := io.BytesIO())
+    return file.getvalue()
+
+
+def files(fruit: str) -> dict[str, bytes]:
+    """What the repository holds at a commit."""
+    return {
+        "README.md": CARD.encode(),
+        "main/train-00000-of-00001.parquet": parquet(questions(fruit, 3)),
+        "main/test-00000-of-00001.parquet": parquet(questions("stones", TEST_ROWS)),
+        "socratic/train-00000-of-00001.parquet": parquet(questions("doubts", 3)),
+    }
+
+
+class Hub(ThreadingHTTPServer):
+    """One data set. `fails`: start of a path -> the status that every request for it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.commits = {NEWEST: files("apples"), OLDER: files("pears")}
+        self.branches = {"main": NEWEST, "release/1": OLDER}
+        self.fails: dict[str, int] = {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def do_GET(self) -> None:
+        failed = next((status for start, status in self.server.fails.items() if self.path.startswith(start)), None)
+        if failed:
+            return self._send(failed, **{"X-Error-Code": "RepoNotFound"} if failed == 404 else {})
+        if self.path.startswith("/large/"):
+            _, _, commit, path = self.path.split("/", 3)
+            return self._send(200, self.server.commits[commit][path])
+        if not (asked := PATHS.match(self.path)):
+            return self._send(404)
+        kind, revision, path = asked.groups(default="")
+        name = revision.replace("%2F", "/") or "main"
+        commit = self.server.branches.get(name, name)
+        if commit not in self.server.commits:
+            return self._send(404, **{"X-Error-Code": "RevisionNotFound"})
+        if kind == "resolve":
+            return self._send_file(commit, path)
+        answer = self._tree(commit, path and f"{path}/") if kind == "tree" else {"id": REPO, "sha": commit}
+        self._send(200, json.dumps(answer).encode(), **{"Content-Type": "application/json"})
+
+    do_HEAD = do_GET
+
+    def _tree(self, commit: str, folder: str) -> list[dict[str, object]]:
+        held = self.server.commits[commit]
+        found = [{"type": "file", "path": p, "oid": _hash(c), "size": len(c)} for p, c in held.items()]
+        folders = {os.path.dirname(path) for path in held} - {""}
+        found += [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders]
+        below = [entry for entry in found if entry["path"].startswith(folder)]
+        deep = "recursive=true" in self.path.lower()
+        return [entry for entry in below if deep or "/" not in entry["path"].removeprefix(folder)]
+
+    def _send_file(self, commit: str, path: str) -> None:
+        here = {"X-Repo-Commit": commit}
+        content = self.server.commits[commit].get(path)
+        if content is None:
+            self._send(404, **here, **{"X-Error-Code": "EntryNotFound"})
+        elif path.endswith(".md"):
+            self._send(200, content, **here, ETag=f'"{_hash(content)}"')
+        else:
+            place = f"http://localhost:{self.server.server_port}/large/{commit}/{path}"
+            linked = {"X-Linked-Etag": f'"{_hash(content)}"', "X-Linked-Size": str(len(content))}
+            self._send(302, **here, **linked, Location=place)
+
+    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def hub():
+    server = Hub()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def prepare(hub, command, tmp_path):
+    """Run one of the commands against `hub`, with nothing of this machine's own caches, tokens and proxies."""
+    own = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
+    env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # both would ask other servers
+    env |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    return lambda *argv: command(sys.executable, *argv, "--output-dir", tmp_path / "out", limit=60, env=env)
+
+
+def read(path: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {row.get("input") or row["problem"]: row.get("label") or row["answer"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("flags", "commit", "fruit"),
+    [((), NEWEST, "apples"), (("--revision", "release/1"), OLDER, "pears"), (("--revision", OLDER), OLDER, "pears")],
+    ids=["newest", "branch", "commit"],
+)
+def test_a_training_set_and_the_commit_that_it_was_read_at(prepare, tmp_path, flags, commit, fruit):
+    done = prepare(*TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out/train.jsonl") == questions(fruit, 3)
+    source = json.loads((tmp_path / "out/manifest.json").read_text())["source"]
+    expected = {"repo": REPO, "config": "main", "split": "train", "revision": commit}
+    assert source | expected == source
+
+
+def test_a_benchmark(prepare, tmp_path):
+    done = prepare(*BENCHMARKS)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out/gsm8k.jsonl") == questions("stones", TEST_ROWS)
+    source = json.loads((tmp_path / "out/manifest.json").read_text())["sources"]["gsm8k"]
+    expected = {"repo": REPO, "config": "main", "split": "test", "revision": NEWEST}
+    assert source | expected == source
+
+
+@pytest.mark.parametrize("argv", [TRAIN, BENCHMARKS], ids=["train", "benchmarks"])
+@pytest.mark.parametrize("failure", [404, 500, "closed"])
+def test_a_hub_that_cannot_be_read_says_what_to_fetch_by_hand(prepare, hub, tmp_path, failure, argv):
+    if failure == "closed":
+        hub.stop()
+    else:
+        hub.fails = {"/": failure}
+    done = prepare(*argv)
+    split, flag = ("train", "--input ") if argv == TRAIN else ("test", "--input-dir ")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) <= 10
+    assert f"hf download {REPO} main/{split}-00000-of-00001.parquet " in done.stderr and flag in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,86 @@
+"""How reference answers are read, written in one way, and recognised as damaged."""
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from data.golds import READERS, WrongType, float_damage, normalise
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("025", "25"), ("27.0", "27"), ("27.", "27"), ("000", "0"), ("-0.0", "0"), ("-007", "-7"), ("+2", "2"),
+        ("336^\\circ", "336"), ("336^{\\circ}", "336"), ("\\boxed{336^\\circ}", "336"), (" 4.20 ", "4.20"),
+        ("$69$,$84$", "69,84"), ("$\\frac{1}{2}$", "\\frac{1}{2}"), ("$(1,2), (3,4)$", "(1,2), (3,4)"),
+        ("$f(x)=a$, where $a$ is any", "$f(x)=a$, where $a$ is any"), ("1,234", "1,234"), ("\\text{east}", "\\text{east}"),
+        ("x^\\circ", "x^\\circ"), ("4.5e33", "4.5e33"), ("", ""),
+    ],
+)  # fmt: skip
+def test_golds_are_written_in_one_way(written, expected):
+    assert normalise(written) == expected
+
+
+@given(st.text())
+def test_writing_twice_changes_nothing(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(
+    ("read", "cell", "expected"),
+    [
+        ("plain", "7", "7"), ("plain", 7, "7"), ("plain", 27.0, "27.0"), ("plain", None, ""), ("plain", -1.5, "-1.5"),
+        ("boxed", "so $x=\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"), ("boxed", "no box", ""), ("boxed", None, ""),
+        ("hashes", "1+1=2\n#### 1,234", "1234"), ("hashes", "no mark", ""),
+        ("list", ["$1$", "2"], "$1$, 2"), ("list", "3", "3"), ("list", [], ""),
+    ],
+)  # fmt: skip
+def test_where_an_answer_stands(read, cell, expected):
+    assert READERS[read](cell) == expected
+
+
+@pytest.mark.parametrize("cell", [True, ["1"], {"a": 1}, b"1"])
+def test_what_is_no_answer(cell):
+    with pytest.raises(WrongType, match="expected a text or a number"):
+        READERS["plain"](cell)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    ["105263157894736848", "22099999999999998951424", "20000000000000000000000", "0.30000000000000004", "nan", "-inf",
+     "1.0526315789473685e+17", "-105263157894736848"],
+)  # fmt: skip
+def test_damage(gold):
+    assert float_damage(gold)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    ["7", "-366", "9007199254740991", "9007199254740992", "105263157894736842", "1152921504606846976", "0.25", "1e5",
+     "12157665459056928801", "3.14159", "\\frac{1}{2}", "", "x", "1e999999999", "9" * 5000],
+)  # fmt: skip
+def test_no_damage(gold):
+    assert float_damage(gold) is None
+
+
+@given(st.integers(2**53, 2**200))
+def test_rounding_a_whole_number_shows(number):
+    rounded = int(float(number))
+    assume((rounded // (rounded & -rounded)).bit_length() > 32)
+    assert float_damage(str(rounded))
+    if rounded != number:
+        assert float_damage(str(number)) is None
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_printed_float_of_many_digits_shows(number):
+    digits = repr(number).partition("e")[0].replace(".", "").strip("-0")
+    assume(len(digits) >= 16 and not math.isclose(number, round(number), rel_tol=0, abs_tol=0))
+    assert float_damage(repr(number))
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=5, min_value=-(10**9), max_value=10**9))
+def test_numbers_that_people_write_are_left_alone(number):
+    assert float_damage(str(number)) is None

@@ -1,0 +1,174 @@
+"""The benchmarks' command on small sources: forms, golds, ids, and what bad input gets."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data import prepare_benchmarks, sources
+from data.inputs import open_file
+from openrlhf_mel.errors import UserError
+
+AIME = [{"id": 60 + i, "problem": f"Find {i}+{i}.", "answer": f"{2 * i:03d}", "url": "u"} for i in range(30)]
+KNOWN = sources.load(sources.BENCHMARKS)
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys):
+    def run(*flags, out="out"):
+        argv = ["--output-dir", str(tmp_path / out), "--input-dir", str(tmp_path / "in"), *flags]
+        return prepare_benchmarks.main(argv), capsys.readouterr().err, tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A file of benchmarks with `mine` as a user would add it."""
+
+    def write(**entry):
+        path = tmp_path / "benchmarks.yaml"
+        path.write_text(
+            yaml.safe_dump({"mine": {"about": "my own", "forms": [{"question": "q", "answer": "a"}]} | entry})
+        )
+        monkeypatch.setattr(sources, "BENCHMARKS", path)
+
+    return write
+
+
+def test_a_benchmark_with_its_golds_in_one_form(prepare, tmp_path):
+    jsonl(tmp_path / "in" / "aime24__somewhere__test.jsonl", AIME)
+    code, err, out = prepare()
+    assert code == 0 and "amc23: no file for it in --input-dir, left out" in err
+    rows = lines(out / "aime24.jsonl")
+    assert [(row["problem"], row["answer"]) for row in rows] == [
+        (row["problem"], str(2 * i)) for i, row in enumerate(AIME)
+    ]
+    assert rows[3] | {"id": ""} == {
+        "id": "", "problem": "Find 3+3.", "answer": "6", "datasource": "aime24",
+        "source_id": 63, "source_answer": "006", "url": "u",
+    }  # fmt: skip
+    assert len({row["id"] for row in rows}) == 30 and all(row["id"].startswith("aime24-") for row in rows)
+    report = json.loads((out / "report.json").read_text())
+    assert len(report["benchmarks"]["aime24"]["rewritten_golds"]) == 30 and "math500" in report["absent"]
+    assert lines(out / "eval_all.jsonl")[3] == {
+        "id": rows[3]["id"], "input": "Find 3+3.", "label": "6", "datasource": "aime24"
+    }  # fmt: skip
+
+
+def test_only_asks_for_files_that_must_be_there(prepare, tmp_path):
+    jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
+    assert prepare("--only", "aime24")[0] == 0
+    code, err, out = prepare("--only", "aime24,amc23", out="other")
+    assert code == 2 and "no file for amc23" in err and not out.exists()
+    assert "--only: found 'amc', expected some of aime24" in prepare("--only", "amc")[1]
+
+
+def test_the_same_bytes_on_every_run(prepare, tmp_path):
+    jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
+    (_, _, first), (_, _, second) = prepare(out="first"), prepare(out="second")
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+
+
+def test_ids_and_content_do_not_depend_on_the_order(tmp_path):
+    source = KNOWN["aime24"]
+    there = prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "a.jsonl", AIME)), source)
+    back = prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "b.jsonl", AIME[::-1])), source)
+    assert {row["id"]: row["problem"] for row in there.rows} == {row["id"]: row["problem"] for row in back.rows}
+    assert there.content_sha256 == back.content_sha256
+
+
+def test_repeated_questions_get_ids_of_their_own(prepare, tmp_path):
+    jsonl(tmp_path / "in" / "aime24.jsonl", [*AIME[:29], AIME[0]])
+    _, _, out = prepare()
+    assert len({row["id"] for row in lines(out / "aime24.jsonl")}) == 30
+    assert json.loads((out / "report.json").read_text())["benchmarks"]["aime24"]["repeated"] == 1
+
+
+def test_units_and_tolerances(tmp_path):
+    rows = [
+        {"question": f"q{i}", "final_answer": [gold], "unit": unit, "error": error}
+        for i, (gold, unit, error) in enumerate(
+            [("4.2", "%", "1e-1"), ("$69$,$84$", None, None), *[("1", "", "")] * 672]
+        )
+    ]
+    found = prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "o.jsonl", rows)), KNOWN["olympiadbench"]).rows
+    assert found[0]["answer"] == "4.2" and found[0]["unit"] == "%" and found[0]["tolerance"] == 0.1
+    assert found[1]["answer"] == "69,84" and "unit" not in found[1] and "tolerance" not in found[1]
+    rows[0]["error"] = "about one"
+    with pytest.raises(UserError, match=r"o.jsonl, line 1: 'error': found 'about one', expected a number"):
+        prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "o.jsonl", rows)), KNOWN["olympiadbench"])
+
+
+def test_a_benchmark_of_a_users_own(prepare, own, tmp_path):
+    own()
+    jsonl(tmp_path / "in" / "mine.jsonl", [{"q": "What is 1+1?", "a": 2.0}])
+    code, err, out = prepare()
+    assert code == 0 and "content is none" not in err
+    assert lines(out / "mine.jsonl")[0]["answer"] == "2"
+
+
+BAD = {
+    "too few": ([AIME[0]], "aime24 has 30 questions, found 1"),
+    "no answer": ([*AIME[:29], {"problem": "p", "answer": None}], "line 30: 'answer': no answer"),
+    "no column": ([{"x": 1}], "no known columns of aime24; found x; expected problem + answer"),
+    "no column later": ([*AIME[:29], {"problem": "p"}], "line 30: no column 'answer'"),
+    "a wrong type": ([*AIME[:29], {"problem": "p", "answer": {}}], "line 30: 'answer': found {} (dict)"),
+    "no question": ([{"problem": " ", "answer": "1"}], "line 1: 'problem': found ' ', expected the question's text"),
+    "a gold that cannot be read": (
+        [*AIME[:29], {"problem": "p", "answer": "\\frac{1}{"}], "1 reference answers cannot be verified"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "message"), BAD.values(), ids=BAD)
+def test_bad_input(prepare, tmp_path, rows, message):
+    jsonl(tmp_path / "in" / "aime24.jsonl", rows)
+    code, err, out = prepare()
+    assert code == 2 and message in err and "Traceback" not in err and not out.exists()
+
+
+def test_which_file(prepare, tmp_path):
+    assert "no such folder" in prepare()[1]
+    (tmp_path / "in").mkdir()
+    assert "no file for aime24, aime25" in prepare()[1]
+    for name in ("aime24__a.jsonl", "aime24__b.jsonl"):
+        jsonl(tmp_path / "in" / name, AIME)
+    assert "several files for aime24: aime24__a.jsonl, aime24__b.jsonl; keep one" in prepare()[1]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"form": []}, "mine: found .* expected the keys about, forms, hub"),
+        ({"forms": [{"question": "q"}]}, "mine: .*answer"),
+        (
+            {"forms": [{"question": "q", "answer": "a", "read": "eval"}]},
+            "mine.forms: read: found 'eval', expected one of plain, boxed",
+        ),
+        ({"hub": {"repo": "a/b"}}, "mine: .*split"),
+        ({"forms": 3}, "mine: "),
+    ],
+)
+def test_a_faulty_entry(own, entry, message):
+    own(**entry)
+    with pytest.raises(UserError, match=rf"benchmarks.yaml: {message}"):
+        sources.load(sources.BENCHMARKS)
+
+
+def test_shipped_files_load():
+    assert [*KNOWN] == ["aime24", "aime25", "amc23", "math500", "olympiadbench", "minerva", "gsm8k", "amc83"]
+    assert [*sources.load(sources.TRAINING)] == ["dapo-math-17k", "math-level3to5", "math-train", "gsm8k-train"]
+    for source in (*KNOWN.values(), *sources.load(sources.TRAINING).values()):
+        assert source.hub and Path(source.hub.file).suffix in (".jsonl", ".parquet")

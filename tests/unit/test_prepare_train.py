@@ -1,0 +1,333 @@
+"""The training set's command on small sources: what stays, what goes and why, and what bad input gets."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data import prepare_train, sources
+from data.cleaning import STEPS
+
+REPO = Path(__file__).resolve().parents[2]
+DAPO = sources.load(sources.TRAINING)["dapo-math-17k"]
+# (question, answer): what happens to each with the defaults
+GOOD = [
+    (f"Find the {word} of ${n}+{n * n}$.", str(n + n * n))
+    for n, word in enumerate(["sum", "total", "value", "result"], 2)
+]
+ROWS = [
+    *GOOD,
+    (" Find the sum of $2 + 4$. \n", "6"),  # equal to the first under the key
+    ("Find the sum of $2+4$.", "6.0"),  # its answer is written otherwise: an exact copy of the first
+    ("Which $x$ solves $x=1$?", "1"),
+    ("Which $x$\nsolves $x = 1$?", "2"),  # both go: nothing says who is right
+    ("What is $\\frac{1}{2}$?", "0.5"),  # equal answers, so one of both stays
+    ("What is $\\dfrac{1}{2}$ ?", "\\frac{1}{2}"),
+    ("How large is it?", "105263157894736848"),
+    ("How large is nothing?", ""),
+    ("Is it readable?", "\\frac{1}{"),
+    ("", "7"),
+    ("As shown in the diagram, how long is $AB$?", "3"),
+    ("求 $x$ 的值，其中 $x=3$。", "3"),
+    ("How many apples do 12 children eat on 3 days if each eats 2 a day?", "72"),
+]
+BENCHMARK = [
+    {"id": "b-1", "problem": "How many apples do 13 children eat on 3 days if each eats 2 a day?", "answer": "78"}
+]
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys):
+    """Run the command on `rows` (pairs, or a file); returns the exit code, its standard error, and the output folder."""
+
+    def run(rows, *flags, source="custom", out="out"):
+        path = rows
+        if not isinstance(rows, Path):
+            path = jsonl(tmp_path / "in.jsonl", [{"question": q, "answer": a} for q, a in rows])
+        argv = ["--source", source, "--input", str(path), "--output-dir", str(tmp_path / out), *flags]
+        code = prepare_train.main(argv)
+        return code, capsys.readouterr().err, tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def benchmarks(tmp_path):
+    jsonl(tmp_path / "benchmarks" / "b.jsonl", BENCHMARK)
+    jsonl(tmp_path / "benchmarks" / "eval_all.jsonl", [{"input": "not looked at"}])
+    return ("--benchmarks-dir", str(tmp_path / "benchmarks"))
+
+
+def reasons(out):
+    return {
+        reason: found["count"] for reason, found in json.loads((out / "report.json").read_text())["dropped"].items()
+    }
+
+
+def test_every_row_is_accounted_for(prepare, benchmarks):
+    code, _, out = prepare(ROWS, *benchmarks)
+    assert code == 0
+    report = json.loads((out / "report.json").read_text())
+    assert reasons(out) == {
+        "exact_duplicate": 1, "empty_question": 1, "empty_answer": 1, "conflicting_answers": 2, "float_damage": 1,
+        "unverifiable_answer": 1, "contaminated": 1, "figure": 1, "duplicate": 2,
+    }  # fmt: skip
+    assert report["rows_in"] == len(ROWS) == report["rows_out"] + sum(reasons(out).values())
+    rows = lines(out / "train.jsonl")
+    assert {(row["input"], row["label"]) for row in rows} == {
+        *GOOD, ("What is $\\frac{1}{2}$?", "0.5"), ("求 $x$ 的值，其中 $x=3$。", "3")
+    }  # fmt: skip
+    assert all(row.keys() == {"id", "input", "label", "datasource"} and row["datasource"] == "custom" for row in rows)
+    assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
+    float_damage = report["dropped"]["float_damage"]["examples"]
+    assert [(e["answer"], e["rows"]) for e in float_damage] == [("105263157894736848", [11])]
+
+
+def test_provenance_names_the_rows_of_every_copy(prepare):
+    _, _, out = prepare(ROWS)
+    rows = {row["input"]: row["id"] for row in lines(out / "train.jsonl")}
+    came_from = {row["id"]: row["rows"] for row in lines(out / "provenance.jsonl")}
+    assert came_from.keys() == set(rows.values())
+    assert came_from[rows[GOOD[0][0]]] == [1, 5, 6]
+    assert came_from[rows["What is $\\frac{1}{2}$?"]] == [9, 10]
+
+
+def test_contamination_is_listed(prepare, benchmarks):
+    _, _, out = prepare(ROWS, *benchmarks)
+    [pair] = json.loads((out / "report.json").read_text())["contamination"]["b"]["pairs"]
+    assert pair["benchmark_id"] == "b-1" and pair["question"] == ROWS[-1][0] and pair["rows"] == [len(ROWS)]
+    assert pair["dropped"] and pair["reason"] == "contaminated"
+    assert pair["similarity"] == pytest.approx(2 * 15 / 32, abs=1e-4)
+    _, _, out = prepare(ROWS, *benchmarks, "--max-similarity", "0.95")
+    report = json.loads((out / "report.json").read_text())
+    assert report["contamination"]["b"]["pairs"] == [] and "contaminated" not in report["dropped"]
+
+
+def test_copies_of_a_contaminated_question_go_with_it(prepare, benchmarks):
+    """Two ways of writing one question, of which only one is near enough."""
+    question = BENCHMARK[0]["problem"].replace("13", "{1}{4}")
+    _, _, out = prepare([(question, "84"), (question.replace(" 3 ", " {3} \\, "), "84"), *GOOD], *benchmarks)
+    assert reasons(out)["contaminated"] == 2
+
+
+def test_without_benchmarks_it_warns(prepare):
+    _, err, out = prepare(ROWS)
+    assert "pass --benchmarks-dir to decontaminate" in err
+    assert json.loads((out / "report.json").read_text())["contamination"] == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "gone"),
+    {
+        "trim": "", "exact_duplicates": "exact_duplicate", "conflicts": "conflicting_answers", "unusable": "float_damage",
+        "decontamination": "contaminated", "language": "other_language", "figures": "figure", "duplicates": "duplicate",
+    }.items(),
+)  # fmt: skip
+def test_each_step_can_be_left_out(prepare, benchmarks, step, gone):
+    flags = (*benchmarks, "--languages", "en", "--skip")
+    _, _, everything = prepare(ROWS, *flags[:-1], out="everything")
+    code, _, out = prepare(ROWS, *flags, step)
+    assert code == 0 and (not gone or gone in reasons(everything)) and gone not in reasons(out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["rows_in"] == report["rows_out"] + sum(reasons(out).values())
+    assert len({row["id"] for row in lines(out / "train.jsonl")}) == report["train"]
+    assert json.loads((out / "manifest.json").read_text())["options"]["skip"] == [step]
+
+
+def test_with_every_step_left_out_each_row_stays_as_it_is(prepare):
+    rows = [*ROWS, ROWS[0]]
+    _, _, out = prepare(rows, "--skip", ",".join(STEPS))
+    written = [row["input"] for row in lines(out / "train.jsonl")]
+    assert sorted(written) == sorted(question for question, _ in rows if question)
+
+
+def test_languages(prepare):
+    _, _, out = prepare(ROWS, "--languages", "zh")
+    assert [row["input"] for row in lines(out / "train.jsonl")] == ["求 $x$ 的值，其中 $x=3$。"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sources_order_does_not_matter(prepare, benchmarks, seed):
+    shuffled = [*ROWS, *ROWS]
+    random.Random(seed).shuffle(shuffled)
+    flags = (*benchmarks, "--validation", "2")
+    _, _, first = prepare(ROWS, *flags, out="first")
+    _, _, second = prepare(shuffled, *flags, out="second")
+    for name in ("train.jsonl", "validation.jsonl"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_the_same_bytes_on_every_run_and_no_stale_validation(prepare, benchmarks):
+    def contents(out):
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    _, _, first = prepare(ROWS, *benchmarks, "--validation", "1", out="first")
+    _, _, second = prepare(ROWS, *benchmarks, "--validation", "1", out="second")
+    assert contents(first) == contents(second)
+    prepare(ROWS, *benchmarks, out="first")
+    assert "validation.jsonl" not in contents(first)
+
+
+def test_validation_is_disjoint_and_has_no_near_copy_in_training(prepare):
+    similar = [(f"Find the sum of all the numbers that divide {n} and {n + 1}.", str(n)) for n in range(40)]
+    _, _, out = prepare([*similar, *GOOD], "--validation", "3")
+    held, rest = lines(out / "validation.jsonl"), lines(out / "train.jsonl")
+    assert len(held) == 3 and len(held) + len(rest) == 44
+    assert {row["input"] for row in held} <= {question for question, _ in GOOD}
+    assert not {row["id"] for row in held} & {row["id"] for row in rest}
+    code, err, _ = prepare([*similar, *GOOD], "--validation", "30", out="more")
+    assert code == 2 and "--validation 30: only 4 of 44 questions have no near copy" in err
+
+
+def test_both_forms_of_dapo_give_the_same_file(prepare, tmp_path):
+    """Unwrapped; and as published: each row often, wrapped, shuffled. Unwrapping takes whole texts, not characters."""
+    tricky = [
+        ("Solve the following: what is $1+1$? Remember to answer.", "2"),
+        ("Remember that $x=3$. Find $x$.\n\nAnswer:", "3"),
+        ("step by step: $2+2$", "4"),
+    ]
+    pairs = [*GOOD, *tricky]
+
+    def rows(text, repeat):
+        many = [
+            {"prompt": [{"content": text(q), "role": "user"}], "reward_model": {"ground_truth": a}}
+            for q, a in pairs * repeat
+        ]
+        random.Random(0).shuffle(many)
+        return pa.Table.from_pylist(many)
+
+    pq.write_table(rows(lambda q: q, 1), tmp_path / "copy.parquet")
+    pq.write_table(rows(lambda q: DAPO.prefix + q + DAPO.suffix, 7), tmp_path / "published.parquet")
+    _, _, copy = prepare(tmp_path / "copy.parquet", source=DAPO.name, out="copy")
+    _, _, published = prepare(tmp_path / "published.parquet", source=DAPO.name, out="published")
+    assert (copy / "train.jsonl").read_bytes() == (published / "train.jsonl").read_bytes()
+    assert {row["input"] for row in lines(copy / "train.jsonl")} == {question for question, _ in pairs}
+    report = json.loads((published / "report.json").read_text())
+    assert report["changed"]["unwrapped"] == report["rows_in"] == 7 * len(pairs)
+
+
+def test_columns_of_a_users_own(prepare, tmp_path):
+    pq.write_table(
+        pa.Table.from_pylist([{"x": {"q": q}, "sol": f"so \\boxed{{{a}}}"} for q, a in GOOD]), tmp_path / "a.parquet"
+    )
+    flags = ("--question-column", "x.q", "--answer-column", "sol", "--answer-in", "boxed", "--datasource", "mine")
+    code, _, out = prepare(tmp_path / "a.parquet", *flags)
+    assert code == 0
+    assert {(row["input"], row["label"], row["datasource"]) for row in lines(out / "train.jsonl")} == {
+        (*g, "mine") for g in GOOD
+    }
+
+
+def test_levels_are_selected(prepare, tmp_path):
+    rows = [{"problem": q, "answer": a, "level": f"Level {n}"} for n, (q, a) in enumerate(GOOD, 2)]
+    _, _, out = prepare(jsonl(tmp_path / "math.jsonl", rows), source="math-level3to5")
+    assert reasons(out) == {"not_selected": 1} and len(lines(out / "train.jsonl")) == 3
+
+
+BAD = {
+    "a missing column": ([{"question": "q"}], (), "in.jsonl: no known columns of custom; found question; expected question + answer"),
+    "a missing column later": ([{"question": "q", "answer": "1"}, {"question": "q"}], (), "in.jsonl, line 2: no column 'answer'"),
+    "an answer of the wrong type": ([{"question": "q", "answer": "1"}, {"question": "r", "answer": ["1"]}], (), "in.jsonl, line 2: 'answer': found ['1'] (list), expected a text or a number"),
+    "a truth value": ([{"question": "q", "answer": True}], (), "in.jsonl, line 1: 'answer': found True"),
+    "a question of the wrong type": ([{"question": 3, "answer": "1"}], (), "in.jsonl, line 1: 'question': found 3, expected a text"),
+    "nothing left": ([{"question": "q", "answer": ""}], (), "none of 1 rows is left (empty_answer 1)"),
+    "an unknown step": ([{"question": "q", "answer": "1"}], ("--skip", "unwarp"), "--skip: found 'unwarp', expected some of unwrap"),
+    "an unknown language": ([{"question": "q", "answer": "1"}], ("--languages", "fr"), "--languages: found 'fr'"),
+    "a similarity": ([{"question": "q", "answer": "1"}], ("--max-similarity", "75"), "--max-similarity 75.0: expected a number above 0"),
+    "a negative number": ([{"question": "q", "answer": "1"}], ("--validation", "-1"), "--validation -1: expected"),
+    "no benchmarks": ([{"question": "q", "answer": "1"}], ("--benchmarks-dir", "/nowhere"), "--benchmarks-dir /nowhere: no such folder"),
+    "everything held out": ([{"question": "q", "answer": "1"}], ("--validation", "1"), "--validation 1: only 0 of 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "flags", "message"), BAD.values(), ids=BAD)
+def test_bad_input(prepare, tmp_path, rows, flags, message):
+    code, err, out = prepare(jsonl(tmp_path / "in.jsonl", rows), *flags)
+    assert code == 2 and message in err
+    error = [line for line in err.splitlines() if "error: " in line]
+    assert len(error) == 1 and "Traceback" not in err
+    assert not out.exists()
+
+
+def test_benchmarks_of_another_kind(prepare, tmp_path):
+    jsonl(tmp_path / "b" / "x.jsonl", [{"problem": "p"}, {"question": "p"}])
+    code, err, _ = prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))
+    assert code == 2 and "x.jsonl, line 2: no text under 'problem'" in err
+    (tmp_path / "b" / "x.jsonl").unlink()
+    assert "no <benchmark>.jsonl in it" in prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))[1]
+
+
+def test_custom_needs_a_file(capsys, tmp_path):
+    assert prepare_train.main(["--source", "custom", "--output-dir", str(tmp_path / "out")]) == 2
+    assert "--source custom: needs --input FILE" in capsys.readouterr().err
+
+
+def test_a_full_disk(tmp_path, command):
+    """Files may not grow beyond 64 KiB, which fails like a full disk, in the middle of a write."""
+    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(1000) for q, a in GOOD])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.jsonl").write_text("old")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))  # noqa: E731
+    argv = [
+        sys.executable,
+        "data/prepare_train.py",
+        "--source",
+        "custom",
+        "--input",
+        path,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    done = command(*argv, limit=60, preexec_fn=limit)
+    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+    assert "nothing was changed in the output folder" in done.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["train.jsonl"]
+    assert (tmp_path / "out" / "train.jsonl").read_text() == "old"
+
+
+def test_kills_in_the_middle(tmp_path):
+    """At moments spread over a run: a final name is never there half, and the next run finishes."""
+    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(2000) for q, a in GOOD])
+    out = tmp_path / "out"
+    argv = [sys.executable, "data/prepare_train.py", "--source", "custom", "--input", path, "--output-dir", out]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPO}
+    started = time.monotonic()
+    assert subprocess.run(list(map(str, argv)), **quiet).returncode == 0
+    took = time.monotonic() - started
+    whole = {p.name: p.read_bytes() for p in out.iterdir()}
+    for p in out.iterdir():
+        p.unlink()
+    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+        process = subprocess.Popen(list(map(str, argv)), start_new_session=True, **quiet)
+        time.sleep(took * share)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        there = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} if out.exists() else {}
+        assert there.items() <= whole.items()
+    assert subprocess.run(list(map(str, argv)), **quiet).returncode == 0
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == whole
+
+
+def test_help_is_for_newcomers(command):
+    done = command(sys.executable, "data/prepare_train.py", "--help", limit=60)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in [*sources.load(sources.TRAINING), "custom", *STEPS])
