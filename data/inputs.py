@@ -195,10 +195,16 @@ def open_hub(hub: Hub, revision: str | None = None, then: str = "") -> Input:
         UserError: it cannot be read; says what to fetch on a node with internet, and `then` how to pass it.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # each try that fails is a warning; the last one is our message
     try:
         commit = HfApi().dataset_info(hub.repo, revision=revision, timeout=20).sha
-        dataset = _load(hub.repo, hub, revision=commit)
+        # With "hf://" no folder of the repository's name is taken for it.
+        dataset = _load(f"hf://datasets/{hub.repo}", hub, revision=commit)
+        # Where the download fails, `datasets` falls back to whatever commit it has in its cache.
+        if any(commit not in Path(file["filename"]).parts for file in dataset.cache_files):
+            raise ValueError(f"commit {commit} cannot be downloaded, only another one is in the cache")
     except Exception as error:  # of requests, httpx, huggingface_hub, datasets, pyarrow
         at = f" --revision {revision}" if revision else ""
         raise UserError(
@@ -292,5 +298,5 @@ def _dotted_fields(fields: pa.Schema | pa.StructType) -> list[str]:
 
 
 def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:250]}"

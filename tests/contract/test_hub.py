@@ -1,8 +1,8 @@
 """Reading a data set of the hub with the real `datasets` and `huggingface_hub`, over HTTP, from a server on 127.0.0.1.
 
 The server answers as the Hugging Face hub does to what these libraries ask for: a data set's commit, the tree of its
-files, small files at once, large ones by way of another host. The commands run as processes of their own, since the
-libraries read HF_ENDPOINT when they are imported.
+files, and the files by way of another host. The commands run as processes of their own, since the libraries read
+HF_ENDPOINT when they are imported.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,6 @@ configs:
 - config_name: socratic
   data_files: [{split: train, path: socratic/train-*}]
 ---
-# Grade school mathematics
 """
 TRAIN = ("data/prepare_train.py", "--source", "gsm8k-train")
 BENCHMARKS = ("data/prepare_benchmarks.py", "--only", "gsm8k")
@@ -63,7 +63,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.commits = {NEWEST: files("apples"), OLDER: files("pears")}
-        self.branches = {"main": NEWEST, "release/1": OLDER}
+        self.branches = {"": NEWEST, "main": NEWEST, "release/1": OLDER}
         self.fails: dict[str, int] = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -79,14 +79,13 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if failed := [status for start, status in self.server.fails.items() if self.path.startswith(start)]:
             return self._send(failed[0], {"X-Error-Code": "RepoNotFound"} if failed[0] == 404 else {})
-        if self.path.startswith("/large/"):
+        if self.path.startswith("/content/"):
             _, _, commit, path = self.path.split("/", 3)
             return self._send(200, {}, self.server.commits[commit][path])
         if not (asked := PATHS.match(self.path)):
             return self._send(404)
         kind, revision, path = asked.groups(default="")
-        name = revision.replace("%2F", "/") or "main"
-        commit = self.server.branches.get(name, name)
+        commit = self.server.branches.get(unquote(revision), revision)
         if commit not in self.server.commits:
             return self._send(404, {"X-Error-Code": "RevisionNotFound"})
         if kind == "resolve":
@@ -110,11 +109,9 @@ class Answer(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit}
         if content is None:
             return self._send(404, headers | {"X-Error-Code": "EntryNotFound"})
-        if path.endswith(".md"):
-            return self._send(200, headers | {"ETag": f'"{_hash(content)}"'}, content)
-        place = f"http://localhost:{self.server.server_port}/large/{commit}/{path}"
-        linked = {"X-Linked-Etag": f'"{_hash(content)}"', "X-Linked-Size": str(len(content))}
-        self._send(302, headers | linked | {"Location": place})
+        headers |= {"X-Linked-Etag": f'"{_hash(content)}"', "X-Linked-Size": str(len(content))}
+        elsewhere = f"http://localhost:{self.server.server_port}/content/{commit}/{path}"
+        self._send(302, headers | {"Location": elsewhere})
 
     def _send(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
@@ -144,7 +141,8 @@ def prepare(hub, command, tmp_path):
     env = {name: value for name, value in os.environ.items() if not own.match(name)}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
     env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # else other servers may be asked
-    return lambda *argv: command(sys.executable, *argv, "--output-dir", tmp_path / "out", limit=60, env=env)
+    own_folder = ("--output-dir", tmp_path / "out")
+    return lambda *argv, **options: command(sys.executable, *argv, *own_folder, limit=60, env=env, **options)
 
 
 def read(path: Path, question: str, answer: str) -> dict[str, str]:
@@ -185,3 +183,24 @@ def test_a_hub_that_cannot_be_read_says_what_to_fetch_by_hand(prepare, hub, tmp_
     assert len(done.stderr.splitlines()) <= 10
     assert f"hf download {REPO} main/{split}-00000-of-00001.parquet " in done.stderr and flag in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_the_repositorys_name_is_not_taken_for_it(prepare, tmp_path):
+    for name, content in files("plums").items():
+        (tmp_path / REPO / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / REPO / name).write_bytes(content)
+    done = prepare(os.path.abspath(TRAIN[0]), *TRAIN[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out/train.jsonl", "input", "label") == questions("apples", 3)
+
+
+@pytest.mark.slow  # the libraries try for half a minute
+def test_another_commit_in_the_cache_is_not_taken_for_the_one_that_was_asked_for(prepare, hub, tmp_path):
+    hub.branches[""] = OLDER
+    assert prepare(*TRAIN).returncode == 0
+    before = (tmp_path / "out/manifest.json").read_bytes()
+    hub.branches[""] = NEWEST
+    hub.fails = {f"/datasets/{REPO}/resolve/": 500}
+    done = prepare(*TRAIN)
+    assert done.returncode == 2 and f"hf download {REPO}" in done.stderr, done.stderr
+    assert (tmp_path / "out/manifest.json").read_bytes() == before
