@@ -53,7 +53,7 @@ class Templates:
 
     def question(self, question: str) -> str:
         """The question's prompt, in training, in replay and in evaluation alike (paper 3.1)."""
-        return _fill(self.texts["question.txt"], question=question)
+        return fill_question(self.texts["question.txt"], question)
 
     def analysis(self, question: str, incorrect: str, correct: str) -> str:
         """The instruction I with x, y- and y+: what the policy writes M from (Eq. 2-5)."""
@@ -107,6 +107,16 @@ class PromptFormat:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
+
+
+def read_question_template(path: Path) -> str:
+    """The text of one question template. Raises UserError naming the file at fault."""
+    return _read_template(path, _PLACES["question.txt"])
+
+
+def fill_question(template: str, question: str) -> str:
+    """A question in its template: what `Templates.question` does, for a template on its own."""
+    return _fill(template, question=question)
 
 
 def _fill(template: str, **values: str) -> str:

@@ -13,12 +13,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -133,7 +131,7 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
         manifest = _manifest(settings)
         if (run_dir / runlog.MANIFEST).exists():
             first = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
-            manifest |= {"started": first["started"], "resumed": [*first.get("resumed", []), _now()]}
+            manifest |= {"started": first["started"], "resumed": [*first.get("resumed", []), runlog.now()]}
         runlog.write_json(run_dir / runlog.MANIFEST, manifest)
         yield
 
@@ -143,7 +141,7 @@ def _finish(run_dir: Path) -> None:
     partial = run_dir / "model.partial"
     if manifest["config"]["ckpt.output_dir"] == str(partial):
         os.replace(partial, run_dir / "model")
-    runlog.write_json(run_dir / runlog.MANIFEST, manifest | {"finished": _now()})
+    runlog.write_json(run_dir / runlog.MANIFEST, manifest | {"finished": runlog.now()})
 
 
 def _manifest(settings: Settings) -> dict[str, Any]:
@@ -153,20 +151,16 @@ def _manifest(settings: Settings) -> dict[str, Any]:
         if settings.upstream[flag]
     }
     return {
-        "started": _now(),
+        "started": runlog.now(),
         "finished": None,
         "config": settings.as_dict(),
         "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
         "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
+        "commit": runlog.commit(),
         "data_sha256": data,
         "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str | None:
@@ -174,21 +168,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with `+changes` when files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=root, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip()
 
 
 def _sha256(path: Path) -> str | None:
