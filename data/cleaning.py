@@ -31,17 +31,23 @@ STEPS = {
     "duplicates": "keep one of questions that are equal under the key",
 }
 _EXAMPLES = 20
-_SHOWN = 300  # characters of a question in an example
+_SHOWN = 300  # characters of a question or an answer in an example
 _key = functools.lru_cache(maxsize=None)(key)
 
 
 @dataclass(eq=False)
 class Question:
-    """A question with its reference answer, and the numbers of the source rows that it stands in."""
+    """A question with its reference answer.
+
+    Attributes:
+        rows: numbers of the source rows that say exactly this.
+        copies: those of its duplicates.
+    """
 
     text: str
     answer: str
     rows: array[int]
+    copies: list[int] = field(default_factory=list)
 
     @property
     def order(self) -> tuple[int, str, str]:
@@ -56,30 +62,36 @@ class Questions:
     Attributes:
         dropped: reason -> {"count", "examples"}. Copies that say exactly the same count once each, as
             `exact_duplicate`; whatever happens to the question later counts once.
-        reasons: question -> why it went.
+        reasons: question -> (why it went, more about it), in the order in which they went.
     """
 
     kept: list[Question]
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reasons: dict[Question, str] = field(default_factory=dict)
+    reasons: dict[Question, tuple[str, str | None]] = field(default_factory=dict)
 
     def drop(self, reason: str, found: Mapping[Question, str | None]) -> None:
         """Take out the questions of `found`; its values say more about each."""
+        if not found:
+            return
         self.count(reason, len(found))
-        self.reasons |= dict.fromkeys(found, reason)
+        ordered = sorted(found, key=lambda question: question.order)
+        self.reasons |= {question: (reason, found[question]) for question in ordered}
         self.kept = [question for question in self.kept if question not in found]
-        for question in sorted(found, key=lambda question: question.order)[:_EXAMPLES]:
-            example = {
-                "rows": list(question.rows[:5]),
-                "question": question.text[:_SHOWN],
-                "answer": question.answer[:_SHOWN],
-            }
-            detail = found[question]
-            self.dropped[reason]["examples"].append(example | ({"detail": detail} if detail else {}))
+        self.dropped[reason]["examples"] += [example(question, found[question]) for question in ordered[:_EXAMPLES]]
 
     def count(self, reason: str, number: int) -> None:
         """Count what went for `reason` without an example."""
         self.dropped.setdefault(reason, {"count": 0, "examples": []})["count"] += number
+
+
+def example(question: Question, detail: str | None, shown: int = _SHOWN) -> dict[str, Any]:
+    """A question as reports show it."""
+    shortened = {
+        "rows": sorted(question.rows)[:5],
+        "question": question.text[:shown],
+        "answer": question.answer[:shown],
+    }
+    return shortened | ({"detail": detail} if detail else {})
 
 
 def merged(questions: Iterable[Question]) -> list[Question]:
@@ -144,7 +156,7 @@ def duplicates(questions: Iterable[Question]) -> dict[Question, str | None]:
         first, *others = sorted(group, key=lambda question: question.order)
         for question in others:
             found[question] = f"equal to {first.text[:_SHOWN]}"
-            first.rows.extend(question.rows)
+            first.copies.extend(question.rows)
     return found
 
 

@@ -16,8 +16,11 @@ from openrlhf_mel.verifier import VerifierError
 _PACKAGES = ("math-verify", "sympy", "latex2sympy2_extended", "pyarrow", "rapidfuzz", "datasets")
 
 
-def run(work: Callable[[], None]) -> int:
-    """Do `work`; returns the exit code: 0, 2 for bad input, 1 for a disk or a machine that fails, 130 when interrupted."""
+def run(work: Callable[[], object], after: str = "nothing was changed in the output folder") -> int:
+    """Do `work`; returns the exit code: 0, 2 for bad input, 1 for a disk or a machine that fails, 130 when interrupted.
+
+    `after` says what is left when the machine fails.
+    """
     try:
         work()
     except UserError as error:
@@ -25,13 +28,13 @@ def run(work: Callable[[], None]) -> int:
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; nothing was changed in the output folder", file=sys.stderr)
+        print(f"error: {where}{error.strerror or error}; {after}", file=sys.stderr)
         return 1
     except (MemoryError, VerifierError) as error:
-        print(f"error: {type(error).__name__}: {error}; nothing was changed in the output folder", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {error}; {after}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed in the output folder", file=sys.stderr)
+        print(f"interrupted; {after}", file=sys.stderr)
         return 130
     return 0
 

@@ -188,11 +188,21 @@ def open_file(path: Path, hub: Hub | None = None) -> Input:
     return Parquet(path) if path.suffix == ".parquet" else JsonLines(path)
 
 
-def open_hub(hub: Hub, revision: str | None = None, then: str = "") -> Input:
+class HubError(UserError):
+    """The hub cannot be read. The message says why, not yet what to do."""
+
+
+def download_command(hub: Hub, revision: str | None = None) -> str:
+    """What to type on a node with internet."""
+    at = f" --revision {revision}" if revision else ""
+    return f"hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}"
+
+
+def open_hub(hub: Hub, revision: str | None = None) -> Input:
     """The rows of a data set of the hub, at the commit that `revision` names now.
 
     Raises:
-        UserError: it cannot be read; says what to fetch on a node with internet, and `then` how to pass it.
+        HubError: it cannot be read.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import logging
@@ -206,12 +216,7 @@ def open_hub(hub: Hub, revision: str | None = None, then: str = "") -> Input:
         if any(commit not in Path(file["filename"]).parts for file in dataset.cache_files):
             raise ValueError(f"commit {commit} cannot be downloaded, only another one is in the cache")
     except Exception as error:  # of requests, httpx, huggingface_hub, datasets, pyarrow
-        at = f" --revision {revision}" if revision else ""
-        raise UserError(
-            f"{hub.repo}: cannot be read from the hub ({_short(error)}). On a node with internet:\n"
-            f"  hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}\n"
-            f"then {then or f'--input FOLDER/{hub.file}'}"
-        ) from None
+        raise HubError(f"{hub.repo}: cannot be read from the hub ({_short(error)})") from None
     origin = {"repo": hub.repo, "config": hub.config, "split": hub.split, "revision": commit}
     return HubTables(f"{hub.repo} ({hub.split})", origin, dataset)
 

@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from data.command import progress
 from data.contamination import near_pairs
 from data.inputs import Input, JsonLines
 from data.output import EVAL_ALL
+from data.questions import language
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
 
 _VERIFIED = 1_000  # answers between two moves of the bar
+_SHOWN = 50  # rewritten answers that the report lists
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Benchmark:
     sha256: str
     ids: list[str]
     problems: list[str]
+    answers: list[str]
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Prepared:
     Attributes:
         rows_in: source rows.
         content_sha256: of the source's questions and answers, in whatever order and however often they stand there.
+        state: what was dropped, and why.
+        changed: how many rows were unwrapped, trimmed, and so on.
+        languages: of the questions that are left, language -> number.
         contamination: benchmark -> what is near it.
     """
 
@@ -57,9 +64,10 @@ class Prepared:
     content_sha256: str
     train: list[Question]
     validation: list[Question]
-    dropped: dict[str, dict[str, Any]]
-    changed: dict[str, int]
-    contamination: dict[str, dict[str, Any]] = field(default_factory=dict)
+    state: Questions
+    changed: dict[str, Any]
+    languages: dict[str, int]
+    contamination: dict[str, dict[str, Any]]
 
 
 def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], options: Options) -> Prepared:
@@ -103,7 +111,7 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], option
     if wanted("duplicates"):
         state.drop("duplicate", cleaning.duplicates(state.kept))
     if not state.kept:
-        counts = ", ".join(f"{reason} {found['count']}" for reason, found in state.dropped.items() if found["count"])
+        counts = ", ".join(f"{reason} {found['count']}" for reason, found in state.dropped.items())
         raise UserError(f"{rows.name}: none of {rows_in:,} rows is left ({counts}); --skip names steps to leave out")
     validation = _validation(state.kept, options)
     held_out = set(validation)
@@ -112,8 +120,9 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], option
         content_sha256=content,
         train=[question for question in state.kept if question not in held_out],
         validation=validation,
-        dropped={reason: found for reason, found in state.dropped.items() if found["count"]},
+        state=state,
         changed=changed,
+        languages=dict(Counter(map(language, (question.text for question in state.kept))).most_common()),
         contamination=_contamination_report(pairs, benchmarks, state.reasons),
     )
 
@@ -138,7 +147,7 @@ def read_benchmarks(folder: Path) -> list[Benchmark]:
     found = []
     for path in files:
         rows = JsonLines(path)
-        ids, problems = [], []
+        ids, problems, answers = [], [], []
         for number, row in rows.records():
             if not isinstance(row.get("problem"), str):
                 raise UserError(
@@ -146,7 +155,8 @@ def read_benchmarks(folder: Path) -> list[Benchmark]:
                 )
             problems.append(row["problem"])
             ids.append(str(row.get("id", f"{path.stem}-{number}")))
-        found.append(Benchmark(path.stem, rows.origin["sha256"], ids, problems))
+            answers.append(str(row.get("answer", "")))
+        found.append(Benchmark(path.stem, rows.origin["sha256"], ids, problems, answers))
     return found
 
 
@@ -178,25 +188,36 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> Q
             f"{rows.place(number)}: {form.question!r}: found {text!r:.80}, expected a text, or a list of one user message"
         )
     try:
-        return Question(text, golds.READERS[form.read](answer), array("q"))
+        gold = golds.READERS[form.read](answer)
+        (text + gold).encode()
     except golds.WrongType as error:
         raise UserError(f"{rows.place(number)}: {form.answer!r}: {error}") from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{rows.place(number)}: not a text that UTF-8 can hold ({error.reason}); mend the file"
+        ) from None
+    return Question(text, gold, array("q"))
 
 
-def _tidy(questions: list[Question], source: Source, unwrap: bool, trim: bool) -> dict[str, int]:
+def _tidy(questions: list[Question], source: Source, unwrap: bool, trim: bool) -> dict[str, Any]:
     """Take off wrapping and white space, write answers in one way; returns how many rows each changed."""
-    changed = {"unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
+    changed = {"unwrapped": 0, "half_unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
+    rewritten: dict[str, str] = {}
     for question in questions:
-        text = question.text
-        if unwrap:
+        text, rows = question.text, len(question.rows)
+        if unwrap and source.prefix:
+            halves = text.startswith(source.prefix) + text.endswith(source.suffix)
+            changed["unwrapped"] += rows * (halves == 2)
+            changed["half_unwrapped"] += rows * (halves == 1)
             text = text.removeprefix(source.prefix).removesuffix(source.suffix)
-        stripped = text.strip() if trim else text
+        question.text = text.strip() if trim else text
+        changed["trimmed"] += rows * (question.text != text)
         answer = golds.normalise(question.answer)
-        changed["unwrapped"] += len(question.rows) * (text != question.text)
-        changed["trimmed"] += len(question.rows) * (stripped != text)
-        changed["answer_rewritten"] += len(question.rows) * (answer != question.answer)
-        question.text, question.answer = stripped, answer
-    return changed
+        if answer != question.answer:
+            changed["answer_rewritten"] += rows
+            rewritten[question.answer] = answer
+        question.answer = answer
+    return {**changed, "answers": dict(sorted(rewritten.items())[:_SHOWN])}
 
 
 @dataclass(frozen=True)
@@ -259,11 +280,12 @@ def _validation(kept: list[Question], options: Options) -> list[Question]:
 
 
 def _contamination_report(
-    pairs: list[_Near], benchmarks: Sequence[Benchmark], reasons: dict[Question, str]
+    pairs: list[_Near], benchmarks: Sequence[Benchmark], reasons: dict[Question, tuple[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
     for benchmark in benchmarks:
         own = [pair for pair in pairs if pair.benchmark == benchmark.name]
+        asked = {i: (p, a) for i, p, a in zip(benchmark.ids, benchmark.problems, benchmark.answers, strict=True)}
         report[benchmark.name] = {
             "questions": len(benchmark.ids),
             "near": len({pair.benchmark_id for pair in own}),
@@ -271,11 +293,14 @@ def _contamination_report(
             "pairs": [
                 {
                     "benchmark_id": pair.benchmark_id,
+                    "benchmark_question": asked[pair.benchmark_id][0],
+                    "benchmark_answer": asked[pair.benchmark_id][1],
                     "rows": sorted(pair.question.rows),
                     "question": pair.question.text,
+                    "answer": pair.question.answer,
                     "similarity": round(pair.similarity, 4),
                     "dropped": pair.question in reasons,
-                    "reason": reasons.get(pair.question),
+                    "reason": reasons.get(pair.question, (None,))[0],
                 }
                 for pair in own
             ],

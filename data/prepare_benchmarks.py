@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import command, golds, sources
-from data.inputs import Input, open_file, open_hub
-from data.output import EVAL_ALL, REPORT, OutputFolder, json_lines, question_id
+from data.inputs import HubError, Input, JsonLines, download_command, open_file, open_hub
+from data.output import EVAL_ALL, MANIFEST, REPORT, OutputFolder, json_lines, question_id
 from data.preparation import content_sha256
-from data.sources import Form, Source
+from data.sources import Form, Hub, Source
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import check_golds
 
 _ENDINGS = (".jsonl", ".parquet")
 _NAMED = 5  # rows that a message names
+Opener = Callable[[], Input]
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,7 @@ class Benchmark:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    options = _parser().parse_args(arguments)
-    return command.run(lambda: _run(options))
+    return command.run(lambda: _run(_parser().parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -58,32 +61,65 @@ def _run(options: argparse.Namespace) -> None:
             raise UserError(
                 f"--only: found {name!r}, expected some of {', '.join(known)} (or add it to {sources.BENCHMARKS})"
             )
-    if options.input_dir and not options.input_dir.is_dir():
-        raise UserError(
-            f"--input-dir {options.input_dir}: no such folder; expected one with <benchmark>.jsonl or .parquet"
-        )
     wanted = {name: known[name] for name in (asked or known)}
-    files = {name: _find(options.input_dir, name) for name in wanted} if options.input_dir else {}
-    absent = [name for name, path in files.items() if path is None]
-    if absent and (asked or len(absent) == len(files)):
+    inputs = _from_folder(options.input_dir, wanted) if options.input_dir else _from_hub(wanted)
+    absent = [name for name, opened in inputs.items() if opened is None]
+    if absent and (asked or len(absent) == len(wanted)):
+        where = f"--input-dir {options.input_dir}" if options.input_dir else "the hub"
         raise UserError(
-            f"--input-dir {options.input_dir}: no file for {', '.join(absent)}; "
-            "expected <benchmark>.jsonl, <benchmark>.parquet or <benchmark>__<anything>.jsonl"
+            f"{where}: nothing for {', '.join(absent)}; pass --input-dir with "
+            "<benchmark>.jsonl, <benchmark>.parquet or <benchmark>__<anything>.jsonl in it"
         )
     with OutputFolder(options.output_dir) as output, command.progress("benchmarks", len(wanted), "benchmarks") as bar:
-        prepared: list[Benchmark] = []
-        for name, source in wanted.items():
-            if name not in absent:
-                rows = open_file(files[name], source.hub) if files else _from_hub(source)
-                prepared.append(prepare(rows, source))
+        prepared: dict[str, Benchmark] = {}
+        for name, opened in inputs.items():
+            if opened:
+                prepared[name] = prepare(opened(), wanted[name])
             bar.update()
-        for benchmark in prepared:
-            output.write(f"{benchmark.source.name}.jsonl", json_lines(benchmark.rows))
-        output.write(EVAL_ALL, json_lines(_for_training(row) for benchmark in prepared for row in benchmark.rows))
-        report = {"benchmarks": {b.source.name: _report(b) for b in prepared}, "absent": absent}
+        entries = {name: Entry(b.rows, _report(b), b.origin) for name, b in prepared.items()}
+        entries = _in_order(entries | _earlier(options.output_dir, entries.keys()), known)
+        report = {"benchmarks": {name: entry.report for name, entry in entries.items()}, "absent": absent}
+        for name, entry in entries.items():
+            output.write(f"{name}.jsonl", json_lines(entry.rows))
+        output.write(EVAL_ALL, json_lines(_for_training(row) for entry in entries.values() for row in entry.rows))
         output.write_json(REPORT, report)
-        output.commit(_manifest(prepared))
-    _print_summary(report, known, options.output_dir)
+        output.commit(_manifest(entries))
+    _print_summary(report, known, options)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A benchmark of the output folder, of this run or of an earlier one."""
+
+    rows: list[dict[str, Any]]
+    report: dict[str, Any]
+    origin: dict[str, Any]
+
+
+def _earlier(folder: Path, now: Iterable[str]) -> dict[str, Entry]:
+    """The benchmarks that an earlier run left in `folder`, as it left them, except those of `now`."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        origins, hashes, reports = manifest["sources"], manifest["outputs"], report["benchmarks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    found = {}
+    for name in origins.keys() - set(now):
+        path = folder / f"{name}.jsonl"
+        if path.is_file():
+            rows = JsonLines(path)
+            own = [row for _, row in rows.records()]
+            if rows.origin["sha256"] == hashes.get(path.name):
+                found[name] = Entry(own, reports[name], origins[name])
+    return found
+
+
+def _in_order(entries: dict[str, Entry], known: Iterable[str]) -> dict[str, Entry]:
+    order = list(known)
+    return dict(
+        sorted(entries.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
+    )
 
 
 def prepare(rows: Input, source: Source) -> Benchmark:
@@ -168,6 +204,13 @@ def _source_fields(row: dict[str, Any], form: Form, own: dict[str, Any]) -> dict
     return fields
 
 
+def _from_folder(folder: Path, wanted: dict[str, Source]) -> dict[str, Opener | None]:
+    if not folder.is_dir():
+        raise UserError(f"--input-dir {folder}: no such folder; expected one with <benchmark>.jsonl or .parquet")
+    files = {name: _find(folder, name) for name in wanted}
+    return {name: path and functools.partial(open_file, path, wanted[name].hub) for name, path in files.items()}
+
+
 def _find(folder: Path, name: str) -> Path | None:
     for ending in _ENDINGS:
         if (folder / f"{name}{ending}").is_file():
@@ -180,15 +223,22 @@ def _find(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def _from_hub(source: Source) -> Input:
-    if source.hub is None:
-        raise UserError(
-            f"{source.name}: has no hub data set in {sources.BENCHMARKS.name}; pass its file by --input-dir"
-        )
-    ending = Path(source.hub.file).suffix
-    return open_hub(
-        source.hub, then=f"put the file as {source.name}{ending} into a folder, and pass --input-dir FOLDER"
-    )
+def _from_hub(wanted: dict[str, Source]) -> dict[str, Opener | None]:
+    """Openers that, where the hub cannot be read, say how to fetch every benchmark that is wanted."""
+
+    def opened(hub: Hub) -> Input:
+        try:
+            return open_hub(hub)
+        except HubError as error:
+            fetched = (
+                f"  {download_command(source.hub)} && mv FOLDER/{source.hub.file} FOLDER/{name}{Path(source.hub.file).suffix}"
+                for name, source in wanted.items()
+                if source.hub
+            )
+            lines = "\n".join(fetched)
+            raise UserError(f"{error}. On a node with internet:\n{lines}\nthen here: --input-dir FOLDER") from None
+
+    return {name: source.hub and functools.partial(opened, source.hub) for name, source in wanted.items()}
 
 
 def _for_training(row: dict[str, Any]) -> dict[str, str]:
@@ -209,29 +259,31 @@ def _report(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _manifest(prepared: list[Benchmark]) -> dict[str, Any]:
+def _manifest(entries: dict[str, Entry]) -> dict[str, Any]:
     """No date and no path: the same input gives the same manifest."""
     return {
         "made_by": "data/prepare_benchmarks.py",
-        "sources": {b.source.name: b.origin | {"content_sha256": b.content_sha256} for b in prepared},
+        "sources": {
+            name: entry.origin | {"content_sha256": entry.report["content_sha256"]} for name, entry in entries.items()
+        },
         "versions": command.versions(),
     }
 
 
-def _print_summary(report: dict[str, Any], known: dict[str, Source], folder: Path) -> None:
+def _print_summary(report: dict[str, Any], known: dict[str, Source], options: argparse.Namespace) -> None:
     for name, found in report["benchmarks"].items():
         rewritten = len(found["rewritten_golds"])
-        print(
-            f"{name:<16}{found['questions']:>6} questions, {rewritten:>4} golds rewritten   {folder / f'{name}.jsonl'}"
-        )
-        if known[name].known and not found["known_as"]:
+        path = options.output_dir / f"{name}.jsonl"
+        print(f"{name:<16}{found['questions']:>6} questions, {rewritten:>4} golds rewritten   {path}")
+        if name in known and known[name].known and not found["known_as"]:
             print(
                 f"note: {name}: this copy's content is none of those that {sources.BENCHMARKS.name} knows",
                 file=sys.stderr,
             )
+    where = "no file for it in --input-dir" if options.input_dir else "not on the hub, pass its file by --input-dir"
     for name in report["absent"]:
-        print(f"note: {name}: no file for it in --input-dir, left out", file=sys.stderr)
-    print(folder / EVAL_ALL)
+        print(f"note: {name}: {where}, left out", file=sys.stderr)
+    print(options.output_dir / EVAL_ALL)
 
 
 def _parser() -> argparse.ArgumentParser:

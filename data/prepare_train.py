@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -14,21 +15,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import command, sources
 from data.cleaning import STEPS, Question
-from data.inputs import Input, open_file, open_hub
-from data.output import REPORT, OutputFolder, json_lines, question_row
+from data.inputs import HubError, Input, download_command, open_file, open_hub
+from data.output import MANIFEST, REPORT, OutputFolder, json_lines, question_row
 from data.preparation import Benchmark, Options, Prepared, prepare, read_benchmarks
 from data.questions import LANGUAGES
-from data.sources import Form, Source
+from data.sources import CUSTOM, Form, Source
 from openrlhf_mel.errors import UserError
 
-TRAIN, VALIDATION, PROVENANCE = "train.jsonl", "validation.jsonl", "provenance.jsonl"
+TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
+PROVENANCE, DROPPED = "provenance.jsonl", "dropped.jsonl"
 _WIDTH = 24
+_CUSTOM = {"question_column": "question", "answer_column": "answer", "answer_in": "plain"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    options = _parser().parse_args(arguments)
-    return command.run(lambda: _run(options))
+    return command.run(lambda: _run(_parser().parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -43,43 +45,87 @@ def _run(options: argparse.Namespace) -> None:
     if chosen.validation < 0:
         raise UserError(f"--validation {chosen.validation}: expected a number of questions, 0 for none")
     source = _source(options)
+    _check_unused(options)
     benchmarks = read_benchmarks(options.benchmarks_dir) if options.benchmarks_dir else []
+    datasource = options.datasource or source.name
+    _check_folder(options.output_dir, source, datasource)
     with OutputFolder(options.output_dir) as output:  # an unwritable folder shows before the work
         rows = _open(options, source)
         prepared = prepare(rows, source, benchmarks, chosen)
-        datasource = options.datasource or source.name
-        rows_by_name = _write(output, prepared, datasource)
+        _write(output, prepared, datasource)
         report = _report(prepared, source, benchmarks)
         output.write_json(REPORT, report)
         outdated = () if prepared.validation else (VALIDATION,)
         output.commit(_manifest(rows, source, benchmarks, chosen, datasource, prepared), outdated)
-    _print_summary(report, prepared, source, options.output_dir, rows_by_name)
+    _print_summary(report, chosen, options.output_dir)
+    _print_notes(report, chosen, source, options)
 
 
 def _source(options: argparse.Namespace) -> Source:
-    if options.source != "custom":
+    if options.source != CUSTOM:
         return sources.load(sources.TRAINING)[options.source]
     if not options.input:
         raise UserError("--source custom: needs --input FILE, with --question-column and --answer-column")
-    form = Form(options.question_column, options.answer_column, options.answer_in)
-    return Source("custom", "", (form,))
+    question, answer, read = (getattr(options, name) or default for name, default in _CUSTOM.items())
+    return Source(CUSTOM, (Form(question, answer, read),))
+
+
+def _check_unused(options: argparse.Namespace) -> None:
+    """A flag that would do nothing is a mistake."""
+    for name in _CUSTOM:
+        if options.source != CUSTOM and getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: is for --source custom, found --source {options.source}")
+    if options.revision and options.input:
+        raise UserError("--revision: is for the hub, found --input as well; leave one out")
+
+
+def _check_folder(folder: Path, source: Source, datasource: str) -> None:
+    """Refuse to put one training set in the place of another."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        there = manifest["source"]["name"], manifest["options"]["datasource"]
+    except (OSError, ValueError, KeyError, TypeError):
+        if (folder / MANIFEST).exists():
+            raise UserError(
+                f"--output-dir {folder}: its {MANIFEST} is none of a training set; choose another folder"
+            ) from None
+        return
+    if there != (source.name, datasource):
+        raise UserError(
+            f"--output-dir {folder}: holds the training set {there[1]}; choose another folder, or remove it"
+        )
 
 
 def _open(options: argparse.Namespace, source: Source) -> Input:
     if options.input:
         return open_file(options.input, source.hub)
-    return open_hub(source.hub, options.revision)
+    try:
+        return open_hub(source.hub, options.revision)
+    except HubError as error:
+        raise UserError(
+            f"{error}. On a node with internet:\n  {download_command(source.hub, options.revision)}\n"
+            f"then here: --input FOLDER/{source.hub.file}"
+        ) from None
 
 
-def _write(output: OutputFolder, prepared: Prepared, datasource: str) -> dict[str, int]:
+def _write(output: OutputFolder, prepared: Prepared, datasource: str) -> None:
     """Write the questions in the order of their ids, which is as good as random and depends on content alone."""
     parts = {TRAIN: prepared.train} | ({VALIDATION: prepared.validation} if prepared.validation else {})
     rows = {name: _with_ids(questions, datasource) for name, questions in parts.items()}
     for name, pairs in rows.items():
         output.write(name, json_lines(row for row, _ in pairs))
     everything = sorted((pair for pairs in rows.values() for pair in pairs), key=lambda pair: pair[0]["id"])
-    output.write(PROVENANCE, json_lines({"id": row["id"], "rows": sorted(q.rows)} for row, q in everything))
-    return {name: len(pairs) for name, pairs in rows.items()}
+    output.write(
+        PROVENANCE,
+        json_lines({"id": row["id"], "rows": sorted(q.rows), "copies": sorted(q.copies)} for row, q in everything),
+    )
+    output.write(
+        DROPPED,
+        json_lines(
+            {"reason": reason, "rows": sorted(q.rows), "question": q.text, "answer": q.answer, "detail": detail}
+            for q, (reason, detail) in prepared.state.reasons.items()
+        ),
+    )
 
 
 def _with_ids(questions: Iterable[Question], datasource: str) -> list[tuple[dict[str, str], Question]]:
@@ -102,8 +148,9 @@ def _report(prepared: Prepared, source: Source, benchmarks: list[Benchmark]) -> 
         "rows_out": len(prepared.train) + len(prepared.validation),
         "train": len(prepared.train),
         "validation": len(prepared.validation),
+        "languages": prepared.languages,
         "changed": prepared.changed,
-        "dropped": prepared.dropped,
+        "dropped": prepared.state.dropped,
         "compared_with": [benchmark.name for benchmark in benchmarks],
         "contamination": prepared.contamination,
     }
@@ -122,21 +169,37 @@ def _manifest(
     }
 
 
-def _print_summary(
-    report: dict[str, Any], prepared: Prepared, source: Source, folder: Path, written: dict[str, int]
-) -> None:
+def _print_summary(report: dict[str, Any], chosen: Options, folder: Path) -> None:
     print(f"{'rows in':<{_WIDTH}}{report['rows_in']:>10,}")
-    for reason, found in prepared.dropped.items():
+    for reason, found in report["dropped"].items():
         print(f"  {reason:<{_WIDTH - 2}}{-found['count']:>10,}")
     print(f"{'questions out':<{_WIDTH}}{report['rows_out']:>10,}")
-    for name, found in prepared.contamination.items():
-        print(f"near {name:<{_WIDTH - 5}}{found['near']:>10,} of {found['questions']}")
-    if not prepared.contamination:
-        print("warning: not compared with any benchmark: pass --benchmarks-dir to decontaminate", file=sys.stderr)
-    if source.known and not report["known_as"]:
-        print(f"note: this copy's content is none of those that {sources.TRAINING.name} knows", file=sys.stderr)
-    for name in written:
-        print(folder / name)
+    for name, found in report["contamination"].items():
+        kept = sum(not pair["dropped"] for pair in found["pairs"])
+        near = f"{found['near']:>10,} of {found['questions']:,} questions have a copy of similarity {chosen.max_similarity:g} or more"
+        print(f"  {name:<{_WIDTH - 2}}{near}" + (f", NOT dropped: {kept} pairs" if kept else ""))
+    print(
+        f"{folder}: {', '.join(name for name in (TRAIN, VALIDATION) if name != VALIDATION or report['validation'])}, {REPORT} ..."
+    )
+
+
+def _print_notes(report: dict[str, Any], chosen: Options, source: Source, options: argparse.Namespace) -> None:
+    """What a user should know although nothing failed."""
+    notes = []
+    if not report["compared_with"]:
+        notes.append("warning: not compared with any benchmark: pass --benchmarks-dir to decontaminate")
+    elif absent := [name for name in sources.load(sources.BENCHMARKS) if name not in report["compared_with"]]:
+        notes.append(f"note: --benchmarks-dir has no {', '.join(absent)}: not compared with these")
+    if report["changed"]["half_unwrapped"]:
+        count = report["changed"]["half_unwrapped"]
+        notes.append(f"warning: {count:,} rows had only half of the source's wrapping: look at their questions")
+    if source.known and not report["known_as"] and not chosen.skip & {"unwrap", "trim"}:
+        notes.append(f"note: this copy's content is none of those that {sources.TRAINING.name} knows")
+    boxed = sum("\\boxed" in before for before in report["changed"]["answers"])
+    if source.name == CUSTOM and boxed and not options.answer_in:
+        notes.append("note: some answers stand in a \\boxed{}: is the column a solution? Then pass --answer-in boxed")
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _names(flag: str, text: str, known: Iterable[str]) -> list[str]:
@@ -158,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
             [
                 "sources:",
                 *lines,
-                f"  {'custom':<18}your own .jsonl or .parquet: --input, --question-column, --answer-column",
+                f"  {CUSTOM:<18}your own .jsonl or .parquet: --input, --question-column, --answer-column",
                 "",
                 "steps, in this order:",
                 *steps,
@@ -173,9 +236,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--source", required=True, choices=[*known, "custom"], metavar="NAME", help="one of the sources below")
+    add("--source", required=True, choices=[*known, CUSTOM], metavar="NAME", help="one of the sources below")
     add("--output-dir", required=True, type=Path, metavar="DIR",
-        help=f"folder for {TRAIN}, {VALIDATION}, {PROVENANCE}, report.json and manifest.json")  # fmt: skip
+        help=f"folder for {TRAIN}, {VALIDATION}, {PROVENANCE}, {DROPPED}, {REPORT} and {MANIFEST}")  # fmt: skip
     add("--input", type=Path, metavar="FILE",
         help="read this .jsonl or .parquet file (or a folder with a copy of the hub's data set) instead of the hub")  # fmt: skip
     add("--revision", metavar="REV", help="branch, tag or commit on the hub (default: its newest)")
@@ -190,13 +253,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip", default="", metavar="STEPS", help="steps to leave out, separated by commas (default: none)")
     add("--datasource", metavar="NAME", help="what to write under `datasource` (default: the source's name)")
     custom = parser.add_argument_group("for --source custom")
-    custom.add_argument("--question-column", default="question", metavar="NAME",
+    custom.add_argument("--question-column", metavar="NAME",
                         help="column of the questions; a field of a nested column as column.field (default: question)")  # fmt: skip
-    custom.add_argument(
-        "--answer-column", default="answer", metavar="NAME", help="column of the answers (default: answer)"
-    )
-    custom.add_argument("--answer-in", default="plain", choices=("plain", "boxed", "hashes"),
-                        help="the answer is the whole cell, in its last \\boxed{}, or after its last #### (default: plain)")  # fmt: skip
+    custom.add_argument("--answer-column", metavar="NAME", help="column of the answers (default: answer)")
+    custom.add_argument("--answer-in", choices=("plain", "boxed", "hashes"),
+                        help="the answer is the whole cell, in its \\boxed{} (as docs/verifier.md reads it), or after its last #### (default: plain)")  # fmt: skip
     return parser
 
 

@@ -36,6 +36,7 @@ _KANA = re.compile(r"[\u3040-\u30ff]")
 _OTHER_WORD = re.compile(
     r"[^\W\d_A-Za-z\u00aa-\u03ff\u1e00-\u1fff\u2100-\u214f\u3040-\u30ff\u3400-\u9fff\U0001d400-\U0001d7ff\U00020000-\U0003ffff]+"
 )
+_QUOTED = 10  # characters or words of another script that an English question may hold
 LANGUAGES = ("en", "zh", "other")
 
 _DRAWING = r"(?:figure|diagram|picture|image|sketch|drawing|illustration|graph|grid|map|chart)s?"
@@ -78,14 +79,14 @@ def language(question: str) -> str:
     """By the script outside of mathematics: "zh" where Han prevails, "other" where a third script does, else "en".
 
     A Han character weighs as much as a Latin word of three letters or more, since Chinese formulas often stand without
-    delimiters. Languages in Latin script are not told apart.
+    delimiters; ten of them are no quotation any more. Languages in Latin script are not told apart.
     """
     words = _MATH.sub(" ", question)
     latin, han, kana = (len(pattern.findall(words)) for pattern in (_LATIN_WORD, _HAN, _KANA))
     other = len(_OTHER_WORD.findall(words))
     if kana:
         han, other = 0, other + han + kana
-    if max(han, other) < max(latin, 1):
+    if max(han, other) < max(1, min(latin, _QUOTED)):
         return "en"
     return "zh" if han >= other else "other"
 

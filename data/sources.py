@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from data.golds import READERS
 from openrlhf_mel.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+CUSTOM = "custom"
 TRAINING, BENCHMARKS = ROOT / "data" / "sources.yaml", ROOT / "eval" / "benchmarks.yaml"
 
 
@@ -62,8 +63,8 @@ class Source:
     """
 
     name: str
-    about: str
     forms: tuple[Form, ...]
+    about: str = ""
     hub: Hub | None = None
     prefix: str = ""
     suffix: str = ""
@@ -77,7 +78,8 @@ class Source:
             if all(column in there for column in form.columns):
                 return form
         expected = " | ".join(" + ".join(form.columns) for form in self.forms)
-        raise UserError(f"{name}: no known columns of {self.name}; found {', '.join(there)}; expected {expected}")
+        hint = "; name yours by --question-column and --answer-column" if self.name == CUSTOM else ""
+        raise UserError(f"{name}: no known columns of {self.name}; found {', '.join(there)}; expected {expected}{hint}")
 
 
 def load(path: Path) -> dict[str, Source]:
@@ -92,28 +94,36 @@ def load(path: Path) -> dict[str, Source]:
 
 
 def _source(path: Path, name: str, entry: Any) -> Source:
-    values = dict(_known_keys(path, name, entry, Source))
-    try:
-        values["forms"] = tuple(_form(path, name, form) for form in values["forms"])
-        if values.get("hub"):
-            values["hub"] = Hub(**_known_keys(path, f"{name}.hub", values["hub"], Hub))
-        values["questions"] = tuple(values.get("questions") or ())
-        return Source(name=name, **values)
-    except (TypeError, KeyError) as error:
+    values = _checked(f"{path}: {name}", entry, Source, name=name)
+    if not isinstance(values["forms"], list) or not values["forms"]:
         raise UserError(
-            f"{path}: {name}: {error}; expected about, forms (a list), and hub, questions (a list)"
-        ) from None
+            f"{path}: {name}: forms: found {values['forms']!r:.80}, expected a list of {{question, answer}}"
+        )
+    values["forms"] = tuple(_form(f"{path}: {name}: forms", form) for form in values["forms"])
+    if values.get("hub"):
+        values["hub"] = Hub(**_checked(f"{path}: {name}: hub", values["hub"], Hub))
+    questions = values.get("questions") or ()
+    values["questions"] = tuple(questions) if isinstance(questions, list | tuple) else (questions,)
+    return Source(**values)
 
 
-def _form(path: Path, name: str, entry: Any) -> Form:
-    form = Form(**_known_keys(path, f"{name}.forms", entry, Form))
+def _form(where: str, entry: Any) -> Form:
+    form = Form(**_checked(where, entry, Form))
     if form.read not in READERS:
-        raise UserError(f"{path}: {name}.forms: read: found {form.read!r}, expected one of {', '.join(READERS)}")
+        raise UserError(f"{where}: read: found {form.read!r}, expected one of {', '.join(READERS)}")
     return form
 
 
-def _known_keys(path: Path, name: str, entry: Any, kind: type) -> dict[str, Any]:
-    known = [f.name for f in fields(kind) if f.name != "name"]
-    if not isinstance(entry, dict) or not set(entry) <= set(known):
-        raise UserError(f"{path}: {name}: found {entry!r:.200}, expected the keys {', '.join(known)}")
-    return entry
+def _checked(where: str, entry: Any, kind: type, **given: str) -> dict[str, Any]:
+    """The entry's keys, all known and none missing."""
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind) if f.name not in given}
+    expected = ", ".join(f"{name} (needed)" if needed else name for name, needed in known.items())
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: found {entry!r:.80}, expected the keys {expected}")
+    for name in entry:
+        if name not in known:
+            raise UserError(f"{where}: unknown key {name!r}, expected {expected}")
+    for name, needed in known.items():
+        if needed and name not in entry:
+            raise UserError(f"{where}: no {name!r}, expected {expected}")
+    return given | entry

@@ -71,7 +71,7 @@ def test_only_asks_for_files_that_must_be_there(prepare, tmp_path):
     jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
     assert prepare("--only", "aime24")[0] == 0
     code, err, out = prepare("--only", "aime24,amc23", out="other")
-    assert code == 2 and "no file for amc23" in err and not out.exists()
+    assert code == 2 and "nothing for amc23; pass --input-dir with" in err and not out.exists()
     assert "--only: found 'amc', expected some of aime24" in prepare("--only", "amc")[1]
 
 
@@ -79,6 +79,23 @@ def test_the_same_bytes_on_every_run(prepare, tmp_path):
     jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
     (_, _, first), (_, _, second) = prepare(out="first"), prepare(out="second")
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+
+
+def test_a_later_run_adds_to_the_folder(prepare, own, tmp_path):
+    """What an earlier run left stays, in the merged file and in the manifest too, unless it was changed since."""
+    jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
+    _, _, out = prepare()
+    first = (out / "aime24.jsonl").read_bytes()
+    own()
+    jsonl(tmp_path / "in" / "mine.jsonl", [{"q": "What is 1+1?", "a": "2"}])
+    assert prepare("--only", "mine")[0] == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (out / "aime24.jsonl").read_bytes() == first and "aime24.jsonl" in manifest["outputs"]
+    assert [row["datasource"] for row in lines(out / "eval_all.jsonl")] == ["mine"] + ["aime24"] * 30
+    assert json.loads((out / "report.json").read_text())["benchmarks"].keys() == {"mine", "aime24"}
+    (out / "aime24.jsonl").write_text('{"id": "changed"}\n')
+    prepare("--only", "mine")
+    assert len(lines(out / "eval_all.jsonl")) == 1
 
 
 def test_ids_and_content_do_not_depend_on_the_order(tmp_path):
@@ -142,7 +159,7 @@ def test_bad_input(prepare, tmp_path, rows, message):
 def test_which_file(prepare, tmp_path):
     assert "no such folder" in prepare()[1]
     (tmp_path / "in").mkdir()
-    assert "no file for aime24, aime25" in prepare()[1]
+    assert "nothing for aime24, aime25" in prepare()[1]
     for name in ("aime24__a.jsonl", "aime24__b.jsonl"):
         jsonl(tmp_path / "in" / name, AIME)
     assert "several files for aime24: aime24__a.jsonl, aime24__b.jsonl; keep one" in prepare()[1]
@@ -151,14 +168,14 @@ def test_which_file(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"form": []}, "mine: found .* expected the keys about, forms, hub"),
-        ({"forms": [{"question": "q"}]}, "mine: .*answer"),
+        ({"form": []}, "mine: unknown key 'form', expected forms .needed., about"),
+        ({"forms": [{"question": "q"}]}, "mine: forms: no 'answer', expected question"),
         (
             {"forms": [{"question": "q", "answer": "a", "read": "eval"}]},
-            "mine.forms: read: found 'eval', expected one of plain, boxed",
+            "mine: forms: read: found 'eval', expected one of plain, boxed",
         ),
-        ({"hub": {"repo": "a/b"}}, "mine: .*split"),
-        ({"forms": 3}, "mine: "),
+        ({"hub": {"repo": "a/b"}}, "mine: hub: no 'split'"),
+        ({"forms": 3}, "mine: forms: found 3, expected a list"),
     ],
 )
 def test_a_faulty_entry(own, entry, message):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,7 +48,7 @@ BENCHMARK = [
 
 def jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -105,10 +106,20 @@ def test_every_row_is_accounted_for(prepare, benchmarks):
 def test_provenance_names_the_rows_of_every_copy(prepare):
     _, _, out = prepare(ROWS)
     rows = {row["input"]: row["id"] for row in lines(out / "train.jsonl")}
-    came_from = {row["id"]: row["rows"] for row in lines(out / "provenance.jsonl")}
+    came_from = {row["id"]: (row["rows"], row["copies"]) for row in lines(out / "provenance.jsonl")}
     assert came_from.keys() == set(rows.values())
-    assert came_from[rows[GOOD[0][0]]] == [1, 5, 6]
-    assert came_from[rows["What is $\\frac{1}{2}$?"]] == [9, 10]
+    assert came_from[rows[GOOD[0][0]]] == ([1, 6], [5])
+    assert came_from[rows["What is $\\frac{1}{2}$?"]] == ([9], [10])
+
+
+def test_everything_that_was_dropped_is_listed(prepare, benchmarks):
+    _, _, out = prepare(ROWS, *benchmarks)
+    rows = lines(out / "dropped.jsonl")
+    counted = {reason: count for reason, count in reasons(out).items() if reason != "exact_duplicate"}
+    assert Counter(row["reason"] for row in rows) == counted
+    assert {(row["question"], row["answer"], *row["rows"]) for row in rows} >= {
+        ("How large is it?", "105263157894736848", 11), ("Which $x$ solves $x=1$?", "1", 7)
+    }  # fmt: skip
 
 
 def test_contamination_is_listed(prepare, benchmarks):
@@ -161,6 +172,8 @@ def test_with_every_step_left_out_each_row_stays_as_it_is(prepare):
 
 
 def test_languages(prepare):
+    _, _, out = prepare(ROWS)
+    assert json.loads((out / "report.json").read_text())["languages"] == {"en": 6, "zh": 1}
     _, _, out = prepare(ROWS, "--languages", "zh")
     assert [row["input"] for row in lines(out / "train.jsonl")] == ["求 $x$ 的值，其中 $x=3$。"]
 
@@ -244,12 +257,13 @@ def test_levels_are_selected(prepare, tmp_path):
 
 
 BAD = {
-    "a missing column": ([{"question": "q"}], (), "in.jsonl: no known columns of custom; found question; expected question + answer"),
+    "a missing column": ([{"question": "q"}], (), "in.jsonl: no known columns of custom; found question; expected question + answer; name yours by --question-column"),
     "a missing column later": ([{"question": "q", "answer": "1"}, {"question": "q"}], (), "in.jsonl, line 2: no column 'answer'"),
     "an answer of the wrong type": ([{"question": "q", "answer": "1"}, {"question": "r", "answer": ["1"]}], (), "in.jsonl, line 2: 'answer': found ['1'] (list), expected a text or a number"),
     "a truth value": ([{"question": "q", "answer": True}], (), "in.jsonl, line 1: 'answer': found True"),
     "a question of the wrong type": ([{"question": 3, "answer": "1"}], (), "in.jsonl, line 1: 'question': found 3, expected a text"),
     "nothing left": ([{"question": "q", "answer": ""}], (), "none of 1 rows is left (empty_answer 1)"),
+    "half a UTF-16 pair": ([{"question": "q \ud800", "answer": "1"}], (), "in.jsonl, line 1: not a text that UTF-8 can hold"),
     "an unknown step": ([{"question": "q", "answer": "1"}], ("--skip", "unwarp"), "--skip: found 'unwarp', expected some of unwrap"),
     "an unknown language": ([{"question": "q", "answer": "1"}], ("--languages", "fr"), "--languages: found 'fr'"),
     "a similarity": ([{"question": "q", "answer": "1"}], ("--max-similarity", "75"), "--max-similarity 75.0: expected a number above 0"),
@@ -274,6 +288,45 @@ def test_benchmarks_of_another_kind(prepare, tmp_path):
     assert code == 2 and "x.jsonl, line 2: no text under 'problem'" in err
     (tmp_path / "b" / "x.jsonl").unlink()
     assert "no <benchmark>.jsonl in it" in prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))[1]
+
+
+def test_half_a_wrapping_is_told(prepare, tmp_path):
+    texts = [DAPO.prefix + "What is 1+1?" + DAPO.suffix, "Solve it. What is 2+2?" + DAPO.suffix]
+    rows = [{"prompt": text, "solution": "2"} for text in texts]
+    code, err, out = prepare(jsonl(tmp_path / "dapo.jsonl", rows), source=DAPO.name)
+    assert code == 0 and "warning: 1 rows had only half of the source's wrapping" in err
+    assert json.loads((out / "report.json").read_text())["changed"]["unwrapped"] == 1
+
+
+def test_benchmarks_that_were_not_there_are_named(prepare, benchmarks):
+    _, err, out = prepare(ROWS, *benchmarks, "--skip", "decontamination")
+    assert "--benchmarks-dir has no aime24, " in err
+    [pair] = json.loads((out / "report.json").read_text())["contamination"]["b"]["pairs"]
+    assert not pair["dropped"] and pair["benchmark_question"] == BENCHMARK[0]["problem"]
+
+
+def test_one_training_set_does_not_replace_another(prepare):
+    assert prepare(ROWS)[0] == 0
+    code, err, out = prepare(ROWS, "--datasource", "other")
+    assert code == 2 and "holds the training set custom; choose another folder" in err
+    (out / "manifest.json").write_text("{}")
+    assert "its manifest.json is none of a training set" in prepare(ROWS)[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "message"),
+    [
+        (
+            DAPO.name,
+            ("--question-column", "q"),
+            "--question-column: is for --source custom, found --source dapo-math-17k",
+        ),
+        ("custom", ("--revision", "main"), "--revision: is for the hub, found --input as well"),
+    ],
+)
+def test_flags_that_would_do_nothing(prepare, source, flags, message):
+    code, err, _ = prepare(ROWS, *flags, source=source)
+    assert code == 2 and message in err
 
 
 def test_custom_needs_a_file(capsys, tmp_path):
