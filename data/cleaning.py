@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +23,10 @@ from openrlhf_mel.verifier import check_golds, shared_verifier
 STEPS = {
     "unwrap": "take off the source's instruction before and after each question (exact texts)",
     "trim": "take off white space at both ends",
+    "rewrite": "write answers in one way (025, 27.0, 336^\\circ: 25, 27, 336)",
     "exact_duplicates": "keep one of rows with the same question and answer",
-    "conflicts": "drop questions that stand with different answers",
     "unusable": "drop answers that are empty, rounded by floating point, or not readable by the verifier",
+    "conflicts": "drop questions that stand with different answers",
     "decontamination": "drop questions near a benchmark question",
     "language": "drop questions in languages other than --languages",
     "figures": "drop questions that refer to a figure or hold [asy]",
@@ -107,13 +109,13 @@ def merged(questions: Iterable[Question]) -> list[Question]:
 def conflicting(questions: Iterable[Question]) -> dict[Question, str | None]:
     """Questions that stand with different answers, equal under the key or as NFKC without white space.
 
-    Answers are different when neither verifies against the other. All of such a group goes: nothing says who is right.
+    Two answers are different when neither verifies against the other. All of such a group goes: nothing says who is right.
     """
     groups = _groups(questions, _key, compact)
     found: dict[Question, str | None] = {}
     for group in groups:
         answers = sorted({question.answer for question in group})
-        if len(answers) > 1 and not all(_equal(answers[0], answer) for answer in answers[1:]):
+        if not all(_equal(*pair) for pair in itertools.combinations(answers, 2)):
             found |= dict.fromkeys(group, f"answers {', '.join(answers)[:_SHOWN]}")
     return found
 

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from tqdm import tqdm
 
+from data.output import MANIFEST
 from openrlhf_mel import __version__
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import VerifierError
 
+T = TypeVar("T")
 _PACKAGES = ("math-verify", "sympy", "latex2sympy2_extended", "pyarrow", "rapidfuzz", "datasets")
+_AFTER = f"the output folder is whole if its {MANIFEST} is there"
 
 
-def run(work: Callable[[], object], after: str = "nothing was changed in the output folder") -> int:
-    """Do `work`; returns the exit code: 0, 2 for bad input, 1 for a disk or a machine that fails, 130 when interrupted.
+def run(work: Callable[[], T], report: Callable[[T], object] = lambda _: None, after: str = _AFTER) -> int:
+    """Do `work`, then `report` its result to standard output.
 
-    `after` says what is left when the machine fails.
+    Returns the exit code: 0; 2 for bad input; 1 for a disk or a machine that fails; 130 when interrupted or terminated.
+    `after` says what is left in these cases.
     """
+    if threading.current_thread() is threading.main_thread():
+        # Slurm and a closed terminal end a job in these ways: what was begun is then tidied up as with Ctrl-C.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
     try:
-        work()
+        result = work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -36,6 +47,12 @@ def run(work: Callable[[], object], after: str = "nothing was changed in the out
     except KeyboardInterrupt:
         print(f"interrupted; {after}", file=sys.stderr)
         return 130
+    try:
+        report(result)
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"error: everything is written, but the summary cannot be printed: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

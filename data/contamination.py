@@ -4,11 +4,15 @@ Similarity is `difflib.SequenceMatcher.ratio` over the tokens of the lower-cased
 depends on the order of its arguments and on a heuristic for long texts: the largest of the four values counts. Its
 matching blocks form a common subsequence, so it is never above the similarity of the longest common subsequence
 (Indel), which rapidfuzz computes for all pairs, some millions a second. So the candidates are complete: no pair is missed.
+Where difflib would take seconds (long texts of few different tokens), that upper bound stands for it.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -18,8 +22,9 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
 _TOKEN = re.compile(r"\w+|[+\-*/=<>^]")
-_CHUNK = 1_000  # texts at a time: the matrix of similarities is (queries, _CHUNK) of float32
+_CHUNK = 500  # texts at a time: the matrix of similarities is (queries, _CHUNK) of float32
 _ROUNDING = 1e-6  # of float32
+_COSTLY = 50_000  # pairs of equal tokens: natural questions have some hundreds
 _ELSEWHERE = "\x00"  # a token that no query holds: it matches nothing
 
 
@@ -38,7 +43,12 @@ def tokens(text: str) -> list[str]:
 
 
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
-    """The measure on two lists of tokens, from 0 to 1."""
+    """The measure on two lists of tokens, from 0 to 1; 0 for texts without a token."""
+    counts = Counter(second)
+    if sum(count * counts[token] for token, count in Counter(first).items()) > _COSTLY:
+        return Indel.normalized_similarity(first, second)
+    if not (first and second):
+        return 0.0
     return max(
         SequenceMatcher(None, a, b, autojunk).ratio()
         for a, b in ((first, second), (second, first))
@@ -53,29 +63,36 @@ def near_pairs(
 
     `progress` is told how many texts have been compared since the last call.
     """
-    query_tokens = [tokens(query) for query in queries]
+    query_tokens, text_tokens = [tokens(query) for query in queries], [tokens(text) for text in texts]
     # A character for each token: rapidfuzz is fastest on texts.
     alphabet: dict[str, str] = {}
     for token in (token for query in query_tokens for token in query):
         alphabet.setdefault(token, _character(len(alphabet)))
-    encoded = ["".join(alphabet[token] for token in query) for query in query_tokens]
+    # Near texts are of similar length: 2 * shorter / (shorter + longer) is at least the similarity.
+    by_length = sorted(range(len(queries)), key=lambda i: len(query_tokens[i]))
+    lengths = [len(query_tokens[i]) for i in by_length]
+    order = sorted(range(len(texts)), key=lambda j: len(text_tokens[j]))
+    ratio = least / (2 - least)
     pairs = []
-    for start in range(0, len(texts), _CHUNK):
-        chunk = [tokens(text) for text in texts[start : start + _CHUNK]]
+    for start in range(0, len(order), _CHUNK):
+        chunk = order[start : start + _CHUNK]
+        shortest, longest = len(text_tokens[chunk[0]]), len(text_tokens[chunk[-1]])
+        some = by_length[bisect_left(lengths, int(shortest * ratio)) : bisect_right(lengths, int(longest / ratio) + 1)]
         scores = process.cdist(
-            encoded,
-            ["".join(alphabet.get(token, _ELSEWHERE) for token in text) for text in chunk],
+            ["".join(alphabet[token] for token in query_tokens[i]) for i in some],
+            ["".join(alphabet.get(token, _ELSEWHERE) for token in text_tokens[j]) for j in chunk],
             scorer=Indel.normalized_similarity,
             score_cutoff=max(0.0, least - _ROUNDING),
             dtype=np.float32,
-            workers=-1,
+            workers=len(os.sched_getaffinity(0)),
         )
-        for j, i in np.argwhere(scores.T > 0).tolist():
-            measured = similarity(query_tokens[i], chunk[j])
+        for row, column in np.argwhere(scores > 0).tolist():
+            i, j = some[row], chunk[column]
+            measured = similarity(query_tokens[i], text_tokens[j])
             if measured >= least:
-                pairs.append(Pair(i, start + j, measured))
+                pairs.append(Pair(i, j, measured))
         progress(len(chunk))
-    return pairs
+    return sorted(pairs, key=lambda pair: (pair.text, pair.query))
 
 
 def _character(number: int) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 
 from openrlhf_mel.verifier.extraction import unwrap_box
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_WHOLE = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
+# Possessive, so that no text of digits is tried in more than one way.
+_NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?|\.\d++)"
+_WHOLE = re.compile(r"([+-]?)(\d++)(?:\.0*+)?")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DEGREES = re.compile(rf"({_NUMBER})\s*\^\s*(?:\{{\s*\\circ\s*\}}|\\circ)")
 _MATH_LIST = re.compile(r"\$[^$]+\$(?:\s*(?:,|;|and)\s*\$[^$]+\$)*")
 _DELIMITED = re.compile(r"\$([^$]+)\$")
@@ -29,6 +31,8 @@ def _as_text(cell: Any) -> str:
         return ""
     if isinstance(cell, str):
         return cell
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         raise WrongType(f"found {cell!r:.60} ({type(cell).__name__}), expected a text or a number")
     return repr(cell)
@@ -44,7 +48,7 @@ def _last_box(cell: Any) -> str:
 def _after_hashes(cell: Any) -> str:
     """GSM8K's solutions end in "#### 1,234"."""
     _, mark, answer = _as_text(cell).rpartition("####")
-    return answer.strip().replace(",", "") if mark else ""
+    return _THOUSANDS.sub("", answer.strip()) if mark else ""
 
 
 def _list(cell: Any) -> str:
@@ -72,30 +76,35 @@ def normalise(gold: str) -> str:
     if degrees := _DEGREES.fullmatch(gold):
         gold = degrees[1]
     if whole := _WHOLE.fullmatch(gold):
-        sign = "-" if whole[1] == "-" and whole[2] != "0" else ""
-        gold = sign + whole[2]
+        digits = whole[2].lstrip("0") or "0"
+        gold = ("-" if whole[1] == "-" and digits != "0" else "") + digits
     return gold
 
 
 def float_damage(gold: str) -> str | None:
     """Why a number looks as if a float64 had rounded it, or None.
 
-    A whole number above 2^53 that a float64 holds exactly cannot be told from a rounded one, unless it is a small
-    number times a power of two. A fraction of 16 digits or more that is the shortest form of a float64 is one.
+    A whole number above 2^53 that a float64 holds exactly, or that is how one is printed with zeros behind it, cannot be
+    told from a rounded one, unless it is a small number times a power of two. A fraction, or a power of ten, of 16 digits
+    or more that is the shortest form of a float64 is one.
     """
+    if gold.lower().lstrip("+-") in ("nan", "inf"):
+        return "not a number"
     try:
         number = Decimal(gold)
     except InvalidOperation:
         return None
-    if not number.is_finite():
-        return "not a number"
-    if number.adjusted() > _LARGEST:
+    if not number.is_finite() or number.adjusted() > _LARGEST:
         return None
-    shortest = len(number.as_tuple().digits) >= _DIGITS and Decimal(repr(float(number))) == number
-    if shortest and not gold.strip("+- ").isdigit():
-        return "the shortest form of a float64"
+    digits = "".join(map(str, number.as_tuple().digits)).strip("0")
+    printed = len(digits) >= _DIGITS and Decimal(repr(float(number))) == number
+    if not gold.lstrip("+-").isdigit():
+        return "the shortest form of a float64" if printed else None
     whole = abs(int(number))
-    if int(number) != number or whole <= _EXACT or int(float(whole)) != whole:
+    if whole <= _EXACT:
         return None
-    odd = whole // (whole & -whole)
-    return "above 2^53 and a large number times a power of two" if odd.bit_length() > _LUCK else None
+    if printed and whole % 10 == 0:
+        return "above 2^53 and printed as a float64 is, with zeros"
+    if int(float(whole)) != whole or (whole // (whole & -whole)).bit_length() <= _LUCK:
+        return None
+    return "above 2^53 and a large number times a power of two"

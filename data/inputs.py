@@ -91,6 +91,13 @@ class JsonLines(Input):
             ) from None
         if not isinstance(row, dict):
             raise UserError(f"{self.place(number)}: found {type(row).__name__}, expected a JSON object")
+        if b"\\u" in line:
+            try:
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{self.place(number)}: holds half of a UTF-16 pair, which is no text ({error.reason}); mend that line"
+                ) from None
         return row
 
     def _cell(self, number: int, row: dict[str, Any], column: str) -> Any:
@@ -108,6 +115,8 @@ class Tables(Input):
     def __init__(self, name: str, origin: dict[str, Any], schema: pa.Schema, rows: int):
         if not rows:
             raise UserError(f"{name}: no rows; expected at least one question")
+        if repeated := {column for column in schema.names if schema.names.count(column) > 1}:
+            raise UserError(f"{name}: several columns are called {', '.join(sorted(repeated))}; rename all but one")
         super().__init__(name, origin, _dotted_fields(schema), rows)
 
     def tables(self, columns: list[str] | None) -> Iterator[pa.Table | pa.RecordBatch]:
@@ -118,14 +127,28 @@ class Tables(Input):
         start = 1
         for table in self.tables(columns):
             numbers = list(range(start, start + table.num_rows))
-            yield numbers, [_cells(table, column) for column in columns]
+            yield numbers, [self._cells(table, column, start) for column in columns]
             start += table.num_rows
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         start = 1
         for table in self.tables(None):
-            yield from enumerate(table.to_pylist(), start)
+            try:
+                yield from enumerate(table.to_pylist(), start)
+            except UnicodeDecodeError as error:
+                raise self._no_text(table.num_rows, start, error) from None
             start += table.num_rows
+
+    def _cells(self, table: pa.Table | pa.RecordBatch, column: str, start: int) -> list[Any]:
+        try:
+            return _cells(table, column)
+        except UnicodeDecodeError as error:
+            raise self._no_text(table.num_rows, start, error) from None
+
+    def _no_text(self, rows: int, start: int, error: UnicodeDecodeError) -> UserError:
+        return UserError(
+            f"{self.name}, rows {start} to {start + rows - 1}: holds a text that is not UTF-8 ({error.reason}); fetch it again"
+        )
 
 
 class Parquet(Tables):
@@ -179,7 +202,7 @@ def open_file(path: Path, hub: Hub | None = None) -> Input:
         return _folder(path, hub)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; expected .jsonl, .parquet, or a folder with a copy of the hub's data set"
+            f"{path}: no such file, or none that can be read twice; expected .jsonl, .parquet, or a folder with a copy of the hub's data set"
         )
     if path.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"{path}: found the ending {path.suffix!r}, expected .jsonl or .parquet")
@@ -256,7 +279,9 @@ def _cells(table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
 
 
 def _values(array: pa.Array) -> list[Any]:
-    """The cells as Python values; texts that occur often are made once."""
+    """The cells as Python values; texts that occur often are made once. A narrow float as it is printed."""
+    if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
+        array = array.cast(pa.float32()).cast(pa.string())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         encoded = array.dictionary_encode()
         values = encoded.dictionary.to_pylist()
@@ -274,7 +299,7 @@ def _user_messages(array: pa.Array) -> pa.Array | None:
     one_each = (
         array.null_count == 0 and len(messages) == len(array) and pc.all(pc.equal(pc.list_value_length(array), 1))
     )
-    users = pc.all(pc.equal(pc.struct_field(messages, "role"), "user"))
+    users = pc.all(pc.equal(pc.struct_field(messages, "role"), "user"), skip_nulls=False)
     return pc.struct_field(messages, "content") if one_each and users.as_py() else None
 
 

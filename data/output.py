@@ -37,8 +37,26 @@ def question_row(question: str, label: str, datasource: str) -> dict[str, str]:
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The rows as JSON lines. Line separators of Unicode are escaped: some readers split lines at them."""
     for row in rows:
-        line = json.dumps(row, ensure_ascii=False)
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         yield line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+
+
+def recorded_hashes(folder: Path) -> dict[str, str]:
+    """File -> hash, as the manifest of `folder` has them; empty where there is none."""
+    try:
+        manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return dict(manifest["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def check_unchanged(path: Path, sha256: str, recorded: Mapping[str, str]) -> None:
+    """Raises UserError where `path` is not the file that the manifest beside it names."""
+    if recorded.get(path.name, sha256) != sha256:
+        raise UserError(
+            f"{path}: its SHA-256 is {sha256[:12]}..., {MANIFEST} beside it says {recorded[path.name][:12]}...: "
+            "the file was changed after it was prepared; prepare it again"
+        )
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> str:
@@ -80,6 +98,9 @@ class OutputFolder:
     def commit(self, manifest: dict[str, Any], outdated: Iterable[str] = ()) -> None:
         """Rename everything into place, and remove `outdated` files that an earlier run may have left."""
         outputs = dict(sorted(self.sha256.items()))
+        for name in (*outputs, MANIFEST):
+            if (self.folder / name).is_dir():
+                raise UserError(f"--output-dir {self.folder}: {name} is a folder there; move it away")
         self.write_json(MANIFEST, manifest | {"outputs": outputs})
         (self.folder / MANIFEST).unlink(missing_ok=True)
         for name in outdated:

@@ -17,7 +17,7 @@ from data.cleaning import Question, Questions
 from data.command import progress
 from data.contamination import near_pairs
 from data.inputs import Input, JsonLines
-from data.output import EVAL_ALL
+from data.output import EVAL_ALL, check_unchanged, recorded_hashes
 from data.questions import language
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
@@ -37,7 +37,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Reference:
     """A prepared benchmark, as far as decontamination needs it."""
 
     name: str
@@ -70,7 +70,7 @@ class Prepared:
     contamination: dict[str, dict[str, Any]]
 
 
-def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], options: Options) -> Prepared:
+def prepare(rows: Input, source: Source, benchmarks: Sequence[Reference], options: Options) -> Prepared:
     """Run the steps of `cleaning.STEPS` that are not skipped, in their order, and split off the validation questions.
 
     Raises:
@@ -82,10 +82,10 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], option
 
     form = source.form_for(rows.columns, rows.name)
     questions, rows_in, selected = _read(rows, form, merge=wanted("exact_duplicates"))
-    changed = _tidy(questions, source, wanted("unwrap"), wanted("trim"))
+    content = content_sha256(_canonical(question, source) for question in questions)
+    changed = _tidy(questions, source, options.skip)
     if wanted("exact_duplicates"):
         questions = cleaning.merged(questions)
-    content = content_sha256((question.text, question.answer) for question in questions)
     state = Questions(questions)
     if selected < rows_in:
         state.count("not_selected", rows_in - selected)
@@ -96,11 +96,10 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Benchmark], option
     state.drop("empty_question", {q: None for q in state.kept if not q.text.strip()})
     if wanted("unusable"):
         state.drop("empty_answer", {q: None for q in state.kept if not q.answer.strip()})
-    if wanted("conflicts"):
-        state.drop("conflicting_answers", cleaning.conflicting(state.kept))
-    if wanted("unusable"):
         state.drop("float_damage", cleaning.damaged(state.kept))
         state.drop("unverifiable_answer", _unverifiable(state.kept))
+    if wanted("conflicts"):
+        state.drop("conflicting_answers", cleaning.conflicting(state.kept))
     if wanted("decontamination"):
         near = {pair.question: f"{pair.benchmark_id}: {pair.similarity:.3f}" for pair in reversed(pairs)}
         state.drop("contaminated", cleaning.with_their_copies(near, state.kept))
@@ -133,11 +132,11 @@ def content_sha256(pairs: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_benchmarks(folder: Path) -> list[Benchmark]:
+def read_benchmarks(folder: Path) -> list[Reference]:
     """Every benchmark of a folder of prepare_benchmarks.py: `<name>.jsonl` with `problem` (and `id`).
 
     Raises:
-        UserError: no such folder, no benchmark in it, or a row without `problem`.
+        UserError: no such folder, no benchmark in it, a file that was changed since, or a row without `problem`.
     """
     if not folder.is_dir():
         raise UserError(f"--benchmarks-dir {folder}: no such folder; python data/prepare_benchmarks.py makes one")
@@ -145,6 +144,7 @@ def read_benchmarks(folder: Path) -> list[Benchmark]:
     if not files:
         raise UserError(f"--benchmarks-dir {folder}: no <benchmark>.jsonl in it; prepare_benchmarks.py writes them")
     found = []
+    recorded = recorded_hashes(folder)
     for path in files:
         rows = JsonLines(path)
         ids, problems, answers = [], [], []
@@ -156,7 +156,8 @@ def read_benchmarks(folder: Path) -> list[Benchmark]:
             problems.append(row["problem"])
             ids.append(str(row.get("id", f"{path.stem}-{number}")))
             answers.append(str(row.get("answer", "")))
-        found.append(Benchmark(path.stem, rows.origin["sha256"], ids, problems, answers))
+        check_unchanged(path, rows.origin["sha256"], recorded)
+        found.append(Reference(path.stem, rows.origin["sha256"], ids, problems, answers))
     return found
 
 
@@ -168,7 +169,7 @@ def _read(rows: Input, form: Form, merge: bool) -> tuple[list[Question], int, in
         for numbers, (texts, answers, *others) in rows.batches(form.columns):
             rows_in += len(numbers)
             for number, text, answer, *cells in zip(numbers, texts, answers, *others, strict=True):
-                if not all(str(cell) in values for cell, values in zip(cells, form.where.values(), strict=True)):
+                if form.where and not form.selects(dict(zip(form.columns[2:], cells, strict=True))):
                     continue
                 selected += 1
                 at = (text, answer) if merge and text.__class__ is str and answer.__class__ is str else number
@@ -188,31 +189,30 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> Q
             f"{rows.place(number)}: {form.question!r}: found {text!r:.80}, expected a text, or a list of one user message"
         )
     try:
-        gold = golds.READERS[form.read](answer)
-        (text + gold).encode()
+        return Question(text, golds.READERS[form.read](answer), array("q"))
     except golds.WrongType as error:
         raise UserError(f"{rows.place(number)}: {form.answer!r}: {error}") from None
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{rows.place(number)}: not a text that UTF-8 can hold ({error.reason}); mend the file"
-        ) from None
-    return Question(text, gold, array("q"))
 
 
-def _tidy(questions: list[Question], source: Source, unwrap: bool, trim: bool) -> dict[str, Any]:
+def _canonical(question: Question, source: Source) -> tuple[str, str]:
+    """Question and answer as they are with every step that rewrites, whatever is skipped."""
+    return source.unwrapped(question.text).strip(), golds.normalise(question.answer)
+
+
+def _tidy(questions: list[Question], source: Source, skip: frozenset[str]) -> dict[str, Any]:
     """Take off wrapping and white space, write answers in one way; returns how many rows each changed."""
     changed = {"unwrapped": 0, "half_unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
     rewritten: dict[str, str] = {}
     for question in questions:
         text, rows = question.text, len(question.rows)
-        if unwrap and source.prefix:
+        if "unwrap" not in skip and source.prefix:
             halves = text.startswith(source.prefix) + text.endswith(source.suffix)
             changed["unwrapped"] += rows * (halves == 2)
             changed["half_unwrapped"] += rows * (halves == 1)
-            text = text.removeprefix(source.prefix).removesuffix(source.suffix)
-        question.text = text.strip() if trim else text
+            text = source.unwrapped(text)
+        question.text = text if "trim" in skip else text.strip()
         changed["trimmed"] += rows * (question.text != text)
-        answer = golds.normalise(question.answer)
+        answer = question.answer if "rewrite" in skip else golds.normalise(question.answer)
         if answer != question.answer:
             changed["answer_rewritten"] += rows
             rewritten[question.answer] = answer
@@ -228,7 +228,7 @@ class _Near:
     similarity: float
 
 
-def _near_benchmarks(questions: list[Question], benchmarks: Sequence[Benchmark], least: float) -> list[_Near]:
+def _near_benchmarks(questions: list[Question], benchmarks: Sequence[Reference], least: float) -> list[_Near]:
     """All pairs, the nearest first."""
     if not benchmarks:
         return []
@@ -280,7 +280,7 @@ def _validation(kept: list[Question], options: Options) -> list[Question]:
 
 
 def _contamination_report(
-    pairs: list[_Near], benchmarks: Sequence[Benchmark], reasons: dict[Question, tuple[str, str | None]]
+    pairs: list[_Near], benchmarks: Sequence[Reference], reasons: dict[Question, tuple[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
     for benchmark in benchmarks:

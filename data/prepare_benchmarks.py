@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +53,11 @@ class Benchmark:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    return command.run(lambda: _run(_parser().parse_args(arguments)))
+    return command.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> Callable[[], None]:
+    """Prepare and write; returns what prints the summary."""
     known = sources.load(sources.BENCHMARKS)
     asked = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in asked:
@@ -61,6 +65,8 @@ def _run(options: argparse.Namespace) -> None:
             raise UserError(
                 f"--only: found {name!r}, expected some of {', '.join(known)} (or add it to {sources.BENCHMARKS})"
             )
+    if options.input_dir and options.input_dir.resolve() == options.output_dir.resolve():
+        raise UserError(f"--output-dir {options.output_dir}: is --input-dir as well; choose a folder of its own")
     wanted = {name: known[name] for name in (asked or known)}
     inputs = _from_folder(options.input_dir, wanted) if options.input_dir else _from_hub(wanted)
     absent = [name for name, opened in inputs.items() if opened is None]
@@ -84,7 +90,8 @@ def _run(options: argparse.Namespace) -> None:
         output.write(EVAL_ALL, json_lines(_for_training(row) for entry in entries.values() for row in entry.rows))
         output.write_json(REPORT, report)
         output.commit(_manifest(entries))
-    _print_summary(report, known, options)
+    _print_notes(report, known, options)
+    return lambda: _print_summary(report, options.output_dir)
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,11 @@ def prepare(rows: Input, source: Source) -> Benchmark:
     places: list[str] = []
     rewritten: list[tuple[str, str, str]] = []
     ids: Counter[str] = Counter()
-    for number, row in rows.records():
+    for (number, row), cells in zip(rows.records(), _cells(rows, form), strict=True):
+        if not form.selects(cells):
+            continue
         place = rows.place(number)
-        problem, gold = _question_and_gold(row, form, place)
+        problem, gold = _question_and_gold(cells, form, source, place)
         answer = golds.normalise(gold)
         identity = question_id(source.name, problem)
         ids[identity] += 1
@@ -144,64 +153,88 @@ def prepare(rows: Input, source: Source) -> Benchmark:
         if answer != gold:
             rewritten.append((identity, gold, answer))
         own = {"id": identity, "problem": problem, "answer": answer, "datasource": source.name}
-        found.append(own | _extent(row, form, place) | _source_fields(row, form, own))
+        found.append(own | _extent(cells, form, place) | _source_fields(row, form, own))
         places.append(place)
     if source.questions and len(found) not in source.questions:
         expected = " or ".join(map(str, source.questions))
         raise UserError(
             f"{rows.name}: {source.name} has {expected} questions, found {len(found)}: another or a damaged file"
         )
-    if problems := check_golds([row["answer"] for row in found]):
-        named = "\n".join(f"  {places[i]}: {why}" for i, why in list(problems.items())[:_NAMED])
-        raise UserError(
-            f"{rows.name}: {len(problems)} reference answers cannot be verified; mend the file, or take these rows out:\n{named}"
-        )
+    _check_golds(rows.name, [row["answer"] for row in found], places)
     return Benchmark(source, found, rewritten, rows.origin)
 
 
-def _question_and_gold(row: dict[str, Any], form: Form, place: str) -> tuple[str, str]:
-    for column in (form.question, form.answer):
-        if column not in row:
-            raise UserError(f"{place}: no column {column!r}; found {', '.join(list(row)[:12])}")
-    problem = row[form.question]
+def _cells(rows: Input, form: Form) -> Iterator[dict[str, Any]]:
+    """The cells of the form's columns, row by row."""
+    for _, columns in rows.batches(form.columns):
+        for cells in zip(*columns, strict=True):
+            yield dict(zip(form.columns, cells, strict=True))
+
+
+def _question_and_gold(cells: dict[str, Any], form: Form, source: Source, place: str) -> tuple[str, str]:
+    problem = cells[form.question]
     if not isinstance(problem, str) or not problem.strip():
         raise UserError(f"{place}: {form.question!r}: found {problem!r:.80}, expected the question's text")
     try:
-        gold = golds.READERS[form.read](row[form.answer])
+        gold = golds.READERS[form.read](cells[form.answer])
     except golds.WrongType as error:
         raise UserError(f"{place}: {form.answer!r}: {error}") from None
     if not gold.strip():
         raise UserError(f"{place}: {form.answer!r}: no answer (read as {form.read}); expected one in every row")
-    return problem.strip(), gold
+    return source.unwrapped(problem).strip(), gold
 
 
-def _extent(row: dict[str, Any], form: Form, place: str) -> dict[str, Any]:
+def _check_golds(name: str, answers: list[str], places: list[str]) -> None:
+    problems = {i: why for i, answer in enumerate(answers) if (why := golds.float_damage(answer))} | check_golds(
+        answers
+    )
+    if problems:
+        named = "\n".join(f"  {places[i]}: {why}" for i, why in sorted(problems.items())[:_NAMED])
+        raise UserError(
+            f"{name}: {len(problems)} reference answers cannot be verified; mend the file, or take these rows out:\n{named}"
+        )
+
+
+def _extent(cells: dict[str, Any], form: Form, place: str) -> dict[str, Any]:
     """The unit that an answer may carry, and how far from it an answer may be, where the source says so."""
     extent: dict[str, Any] = {}
-    if form.unit and row.get(form.unit):
-        extent["unit"] = row[form.unit]
-    if form.tolerance and row.get(form.tolerance):
+    if form.unit and cells[form.unit]:
+        extent["unit"] = str(cells[form.unit])
+    if form.tolerance and (written := cells[form.tolerance]):
         try:
-            extent["tolerance"] = float(row[form.tolerance])
+            tolerance = math.nan if isinstance(written, bool) else float(written)
         except (TypeError, ValueError):
-            raise UserError(
-                f"{place}: {form.tolerance!r}: found {row[form.tolerance]!r:.60}, expected a number"
-            ) from None
+            tolerance = math.nan
+        if not 0 <= tolerance < math.inf:
+            raise UserError(f"{place}: {form.tolerance!r}: found {written!r:.60}, expected a number of 0 or more")
+        extent["tolerance"] = tolerance
     return extent
 
 
 def _source_fields(row: dict[str, Any], form: Form, own: dict[str, Any]) -> dict[str, Any]:
-    """What else the source has: its own `id` as `source_id`, its way of writing the answer as `source_answer`."""
+    """What else the source has: its own `id` as `source_id`, its way of writing the answer as `source_answer`.
+
+    What JSON cannot hold (images, bytes) is left out; dates become texts.
+    """
     fields = {}
-    for name, value in row.items():
-        if name in (form.question, form.unit, form.tolerance) or value == own["problem"]:
+    for name, cell in row.items():
+        if name in (form.question, form.unit, form.tolerance) or cell == own["problem"]:
             continue
         if name in own or name == form.answer:
-            if value == own["answer"]:
+            if cell == own["answer"]:
                 continue
             name = f"source_{name}" if name in own else name
-        fields[name] = value
+        try:
+            fields[name] = json.loads(json.dumps(cell, allow_nan=False, default=_dates))
+        except (TypeError, ValueError):
+            continue
     return fields
+
+
+def _dates(cell: Any) -> str:
+    if isinstance(cell, date | Decimal):
+        return str(cell)
+    raise TypeError
 
 
 def _from_folder(folder: Path, wanted: dict[str, Source]) -> dict[str, Opener | None]:
@@ -270,11 +303,8 @@ def _manifest(entries: dict[str, Entry]) -> dict[str, Any]:
     }
 
 
-def _print_summary(report: dict[str, Any], known: dict[str, Source], options: argparse.Namespace) -> None:
+def _print_notes(report: dict[str, Any], known: dict[str, Source], options: argparse.Namespace) -> None:
     for name, found in report["benchmarks"].items():
-        rewritten = len(found["rewritten_golds"])
-        path = options.output_dir / f"{name}.jsonl"
-        print(f"{name:<16}{found['questions']:>6} questions, {rewritten:>4} golds rewritten   {path}")
         if name in known and known[name].known and not found["known_as"]:
             print(
                 f"note: {name}: this copy's content is none of those that {sources.BENCHMARKS.name} knows",
@@ -283,7 +313,15 @@ def _print_summary(report: dict[str, Any], known: dict[str, Source], options: ar
     where = "no file for it in --input-dir" if options.input_dir else "not on the hub, pass its file by --input-dir"
     for name in report["absent"]:
         print(f"note: {name}: {where}, left out", file=sys.stderr)
-    print(options.output_dir / EVAL_ALL)
+
+
+def _print_summary(report: dict[str, Any], folder: Path) -> None:
+    for name, found in report["benchmarks"].items():
+        rewritten = len(found["rewritten_golds"])
+        print(
+            f"{name:<16}{found['questions']:>6} questions, {rewritten:>4} golds rewritten   {folder / f'{name}.jsonl'}"
+        )
+    print(folder / EVAL_ALL)
 
 
 def _parser() -> argparse.ArgumentParser:

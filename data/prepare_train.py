@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from data import command, sources
 from data.cleaning import STEPS, Question
 from data.inputs import HubError, Input, download_command, open_file, open_hub
 from data.output import MANIFEST, REPORT, OutputFolder, json_lines, question_row
-from data.preparation import Benchmark, Options, Prepared, prepare, read_benchmarks
+from data.preparation import Options, Prepared, Reference, prepare, read_benchmarks
 from data.questions import LANGUAGES
 from data.sources import CUSTOM, Form, Source
 from openrlhf_mel.errors import UserError
@@ -30,10 +30,11 @@ _CUSTOM = {"question_column": "question", "answer_column": "answer", "answer_in"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    return command.run(lambda: _run(_parser().parse_args(arguments)))
+    return command.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> Callable[[], None]:
+    """Prepare and write; returns what prints the summary."""
     chosen = Options(
         skip=frozenset(_names("--skip", options.skip, STEPS)),
         languages=tuple(_names("--languages", options.languages, LANGUAGES)),
@@ -49,6 +50,9 @@ def _run(options: argparse.Namespace) -> None:
     benchmarks = read_benchmarks(options.benchmarks_dir) if options.benchmarks_dir else []
     datasource = options.datasource or source.name
     _check_folder(options.output_dir, source, datasource)
+    for flag, path in (("--input", options.input), ("--benchmarks-dir", options.benchmarks_dir)):
+        if path and options.output_dir.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
+            raise UserError(f"--output-dir {options.output_dir}: is where {flag} lies; choose a folder of its own")
     with OutputFolder(options.output_dir) as output:  # an unwritable folder shows before the work
         rows = _open(options, source)
         prepared = prepare(rows, source, benchmarks, chosen)
@@ -57,8 +61,8 @@ def _run(options: argparse.Namespace) -> None:
         output.write_json(REPORT, report)
         outdated = () if prepared.validation else (VALIDATION,)
         output.commit(_manifest(rows, source, benchmarks, chosen, datasource, prepared), outdated)
-    _print_summary(report, chosen, options.output_dir)
-    _print_notes(report, chosen, source, options)
+    _print_notes(report, source, options)
+    return lambda: _print_summary(report, chosen, options.output_dir)
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -139,7 +143,7 @@ def _with_ids(questions: Iterable[Question], datasource: str) -> list[tuple[dict
     return sorted(rows, key=lambda pair: pair[0]["id"])
 
 
-def _report(prepared: Prepared, source: Source, benchmarks: list[Benchmark]) -> dict[str, Any]:
+def _report(prepared: Prepared, source: Source, benchmarks: list[Reference]) -> dict[str, Any]:
     return {
         "source": source.name,
         "content_sha256": prepared.content_sha256,
@@ -157,7 +161,7 @@ def _report(prepared: Prepared, source: Source, benchmarks: list[Benchmark]) -> 
 
 
 def _manifest(
-    rows: Input, source: Source, benchmarks: list[Benchmark], chosen: Options, datasource: str, prepared: Prepared
+    rows: Input, source: Source, benchmarks: list[Reference], chosen: Options, datasource: str, prepared: Prepared
 ) -> dict[str, Any]:
     """No date and no path: the same input gives the same manifest."""
     return {
@@ -183,7 +187,7 @@ def _print_summary(report: dict[str, Any], chosen: Options, folder: Path) -> Non
     )
 
 
-def _print_notes(report: dict[str, Any], chosen: Options, source: Source, options: argparse.Namespace) -> None:
+def _print_notes(report: dict[str, Any], source: Source, options: argparse.Namespace) -> None:
     """What a user should know although nothing failed."""
     notes = []
     if not report["compared_with"]:
@@ -193,7 +197,7 @@ def _print_notes(report: dict[str, Any], chosen: Options, source: Source, option
     if report["changed"]["half_unwrapped"]:
         count = report["changed"]["half_unwrapped"]
         notes.append(f"warning: {count:,} rows had only half of the source's wrapping: look at their questions")
-    if source.known and not report["known_as"] and not chosen.skip & {"unwrap", "trim"}:
+    if source.known and not report["known_as"]:
         notes.append(f"note: this copy's content is none of those that {sources.TRAINING.name} knows")
     boxed = sum("\\boxed" in before for before in report["changed"]["answers"])
     if source.name == CUSTOM and boxed and not options.answer_in:

@@ -16,19 +16,22 @@ _UNSPACED = "\u2e80-\u2fdf\u3005-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\u
 _TOKEN = re.compile(rf"\\[A-Za-z]+|\\.|\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|\S", re.DOTALL)
 # LaTeX that changes how a formula looks, not what it says; and the comma-like signs.
 _SILENT = {
-    *("\\,", "\\;", "\\:", "\\!", "\\ ", "\\\n", "~", "$", "\\(", "\\)", "\\[", "\\]"),
+    *("\\,", "\\;", "\\:", "\\!", "\\ ", "\\\n", "$", "\\(", "\\)", "\\[", "\\]"),
     *("\\quad", "\\qquad", "\\left", "\\right", "\\displaystyle", "\\limits"),
-    *(",", ";", "、", '"', "“", "”", "„", "«", "»", "\u200b", "\u2060", "\ufeff", "\u00ad"),
+    *(",", ";", "、", '"', "“", "”", "„", "«", "»"),
 }
 _SAME = {
     **dict.fromkeys(("\\dfrac", "\\tfrac", "\\cfrac"), "\\frac"),
     **{"\\leq": "\\le", "≤": "\\le", "\\geq": "\\ge", "≥": "\\ge", "\\neq": "\\ne", "≠": "\\ne"},
     **{"×": "\\times", "÷": "\\div", "−": "-", "–": "-", "‐": "-", "‑": "-", "’": "'", "‘": "'", "′": "'", "。": "."},
 }
+_INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff\u00ad")
 _RAISED = {"<super>": "^", "<sub>": "_"}
 _PLAINER = ("<wide>", "<narrow>", "<compat>", "<noBreak>")
 
-_MATH = re.compile(r"\\(?:begin|end)\{[^{}]*\}|\$\$.*?\$\$|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+", re.DOTALL)
+_DELIMITER = re.compile(r"(\$\$|\$|\\[()\[\]])")
+_CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+_COMMAND = re.compile(r"\\(?:begin|end)\{[^{}]{0,40}\}|\\[A-Za-z]+")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]{3,}")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
@@ -40,29 +43,34 @@ _QUOTED = 10  # characters or words of another script that an English question m
 LANGUAGES = ("en", "zh", "other")
 
 _DRAWING = r"(?:figure|diagram|picture|image|sketch|drawing|illustration|graph|grid|map|chart)s?"
-_FIGURE = re.compile(
-    # drawn in the text, or linked from it
-    r"\[/?asy\]|\\includegraphics|\\begin\{(?:tikzpicture|picture|asy|figure)\}|!\[[^\]\n]*\]\(|<img\b"
-    r"|https?://\S+\.(?:png|jpe?g|gif|svg|webp)\b"
-    # "the figure below", "the following diagram", "as shown", "in the figure"
-    rf"|\b{_DRAWING}\s+(?:is\s+)?(?:shown\s+)?(?:below|above|at\s+(?:the\s+)?(?:left|right)|(?:to|on)\s+the\s+(?:left|right))\b"
-    r"|\b(?:following|adjoining|accompanying|adjacent|attached)\s+(?:figure|diagram|picture|image|sketch|drawing|illustration)s?\b"
-    r"|\b(?:in|from|see|as\s+in|of|by|on|to)\s+(?:the|this)\s+(?:figure|diagram|illustration)s?\b(?!\s+of\b)"
-    r"|\b(?:the|this|a)\s+(?:figure|diagram|picture|image|illustration|drawing)\s+(?:shows|illustrates|depicts|represents)\b"
-    r"|\bthe\s+diagram\b"
-    r"|\b(?:as|is|are)\s+(?:shown|pictured|illustrated|depicted)(?=\s*(?:[.,;:)]|$|below\b|above\b|here\b|at\s+the\b|on\s+the\b|to\s+the\b|in\s+the\b|in\s+fig))"
-    r"|\b(?:shown|pictured|illustrated|depicted)\s+(?:below|above)\b"
-    r"|\b[Ff]ig(?:ure)?\.?\s*\d"
-    r"|如[下右左上]?图|[下右左上附见]图|图中|图所示|示意图",
+_SHOWN = r"(?:shown|pictured|illustrated|depicted)"
+_DRAWN = re.compile(  # in the text itself, or linked from it
+    r"\[/?asy\]|\\includegraphics|\\begin\{(?:tikzpicture|picture|asy|figure)\}|!\[[^\]\n]{0,300}\]\(|<img\b"
+    r"|https?://[^\s]{1,300}\.(?:png|jpe?g|gif|svg|webp)\b",
     re.IGNORECASE,
 )
+_REFERRED = re.compile(
+    # "the figure below", "the following diagram", "as shown", "in the figure", "the path shown"
+    rf"\b{_DRAWING}\s+(?:is\s+)?(?:shown\s+)?(?:below|above|at\s+(?:the\s+)?(?:left|right)|(?:to|on)\s+the\s+(?:left|right))\b"
+    r"|\b(?:following|adjoining|accompanying|adjacent|attached)\s+(?:figure|diagram|picture|image|sketch|drawing|illustration)s?\b"
+    r"|\b(?:in|from|see|as\s+in)\s+(?:the|this)\s+(?:figure|diagram|illustration|picture|image)s?\b(?!\s+of\b)"
+    r"|\b(?:the|this|a)\s+(?:figure|diagram|picture|image|illustration|drawing)\s+(?:shows|illustrates|depicts|represents)\b"
+    r"|\bthe\s+(?:\w+\s+)?diagrams?\b"
+    rf"|\b(?:as|is|are)\s+{_SHOWN}(?=\s*(?:[.,;:)]|$|below\b|above\b|here\b|at\s+the\b|on\s+the\b|to\s+the\b|in\s+the\b|in\s+fig))"
+    rf"|\b(?:the|this)\s+(?:[^\s.]{{1,30}}\s+){{1,3}}shown(?=\s*(?:[.,;:?)]|$|below\b|above\b|here\b|has\b|is\b|are\b))"
+    rf"|\b{_SHOWN}\s+(?:below|above)\b"
+    r"|\bfig(?:ure)?\.?\s*\d"
+    r"|如[下右左上]?图|[下右左上附见]图|图中阴影|图所示|示意图",
+    re.IGNORECASE,
+)
+_TABLE = re.compile(r"\\begin\{(?:array|tabular|[bBpvV]?matrix|aligned)\}")
 
 
 def key(question: str) -> str:
     """What is equal for two ways of writing one question: its tokens, a space between each two.
 
-    Left out: white space, LaTeX's spacing and math delimiters, braces around a single character, commas, semicolons and
-    double quotes. Full-width forms, ligatures, dashes and a few LaTeX synonyms become their plain form; superscripts
+    Left out: white space, LaTeX's spacing and math delimiters, braces around a single character that a LaTeX command,
+    `^` or `_` takes, commas, semicolons and double quotes. Full-width forms, ligatures, dashes and a few LaTeX synonyms become their plain form; superscripts
     and subscripts become `^` and `_`. Everything else counts: operators, letters of every script, case, `.`, `!`, `|`,
     and the borders between numbers ("1 2" and "1,2" are not "12").
     """
@@ -81,7 +89,7 @@ def language(question: str) -> str:
     A Han character weighs as much as a Latin word of three letters or more, since Chinese formulas often stand without
     delimiters; ten of them are no quotation any more. Languages in Latin script are not told apart.
     """
-    words = _MATH.sub(" ", question)
+    words = _outside_mathematics(question)
     latin, han, kana = (len(pattern.findall(words)) for pattern in (_LATIN_WORD, _HAN, _KANA))
     other = len(_OTHER_WORD.findall(words))
     if kana:
@@ -93,8 +101,25 @@ def language(question: str) -> str:
 
 def figure_mention(question: str) -> str | None:
     """The words (or the code) by which a question refers to a figure that a text-only model does not see, or None."""
-    found = _FIGURE.search(question)
-    return found.group() if found else None
+    if drawn := _DRAWN.search(question):
+        return drawn.group()
+    referred = _REFERRED.search(question)
+    # "The grid below" may be a table that is there.
+    return referred.group() if referred and not _TABLE.search(question) else None
+
+
+def _outside_mathematics(text: str) -> str:
+    """The text without its formulas and LaTeX commands; a formula that is never closed counts as text."""
+    parts, formula, closing = [], [], None
+    for piece in _DELIMITER.split(text):
+        if closing is None:
+            closing = _CLOSING.get(piece)
+            (formula if closing else parts).append(piece)
+        else:
+            formula.append(piece)
+            if piece == closing:
+                formula, closing = [], None
+    return _COMMAND.sub(" ", " ".join([*parts, *formula]))
 
 
 def _plain(text: str) -> str:
@@ -102,8 +127,10 @@ def _plain(text: str) -> str:
 
     NFKC would lose superscripts (x² would be x2) and the borders of fractions and circled numbers.
     """
+    text = text.replace("{,}", ",")
     if text.isascii():
         return text
+    text = text.translate(_INVISIBLE)
     parts = []
     for mark, run in itertools.groupby(map(_decomposed, unicodedata.normalize("NFC", text)), key=lambda pair: pair[0]):
         characters = "".join(character for _, character in run)
@@ -124,12 +151,14 @@ def _decomposed(character: str) -> tuple[str | None, str]:
 
 
 def _without_single_braces(tokens: list[str]) -> Iterator[str]:
-    """Drop braces around one character, which LaTeX does not need: `x^{2}` is `x^2`. `x^{12}` keeps them."""
-    i = 0
+    """Drop braces that LaTeX does not need: `x^{2}` is `x^2`, `\\frac{1}{2}` is `\\frac12`. `x^{12}` and `S={1}` keep them."""
+    i, taken = 0, False
     while i < len(tokens):
-        if tokens[i] == "{" and tokens[i + 2 : i + 3] == ["}"] and len(tokens[i + 1]) == 1:
+        token = tokens[i]
+        if taken and token == "{" and tokens[i + 2 : i + 3] == ["}"] and len(tokens[i + 1]) == 1:
             yield tokens[i + 1]
             i += 3
-        else:
-            yield tokens[i]
-            i += 1
+            continue  # another argument may follow
+        taken = token in ("^", "_", "}", "]") or (token[0] == "\\" and token[1:].isalpha())
+        yield token
+        i += 1

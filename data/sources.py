@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,10 @@ class Form:
         """The columns that a row must have."""
         return [self.question, self.answer, *self.where, *filter(None, (self.unit, self.tolerance))]
 
+    def selects(self, cells: Mapping[str, Any]) -> bool:
+        """Whether a row with these cells is one of those that `where` asks for."""
+        return all(str(cells[column]) in values for column, values in self.where.items())
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,6 +74,10 @@ class Source:
     suffix: str = ""
     questions: tuple[int, ...] = ()
     known: dict[str, str] = field(default_factory=dict)
+
+    def unwrapped(self, text: str) -> str:
+        """The question without what the source wraps it in."""
+        return text.removeprefix(self.prefix).removesuffix(self.suffix)
 
     def form_for(self, columns: Iterable[str], name: str) -> Form:
         """The first form whose columns are all there. Raises UserError naming what was found and expected."""
@@ -102,6 +110,8 @@ def _source(path: Path, name: str, entry: Any) -> Source:
     values["forms"] = tuple(_form(f"{path}: {name}: forms", form) for form in values["forms"])
     if values.get("hub"):
         values["hub"] = Hub(**_checked(f"{path}: {name}: hub", values["hub"], Hub))
+    if not isinstance(values.get("known", {}), dict):
+        raise UserError(f"{path}: {name}: known: found {values['known']!r:.80}, expected `hash: what it is`")
     questions = values.get("questions") or ()
     values["questions"] = tuple(questions) if isinstance(questions, list | tuple) else (questions,)
     return Source(**values)
@@ -109,6 +119,11 @@ def _source(path: Path, name: str, entry: Any) -> Source:
 
 def _form(where: str, entry: Any) -> Form:
     form = Form(**_checked(where, entry, Form))
+    for name in ("question", "answer", "unit", "tolerance"):
+        if not isinstance(getattr(form, name), str | None):
+            raise UserError(f"{where}: {name}: found {getattr(form, name)!r}, expected the name of a column")
+    if not isinstance(form.where, dict) or not all(isinstance(values, list) for values in form.where.values()):
+        raise UserError(f"{where}: where: found {form.where!r:.80}, expected `column: [value, ...]`")
     if form.read not in READERS:
         raise UserError(f"{where}: read: found {form.read!r}, expected one of {', '.join(READERS)}")
     return form

@@ -89,6 +89,7 @@ def test_empty_lines_count_as_lines(tmp_path):
         ("\n\n", r"a.jsonl: no rows"),
         ("[" * 100_000, r"a.jsonl, line 1: not JSON"),
         ('{"q": "\xff"}\n', r"a.jsonl, line 1: not JSON"),
+        ('{"q": "a", "x": ["\\udc00"]}\n', r"a.jsonl, line 1: holds half of a UTF-16 pair"),
     ],
 )
 def test_damaged_lines(tmp_path, content, message):
@@ -135,6 +136,32 @@ def test_a_parquet_file_without_rows(tmp_path):
     pq.write_table(pa.table({"q": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="no rows"):
         open_file(tmp_path / "a.parquet")
+
+
+def test_a_parquet_text_that_is_no_text(tmp_path):
+    bad = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"q": bad}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet, rows 1 to 2: holds a text that is not UTF-8"):
+        read(open_file(tmp_path / "a.parquet"), "q")
+    with pytest.raises(UserError, match="not UTF-8"):
+        list(open_file(tmp_path / "a.parquet").records())
+
+
+def test_columns_of_one_name(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["q", "q"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="several columns are called q"):
+        open_file(tmp_path / "a.parquet")
+
+
+def test_narrow_floats_are_read_as_they_are_printed(tmp_path):
+    pq.write_table(pa.table({"a": pa.array([0.1, 27.0], pa.float32())}), tmp_path / "a.parquet")
+    assert [float(cell) for _, cell in read(open_file(tmp_path / "a.parquet"), "a")] == [0.1, 27.0]
+
+
+def test_a_role_that_is_missing_is_no_user(tmp_path):
+    path = parquet(tmp_path / "a.parquet", [{"prompt": [{"role": None, "content": "q"}]}, CHATS[0]])
+    assert [cell for _, cell in read(open_file(path), "prompt")] == [[{"role": None, "content": "q"}], "Question 0?"]
 
 
 def test_a_folder_with_a_copy_of_the_hubs_data_set(tmp_path):

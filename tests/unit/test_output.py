@@ -57,6 +57,27 @@ def test_an_error_leaves_no_folder_that_was_not_there(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_the_manifest_is_missing_while_files_are_renamed(tmp_path, monkeypatch):
+    """In this order: away with the old manifest, the files, the new manifest."""
+    with OutputFolder(tmp_path) as output:
+        output.write("a.jsonl", ["old"])
+        output.commit({})
+    seen = []
+    replace = os.replace
+
+    def watched(source, target):
+        if Path(target).parent == tmp_path:
+            seen.append((Path(target).name, (tmp_path / "manifest.json").exists()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    with OutputFolder(tmp_path) as output:
+        output.write("b.jsonl", ["new"])
+        output.write("a.jsonl", ["new"])
+        output.commit({})
+    assert seen == [("a.jsonl", False), ("b.jsonl", False), ("manifest.json", False)]
+
+
 def test_outdated_files_go(tmp_path):
     (tmp_path / "validation.jsonl").write_text("old")
     (tmp_path / "mine.txt").write_text("kept")

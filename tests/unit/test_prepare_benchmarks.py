@@ -1,8 +1,12 @@
 """The benchmarks' command on small sources: forms, golds, ids, and what bad input gets."""
 
 import json
+import math
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -123,9 +127,31 @@ def test_units_and_tolerances(tmp_path):
     found = prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "o.jsonl", rows)), KNOWN["olympiadbench"]).rows
     assert found[0]["answer"] == "4.2" and found[0]["unit"] == "%" and found[0]["tolerance"] == 0.1
     assert found[1]["answer"] == "69,84" and "unit" not in found[1] and "tolerance" not in found[1]
-    rows[0]["error"] = "about one"
-    with pytest.raises(UserError, match=r"o.jsonl, line 1: 'error': found 'about one', expected a number"):
-        prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "o.jsonl", rows)), KNOWN["olympiadbench"])
+    for error in ("about one", "nan", -3, True):
+        rows[0]["error"] = error
+        with pytest.raises(UserError, match=rf"o.jsonl, line 1: 'error': found {error!r}, expected a number"):
+            prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "o.jsonl", rows)), KNOWN["olympiadbench"])
+
+
+def test_everything_that_an_entry_may_say(tmp_path):
+    """Nested columns, conversations, a selection, a wrapping."""
+    source = sources.Source(
+        "mine", (sources.Form("m.q", "m.a", where={"lang": ["en"]}),), prefix="Solve: ", suffix=" Box it."
+    )
+    chat = [{"role": "user", "content": "Solve: What is 1+1? Box it."}]
+    rows = [{"m": {"q": chat, "a": 2}, "lang": "en"}, {"m": {"q": "Was ist 1+1?", "a": 2}, "lang": "de"}]
+    [found] = prepare_benchmarks.prepare(open_file(jsonl(tmp_path / "mine.jsonl", rows)), source).rows
+    assert (found["problem"], found["answer"], found["lang"]) == ("What is 1+1?", "2", "en")
+
+
+def test_what_json_cannot_hold_is_left_out(tmp_path):
+    rows = [
+        {"problem": f"Find {i}.", "answer": str(i), "image": b"\x89PNG", "day": date(2024, 1, 2), "score": math.nan}
+        for i in range(30)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "aime24.parquet")
+    found = prepare_benchmarks.prepare(open_file(tmp_path / "aime24.parquet"), KNOWN["aime24"]).rows
+    assert found[3].keys() == {"id", "problem", "answer", "datasource", "day"} and found[3]["day"] == "2024-01-02"
 
 
 def test_a_benchmark_of_a_users_own(prepare, own, tmp_path):
@@ -143,6 +169,9 @@ BAD = {
     "no column later": ([*AIME[:29], {"problem": "p"}], "line 30: no column 'answer'"),
     "a wrong type": ([*AIME[:29], {"problem": "p", "answer": {}}], "line 30: 'answer': found {} (dict)"),
     "no question": ([{"problem": " ", "answer": "1"}], "line 1: 'problem': found ' ', expected the question's text"),
+    "a gold that a float has rounded": (
+        [*AIME[:29], {"problem": "p", "answer": "105263157894736848"}], "line 30: above 2^53"
+    ),
     "a gold that cannot be read": (
         [*AIME[:29], {"problem": "p", "answer": "\\frac{1}{"}], "1 reference answers cannot be verified"
     ),
@@ -176,12 +205,17 @@ def test_which_file(prepare, tmp_path):
         ),
         ({"hub": {"repo": "a/b"}}, "mine: hub: no 'split'"),
         ({"forms": 3}, "mine: forms: found 3, expected a list"),
+        ({"forms": [{"question": 1, "answer": "a"}]}, "mine: forms: question: found 1, expected the name of a column"),
+        ({"forms": [{"question": "q", "answer": "a", "where": ["x"]}]}, "mine: forms: where: found"),
+        ({"known": ["x"]}, "mine: known: found"),
     ],
 )
-def test_a_faulty_entry(own, entry, message):
+def test_a_faulty_entry(own, capsys, entry, message):
     own(**entry)
     with pytest.raises(UserError, match=rf"benchmarks.yaml: {message}"):
         sources.load(sources.BENCHMARKS)
+    assert prepare_benchmarks.main(["--help"]) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 def test_shipped_files_load():

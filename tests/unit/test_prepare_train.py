@@ -1,5 +1,6 @@
 """The training set's command on small sources: what stays, what goes and why, and what bad input gets."""
 
+import hashlib
 import json
 import os
 import random
@@ -167,8 +168,8 @@ def test_each_step_can_be_left_out(prepare, benchmarks, step, gone):
 def test_with_every_step_left_out_each_row_stays_as_it_is(prepare):
     rows = [*ROWS, ROWS[0]]
     _, _, out = prepare(rows, "--skip", ",".join(STEPS))
-    written = [row["input"] for row in lines(out / "train.jsonl")]
-    assert sorted(written) == sorted(question for question, _ in rows if question)
+    written = [(row["input"], row["label"]) for row in lines(out / "train.jsonl")]
+    assert sorted(written) == sorted((question, answer) for question, answer in rows if question)
 
 
 def test_languages(prepare):
@@ -263,7 +264,7 @@ BAD = {
     "a truth value": ([{"question": "q", "answer": True}], (), "in.jsonl, line 1: 'answer': found True"),
     "a question of the wrong type": ([{"question": 3, "answer": "1"}], (), "in.jsonl, line 1: 'question': found 3, expected a text"),
     "nothing left": ([{"question": "q", "answer": ""}], (), "none of 1 rows is left (empty_answer 1)"),
-    "half a UTF-16 pair": ([{"question": "q \ud800", "answer": "1"}], (), "in.jsonl, line 1: not a text that UTF-8 can hold"),
+    "half a UTF-16 pair": ([{"question": "q \ud800", "answer": "1"}], (), "in.jsonl, line 1: holds half of a UTF-16 pair"),
     "an unknown step": ([{"question": "q", "answer": "1"}], ("--skip", "unwarp"), "--skip: found 'unwarp', expected some of unwrap"),
     "an unknown language": ([{"question": "q", "answer": "1"}], ("--languages", "fr"), "--languages: found 'fr'"),
     "a similarity": ([{"question": "q", "answer": "1"}], ("--max-similarity", "75"), "--max-similarity 75.0: expected a number above 0"),
@@ -288,6 +289,116 @@ def test_benchmarks_of_another_kind(prepare, tmp_path):
     assert code == 2 and "x.jsonl, line 2: no text under 'problem'" in err
     (tmp_path / "b" / "x.jsonl").unlink()
     assert "no <benchmark>.jsonl in it" in prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "dropped"),
+    [
+        # equal under the key alone (a border between numbers that NFKC without white space does not keep)
+        ([("$\\dfrac{1}{2}$?", "1"), ("$\\frac{1}{2}$?", "2")], 2),
+        # equal as NFKC without white space alone
+        ([("side length 2", "1"), ("sidelength 2", "2")], 2),
+        # one in three answers differs
+        ([("What is $x$?", "1"), ("What is $ x $?", "1.0"), ("What is $x $?", "2")], 3),
+        # a copy that is known to be bad does not count against a good one
+        ([("How large?", "105263157894736842"), ("How large ?", "105263157894736848")], 0),
+        ([("How large?", "3"), ("How large ?", "\\frac{1}{")], 0),
+        ([("What is $x$?", "\\frac{1}{2}"), ("What is $ x $?", "0.5")], 0),
+    ],
+)
+def test_conflicts(prepare, rows, dropped):
+    _, _, out = prepare([*rows, ("Another one: $1+1$", "2")])
+    assert reasons(out).get("conflicting_answers", 0) == dropped
+
+
+def test_which_duplicate_stays_depends_on_content_alone(prepare):
+    """Of equal length, under one key."""
+    rows = [("What is $x+1$;", "1"), ("What is $x+1$,", "1"), ('What is $x+1$"', "1")]
+    kept = set()
+    for i in range(3):
+        _, _, out = prepare([*rows[i:], *rows[:i]], out=f"out{i}")
+        kept.add((out / "train.jsonl").read_text())
+    assert len(kept) == 1
+
+
+def test_the_manifest_says_what_went_in_and_what_came_out(prepare, benchmarks, tmp_path):
+    def sha256(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    _, _, out = prepare(ROWS, *benchmarks, "--validation", "1", "--languages", "en")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["source"]["file"] == "in.jsonl" and manifest["source"]["sha256"] == sha256(tmp_path / "in.jsonl")
+    assert manifest["benchmarks"] == {"b": sha256(tmp_path / "benchmarks" / "b.jsonl")}
+    assert manifest["options"] == {
+        "skip": [], "languages": ["en"], "max_similarity": 0.75, "validation": 1, "datasource": "custom"
+    }  # fmt: skip
+    assert manifest["versions"]["math-verify"] and manifest["outputs"].keys() == {
+        "train.jsonl", "validation.jsonl", "provenance.jsonl", "dropped.jsonl", "report.json"
+    }  # fmt: skip
+    assert all(digest == sha256(out / name) for name, digest in manifest["outputs"].items())
+
+
+def test_the_contents_hash_does_not_depend_on_what_is_skipped(prepare):
+    hashes = set()
+    for i, flags in enumerate([(), ("--skip", "trim,rewrite,exact_duplicates,duplicates")]):
+        _, _, out = prepare(ROWS, *flags, out=f"out{i}")
+        hashes.add(json.loads((out / "report.json").read_text())["content_sha256"])
+    assert len(hashes) == 1
+
+
+def test_inputs_are_not_written_over(prepare, benchmarks, tmp_path):
+    path = jsonl(tmp_path / "there" / "train.jsonl", [{"question": q, "answer": a} for q, a in GOOD])
+    assert "is where --input lies" in prepare(path, out="there")[1]
+    assert "is where --benchmarks-dir lies" in prepare(path, *benchmarks, out="benchmarks")[1]
+
+
+def test_a_folder_in_the_way_changes_nothing(prepare, tmp_path):
+    _, _, out = prepare(GOOD)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "train.jsonl").unlink()
+    (out / "train.jsonl").mkdir()
+    code, err, _ = prepare(ROWS)
+    assert code == 2 and "train.jsonl is a folder there" in err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}.items() <= before.items()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_tidy_up(tmp_path, number):
+    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(20_000) for q, a in GOOD])
+    argv = [
+        sys.executable,
+        "data/prepare_train.py",
+        "--source",
+        "custom",
+        "--input",
+        path,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    process = subprocess.Popen(list(map(str, argv)), cwd=REPO, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_that_cannot_be_printed(tmp_path, command):
+    path = jsonl(tmp_path / "in.jsonl", [{"question": q, "answer": a} for q, a in GOOD])
+    argv = [
+        sys.executable,
+        "data/prepare_train.py",
+        "--source",
+        "custom",
+        "--input",
+        path,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    done = command("bash", "-c", f"{' '.join(map(str, argv))} >/dev/full", limit=60)
+    assert done.returncode == 1 and "everything is written, but the summary cannot be printed" in done.stderr
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_half_a_wrapping_is_told(prepare, tmp_path):
@@ -352,7 +463,7 @@ def test_a_full_disk(tmp_path, command):
     ]
     done = command(*argv, limit=60, preexec_fn=limit)
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
-    assert "nothing was changed in the output folder" in done.stderr
+    assert "the output folder is whole if its manifest.json is there" in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["train.jsonl"]
     assert (tmp_path / "out" / "train.jsonl").read_text() == "old"
 

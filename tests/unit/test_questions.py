@@ -16,7 +16,7 @@ CHINESE = [
     "一个等差数列共有 2022 项，求其公差。",
     "甲乙两人轮流取 2022 枚硬币，谁有必胜策略？",
 ]
-SIGNS = list("+-*/=<>^|!.()[]:%&'_")
+SIGNS = [*"+-*/=<>^|!.()[]:%&'_~∼…#@?→≡∈", "\\not", "\\mathbb", "\\text", "\\cdot"]
 LETTERS = list("xyzABdkαβΩжЯ中文数あカ가ℝא")
 WORD = st.sampled_from([*LETTERS, "x^{2}", "\\frac{1}{3}", "\\pi", "17", "2022"])
 
@@ -36,6 +36,9 @@ WORD = st.sampled_from([*LETTERS, "x^{2}", "\\frac{1}{3}", "\\pi", "17", "2022"]
         ("x¹²", "x^{12}"),
         ("3 − 2 × 5", "3 - 2 \\times 5"),
         ("Janet’s “best” eggs", "Janet's best eggs"),
+        ("ques\u00adtion\u200b one", "question one"),
+        ("$12{,}000$", "12,000"),
+        ("$\\frac{a}{b}$", "$\\frac a b$"),
     ],
 )
 def test_ways_of_writing_one_question(first, second):
@@ -49,7 +52,7 @@ def test_ways_of_writing_one_question(first, second):
         ("1 2", "12"), ("1,2", "12"), ("1½", "11/2"), ("①2", "12"), ("2⒈5", "21.5"), ("x²", "x2"), ("x₂", "x2"),
         ("x^{12}", "x^{1}2"), ("x^12", "x^1 2"), ("f(x)", "f x"), ("[0,1)", "[0,1]"), ("f'(x)", "f(x)"), ("50%", "50"),
         ("X+y", "x+y"), ("AB", "ab"), ("\\Delta", "\\delta"), ("ab", "a b"), ("ℝ", "R"), ("µ", "m"),
-        ("\\{1\\}", "1"), ("{1+2}", "1+2"), ("\\sin x", "\\cos x"), ("-5", "5"), ("中文", "文中"), ("ж", "я"),
+        ("\\{1\\}", "1"), ("{1+2}", "1+2"), ("S={1}", "S=1"), ("1～9", "1,9"), ("a ~ b", "a b"), ("x \\not= y", "x = y"), ("\\sin x", "\\cos x"), ("-5", "5"), ("中文", "文中"), ("ж", "я"),
     ],
 )  # fmt: skip
 def test_different_questions_stay_apart(first, second):
@@ -130,7 +133,7 @@ def test_language(text, expected):
         "Find the area. [asy] draw((0,0)--(1,1)); [/asy]", "As shown in the diagram, find $x$.", "In the figure below, AB=3.",
         "The figure shows a cube.", "What is the area of the region shown below?", "Squares are arranged as shown. Count them.",
         "如图，求面积。", "The following diagram has 3 lines.", "See Figure 2.", "![a](b.png)", "\\includegraphics{x}",
-        "https://example.org/a.png", "The graph below shows", "\\begin{tikzpicture}",
+        "https://example.org/a.png", "The graph below shows", "\\begin{tikzpicture}", "How long is the path shown?", "In the five-sided star shown, the sum",
     ],
 )  # fmt: skip
 def test_questions_that_need_a_figure(text):
@@ -142,8 +145,23 @@ def test_questions_that_need_a_figure(text):
     [
         "How many three-figure numbers are there?", "The graph of $y=x^2$ is shifted.", "It can be shown that $x=1$.",
         "Show that it is shown that x.", "Give the answer to two significant figures.", "A connected graph has 5 vertices.",
-        "Lines are drawn through the point.", "Round table seating for 5.", "函数的图像关于原点对称", "Imagine a picture frame.",
+        "Lines are drawn through the point.", "Round table seating for 5.", "函数的图像关于原点对称", "Imagine a picture frame.", "What is the area of the figure?",
+        "Fill the grid below: \\begin{array}{c} 1 \\end{array}", "The theorem shown that way",
     ],
 )  # fmt: skip
 def test_questions_that_need_no_figure(text):
     assert figure_mention(text) is None
+
+
+HOSTILE = ["![", "http://", "\\(", "\\[", "$", "$$", "{", "[asy", "the a shown ", "\\begin{", "图", "x^{", "figure "]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_no_text_takes_long(piece):
+    """Anything quadratic takes minutes on these; the test's time limit is the check."""
+    text = piece * (200_000 // len(piece))
+    key(text)
+    compact(text)
+    language(text)
+    figure_mention(text)
