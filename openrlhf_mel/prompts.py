@@ -83,22 +83,16 @@ class PromptFormat:
 
     def analysis(self, question: str, incorrect: str, correct: str) -> str:
         """The analysis prompt as sent to the engine."""
-        return self._wrap(self.templates.analysis(*map(self._harmless, (question, incorrect, correct))))
+        texts = (without_special_tokens(text, self.tokenizer) for text in (question, incorrect, correct))
+        return self._wrap(self.templates.analysis(*texts))
 
     def replay(self, question: str, experience: str) -> str:
         """The replay prompt as sent to the engine: the question's own text with M in front."""
-        return self._wrap(self.templates.replay(self._question_text(question), self._harmless(experience)))
-
-    def _harmless(self, text: str) -> str:
-        before = None
-        while before != text:  # taking one out may put another together
-            before = text
-            for token in self.tokenizer.all_special_tokens:
-                text = text.replace(token, "")
-        return text
+        experience = without_special_tokens(experience, self.tokenizer)
+        return self._wrap(self.templates.replay(self._question_text(question), experience))
 
     def _question_text(self, question: str) -> str:
-        question = self._harmless(question)
+        question = without_special_tokens(question, self.tokenizer)
         return self.input_template.format(question) if self.input_template else self.templates.question(question)
 
     def _wrap(self, text: str) -> str:
@@ -107,6 +101,16 @@ class PromptFormat:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
+
+
+def without_special_tokens(text: str, tokenizer: Any) -> str:
+    """The text without the tokenizer's special tokens that are written out in it."""
+    before = None
+    while before != text:  # taking one out may put another together
+        before = text
+        for token in tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+    return text
 
 
 def read_question_template(path: Path) -> str:

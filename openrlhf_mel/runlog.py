@@ -49,10 +49,18 @@ def commit() -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` aside and rename: a reader sees the old file or the new one, never a part."""
+    """Write `value` as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename: a reader sees the old file or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -76,9 +84,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def keep_up_to(path: Path, step: int) -> None:
     """Drop the rows after `step`: a resumed run writes them again."""
     rows = [row for row in read_lines(path) if row["step"] <= step]
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:

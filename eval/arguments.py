@@ -1,0 +1,137 @@
+"""The command line of `python -m eval.run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from data import sources
+from eval import backends
+from eval.questions import DEFAULT, TEMPLATES
+from eval.records import Sampling
+from openrlhf_mel.errors import UserError
+
+PAPER_BENCHMARKS = "aime24,aime25,amc23,math500,olympiadbench"
+LAST = "last"
+# Flags that only some backends take, by the names of their classes' arguments.
+_BACKENDS_OF = {
+    "base_url": ("openai",),
+    "concurrency": ("openai",),
+    "tensor_parallel": ("vllm",),
+    "data_parallel": ("vllm",),
+    "trust_remote_code": ("vllm", "hf"),
+    "dtype": ("vllm", "hf"),
+    "token_budget": ("hf",),
+}
+_COUNTS = ("max_tokens", "limit", "concurrency", "tensor_parallel", "data_parallel", "token_budget")
+
+
+def backend_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was given for the backend's class."""
+    return {flag: getattr(options, flag) for flag in _BACKENDS_OF if getattr(options, flag) is not None}
+
+
+def check_backend(options: argparse.Namespace) -> None:
+    """Flags that the backend does not take are mistakes; what it needs must be there."""
+    for flag, takers in _BACKENDS_OF.items():
+        if getattr(options, flag) is not None and options.backend not in takers:
+            raise UserError(
+                f"--{flag.replace('_', '-')}: is for --backend {' or '.join(takers)}, found --backend {options.backend}"
+            )
+    if options.backend == "openai":
+        if not options.base_url:
+            raise UserError("--backend openai: needs --base-url, for example http://localhost:8000/v1")
+        if options.run:
+            raise UserError("--run: needs a backend that loads weights (vllm or hf), found --backend openai")
+    if options.checkpoints != LAST and not options.run:
+        raise UserError("--checkpoints: needs --run, a training run's folder")
+
+
+def sampling(options: argparse.Namespace) -> Sampling:
+    """How to draw, once every number is in its range. Raises UserError naming the flag."""
+    for flag, valid, expected in (
+        ("temperature", options.temperature > 0, "a number above 0 (the greedy sample is drawn at 0 by itself)"),
+        ("top_p", 0 < options.top_p <= 1, "a number above 0, up to 1"),
+        *((flag, (count := getattr(options, flag)) is None or count >= 1, "at least 1") for flag in _COUNTS),
+    ):
+        if not valid:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(options, flag)}: expected {expected}")
+    return Sampling(options.temperature, options.top_p, options.max_tokens)
+
+
+def names(text: str) -> list[str]:
+    """A list of benchmarks, none twice."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError("--benchmarks: found none, expected names separated by commas")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every flag."""
+    templates = ", ".join([DEFAULT, *sorted(path.stem for path in TEMPLATES.glob("*.txt"))])
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.run",
+        description="Draw one greedy and n sampled responses to each question, judge them, and write metrics.json and "
+        "summary.md. The same command again goes on where it was stopped.",
+        epilog="examples:\n"
+        "  python -m eval.run --model Qwen/Qwen3-8B-Base --data-dir prepared/benchmarks --output-dir runs/eval-base\n"
+        "  python -m eval.run --run runs/my-run --checkpoints all --data-dir prepared/benchmarks --output-dir runs/eval-my-run\n"
+        "  python -m eval.run --backend openai --base-url http://localhost:8000/v1 --model NAME --data-dir prepared/benchmarks \\\n"
+        "      --output-dir runs/eval-served",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", metavar="NAME", help="a folder, a name on the hub, or the name that a server serves")
+    which.add_argument("--run", type=Path, metavar="DIR", help="a training run's folder: its checkpoints, one row each")
+    add("--checkpoints", default=LAST, metavar="LIST", help="of --run: all, best, last, or steps (default: last)")
+    add("--keep-models", action="store_true", help="keep converted checkpoints in OUT/models")
+    add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of data/prepare_benchmarks.py")
+    add("--output-dir", type=Path, required=True, metavar="OUT", help="where samples and results go")
+    add("--benchmarks", default=PAPER_BENCHMARKS, metavar="LIST",
+        help=f"known are {', '.join(sources.load(sources.BENCHMARKS))} and files of your own (default: {PAPER_BENCHMARKS})")  # fmt: skip
+    add("--backend", choices=list(backends.BACKENDS), default="vllm", help="what answers (default: vllm)")
+    add("--base-url", metavar="URL", help="of an OpenAI-compatible server; its key, if any, in OPENAI_API_KEY")
+    add("--concurrency", type=int, metavar="N", help="requests under way at once, for --backend openai (default: 64)")
+    add("--n", type=int, default=8, metavar="N", help="sampled responses a question (default: 8)")
+    add(
+        "--metrics",
+        metavar="LIST",
+        help="some of pass@1 (greedy), avg@<n>, pass@<k>, maj@<n> (default: these, with k = n)",
+    )
+    add("--temperature", type=float, default=0.6, metavar="T", help="of the sampled ones (default: 0.6)")
+    add("--top-p", type=float, default=1.0, metavar="P", help="of the sampled ones (default: 1)")
+    add("--max-tokens", type=int, default=4096, metavar="N", help="where a response is cut (default: 4096)")
+    add("--seed", type=int, default=0, metavar="S", help="of the sampled ones (default: 0)")
+    add("--template", metavar="NAME",
+        help=f"the question's prompt: {templates}, a file, or a template folder (default: the run's, else {DEFAULT})")  # fmt: skip
+    add(
+        "--chat",
+        action="store_true",
+        help="send the prompt as a user's message (default: as text; with --run as it was trained)",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
+    add("--tensor-parallel", type=int, metavar="N", help="GPUs of one engine, for --backend vllm (default: 1)")
+    add("--data-parallel", type=int, metavar="N", help="engines, for --backend vllm (default: 1)")
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights, for --backend vllm or hf (default: auto)",
+    )
+    add("--token-budget", type=int, metavar="N", help="tokens of a batch, for --backend hf (default: 131072)")
+    add("--trust-remote-code", action="store_true", default=None, help="run Python code that a model brings along")
+    add(
+        "--train-report",
+        type=Path,
+        metavar="FILE",
+        help="report.json of data/prepare_train.py: shows contamination beside the scores",
+    )
+    add(
+        "--paper",
+        metavar="SIZE:METHOD",
+        help="the paper's row to compare with, such as 8B:mel (default: told by the model's name)",
+    )
+    return parser

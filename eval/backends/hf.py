@@ -1,0 +1,158 @@
+"""transformers, on a GPU or a CPU: left padding, batches of prompts of like length, each row with its own generator."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate
+from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
+from openrlhf_mel.errors import UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ROWS = 256  # of a batch, at most
+
+
+class HFBackend:
+    """A model of the `transformers` library. It is loaded when the first response is asked for.
+
+    A response depends on its prompt, its seed and the sampling alone, up to the last bits of the arithmetic: it is the
+    same in whatever batch it is drawn. Sampled is from the model's distribution as `Sampling` says; what else the
+    model's generation_config.json would do (`top_k`, penalties) is not done.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        chat: bool,
+        dtype: str = "auto",
+        device: str | None = None,
+        token_budget: int = 131_072,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Args:
+            model: a folder, or a name on the hub.
+            chat: the prompt is the user's turn of the tokenizer's chat template; otherwise it is taken as it is.
+            dtype: float32, bfloat16 or float16; `auto` is bfloat16 on a GPU and float32 on a CPU.
+            device: of torch; where none is given, a GPU if there is one.
+            token_budget: rows times (longest prompt + max_tokens) of a batch, at most; a batch has one row at least.
+
+        Raises:
+            UserError: the model is not there, or brings code that nobody asked for.
+        """
+        self._model_name, self._chat, self._trust, self._budget = model, chat, trust_remote_code, token_budget
+        self._folder = locate(model, trust_remote_code)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._dtype = ("bfloat16" if self._device.type == "cuda" else "float32") if dtype == "auto" else dtype
+        if self._dtype not in _DTYPES:
+            raise UserError(f"--dtype {dtype}: unknown; expected auto, {', '.join(_DTYPES)}")
+        self._loaded: _Loaded | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Contents of weights, configuration and tokenizer, arithmetic and versions; not where the folder lies."""
+        return {
+            "backend": "hf",
+            "chat": self._chat,
+            **fingerprint(self._folder),
+            "dtype": self._dtype,
+            "device": self._device.type,
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        }
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+        """See `records.Backend`. Batch by batch, the longest prompts first: what needs too much memory fails at once."""
+        if not requests:
+            return
+        loaded = self._loaded = self._loaded or self._load()
+        prompts = loaded.encoder.encode(requests, sampling.max_tokens)
+        for batch in _batches([len(ids) for ids in prompts], sampling.max_tokens, self._budget):
+            chosen = [requests[i] for i in batch]
+            try:
+                rows = loaded.draw([prompts[i] for i in batch], chosen, sampling)
+            except torch.OutOfMemoryError:
+                raise BackendError(
+                    f"--model {self._model_name}: the GPU's memory is full with {len(batch)} responses of up to {sampling.max_tokens} "
+                    f"tokens at a time; expected room for a batch of {self._budget} tokens. Pass a smaller --token-budget"
+                ) from None
+            yield from rows
+
+    def close(self) -> None:
+        """Free the model."""
+        self._loaded = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self) -> _Loaded:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
+            model = AutoModelForCausalLM.from_pretrained(
+                self._folder, dtype=_DTYPES[self._dtype], trust_remote_code=self._trust
+            )
+            model = model.to(self._device).eval()
+        except Exception as error:  # a damaged file shows itself in many ways
+            raise BackendError(f"--model {self._model_name}: cannot be loaded: {first_line(error)}") from error
+        return _Loaded(model, tokenizer, Encoder(tokenizer, self._chat, context_of(self._folder)))
+
+
+class _Loaded:
+    """A model in memory."""
+
+    def __init__(self, model: Any, tokenizer: Any, encoder: Encoder) -> None:
+        from transformers import GenerationConfig
+
+        self.encoder, self._model, self._tokenizer = encoder, model, tokenizer
+        ends = model.generation_config.eos_token_id
+        self._ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._ends, default=0)
+        # In the place of the model's own, whose other settings `generate` would follow.
+        model.generation_config = GenerationConfig(eos_token_id=sorted(self._ends) or None, pad_token_id=self._pad)
+
+    @torch.inference_mode()
+    def draw(self, prompts: Sequence[list[int]], requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """A batch's responses."""
+        from eval.backends.sampling import SeededSampling
+
+        device = self._model.device
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self._pad)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt)
+            mask[i, width - len(prompt) :] = 1
+        greedy = sampling.temperature == 0
+        seeds = [None if greedy or request.greedy else request.seed for request in requests]
+        drawn = self._model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            do_sample=False,
+            max_new_tokens=sampling.max_tokens,
+            logits_processor=[SeededSampling(seeds, sampling, device)],
+        )
+        rows = drawn[:, width:].tolist()
+        return [self._response(*row) for row in zip(requests, prompts, rows, strict=True)]
+
+    def _response(self, request: Request, prompt: list[int], row: list[int]) -> Response:
+        end = next((i for i, token in enumerate(row) if token in self._ends), None)
+        ids = row if end is None else row[: end + 1]  # the end token counts as one of the response
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Response(request, text, LENGTH if end is None else STOP, len(prompt), len(ids))
+
+
+def _batches(lengths: Sequence[int], max_tokens: int, budget: int) -> Iterator[list[int]]:
+    """Indices of the prompts of each batch, the longest first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        width = lengths[batch[0]] if batch else lengths[i]
+        if batch and (len(batch) == _ROWS or (len(batch) + 1) * (width + max_tokens) > budget):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

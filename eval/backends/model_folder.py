@@ -1,0 +1,173 @@
+"""A model's folder: where it is, whether it brings code, what is in it, and how prompts become its tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from eval.records import BackendError, Request
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import without_special_tokens
+
+_WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_CONFIG = ("config.json", "generation_config.json", "*.py")
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.*",
+    "chat_templates/*",
+)
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that is there is what is loaded
+
+
+def locate(model: str, trust_remote_code: bool = False) -> Path:
+    """The folder of a model: itself, or the copy of one on the hub, which is downloaded.
+
+    Raises:
+        UserError: it is not there, holds no weights, or brings Python code that nobody asked for.
+    """
+    local = os.path.isdir(model)
+    if not local and (os.path.exists(model) or model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise UserError(f"--model {model}: no such folder; expected a Hugging Face model, or a name on the hub")
+    folder = Path(model) if local else _download(model, ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--model {model}: no config.json in this folder; expected a Hugging Face model")
+    for name in _WITH_CODE:
+        if not trust_remote_code and "auto_map" in _read(folder / name):
+            raise UserError(
+                f"--model {model}: its {name} names Python code of its own (auto_map), which would be run; "
+                "pass --trust-remote-code if you trust it"
+            )
+    if not local:
+        if trust_remote_code:
+            _download(model, ("*.py",))
+        for kind in _WEIGHTS:
+            _download(model, (kind,))
+            if _files(folder, (kind,)):
+                break
+    if not any(_files(folder, (kind,)) for kind in _WEIGHTS):
+        raise UserError(f"--model {model}: no weights in this folder; expected *.safetensors or pytorch_model*.bin")
+    return folder
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """SHA-256 over names and contents of the weights, of the configuration and of the tokenizer. Reads all the weights."""
+    weights = next(found for kind in _WEIGHTS if (found := _files(folder, (kind, "*.index.json"))))
+    return {
+        "weights_sha256": _sha256(weights),
+        "config_sha256": _sha256(_files(folder, _CONFIG)),
+        "tokenizer_sha256": _sha256(_files(folder, _TOKENIZER)),
+    }
+
+
+class Encoder:
+    """Makes token ids of prompts as training does (`PromptFormat`).
+
+    In chat the prompt is the user's turn of the tokenizer's template; no special token is added; those that are written
+    out in a question are taken out.
+    """
+
+    def __init__(self, tokenizer: Any, chat: bool, context: int | None) -> None:
+        """`context`: the most tokens that the model can hold, prompt and response together."""
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise UserError("--model: its tokenizer has no chat template; expected one, or prompts without a chat")
+        self._tokenizer, self._chat, self._context = tokenizer, chat, context
+
+    def encode(self, requests: Iterable[Request], max_tokens: int) -> list[list[int]]:
+        """The prompt's ids of each request; requests with the same prompt share theirs.
+
+        Raises:
+            BackendError: a prompt and a response of `max_tokens` would not fit into the model.
+        """
+        known: dict[str, list[int]] = {}
+        rows = []
+        for request in requests:
+            ids = known.get(request.prompt)
+            if ids is None:
+                ids = known[request.prompt] = self._ids(request.prompt)
+                self._check(request, len(ids), max_tokens)
+            rows.append(ids)
+        return rows
+
+    def _ids(self, text: str) -> list[int]:
+        text = without_special_tokens(text, self._tokenizer)
+        if self._chat:
+            messages = [{"role": "user", "content": text}]
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _check(self, request: Request, length: int, max_tokens: int) -> None:
+        where = f"question {request.question} of {request.benchmark}"
+        if not length:
+            raise BackendError(f"{where}: its prompt has no tokens; expected a text")
+        if self._context is not None and length + max_tokens > self._context:
+            room = self._context - length
+            advice = f"pass --max-tokens {room} or less" if room > 0 else "leave the question out"
+            raise BackendError(
+                f"{where}: its prompt has {length} tokens, and --max-tokens is {max_tokens}; the model's context holds {self._context} "
+                f"in all; {advice}"
+            )
+
+
+def context_of(folder: Path) -> int | None:
+    """The most tokens that the model can hold, by its config.json; longer where its positions are stretched (YaRN)."""
+    config = _read(folder / "config.json")
+    config = config.get("text_config", config)
+    length = config.get("max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    if isinstance(length, int) and isinstance(original, int) and isinstance(factor, int | float):
+        length = max(length, int(original * factor))
+    return length if isinstance(length, int) else None
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line, not long."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+
+
+def _download(model: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+    except Exception as error:
+        raise UserError(f"--model {model}: cannot be read from the hub ({first_line(error)}); pass a folder") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: found {type(data).__name__}, expected a JSON object")
+    return data
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Over the files' names and contents; the files are read at the same time."""
+
+    def one(path: Path) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        lines = [f"{digest} {path.name}\n" for path, digest in zip(files, pool.map(one, files), strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""What an OpenAI-compatible server says, read without trust; and which address may be asked. Pure."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+import urllib.request
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from eval.records import LENGTH, STOP
+from openrlhf_mel.errors import UserError
+
+_LONGEST_RETRY_AFTER_S = 300.0
+_SERVED = ("id", "root", "parent", "owned_by", "max_model_len")
+
+
+class Unusable(Exception):
+    """An answer that another try may better; the message says what is wrong with it."""
+
+
+class Completion(NamedTuple):
+    """A response's text (of UTF-8), finish reason, and how many tokens, where the server says so."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    tokens: int | None
+
+
+def read_json(content: bytes | bytearray) -> Any:
+    """Raises Unusable."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise Unusable(f"not JSON: {content[:200].decode('utf-8', 'replace')}") from None
+
+
+def read_completion(data: Any, chat: bool) -> Completion:
+    """The first choice of an answer. Raises Unusable."""
+    try:
+        choice = data["choices"][0]
+        text = choice["message"]["content"] if chat else choice["text"]
+        reason = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise Unusable("an answer without choices") from None
+    if not isinstance(text, str | None):
+        raise Unusable("a response that is no text")
+    if reason in ("abort", "error"):  # vLLM's and SGLang's words for a response that they broke off
+        raise Unusable(f"a response broken off by the server (finish reason {reason!r})")
+    usage = data.get("usage")
+    counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
+    prompt_tokens, tokens = (count if type(count) is int and count >= 0 else None for count in counts)
+    # Half of a surrogate pair can stand in JSON, and in no UTF-8 file.
+    text = (text or "").encode("utf-8", "replace").decode()
+    return Completion(text, LENGTH if reason == "length" else STOP, prompt_tokens, tokens)
+
+
+def read_models(data: Any) -> dict[str, dict[str, str | int]]:
+    """What is said of each model served, by its name: what does not change from call to call. Raises Unusable."""
+    try:
+        rows = {row["id"]: {key: row[key] for key in _SERVED if key in row} for row in data["data"]}
+    except (KeyError, TypeError):
+        raise Unusable("no list of models") from None
+    return {str(name): {k: v for k, v in row.items() if isinstance(v, str | int)} for name, row in rows.items()}
+
+
+def error_words(content: bytes | bytearray) -> str:
+    """What an answer that is no success says: its error's message, if it is JSON with one."""
+    with suppress(ValueError, RecursionError, KeyError, TypeError):
+        return str(json.loads(content)["error"]["message"])
+    return content[:2000].decode("utf-8", "replace")
+
+
+def retry_after(value: str) -> float:
+    """Seconds, 300 at most, from a header that holds seconds or a date; 0 if it holds neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_S)
+
+
+def checked_url(base_url: str, key: str) -> str:
+    """The address without a slash at its end. Raises UserError; `key` names where a key belongs."""
+    try:
+        parts = urlsplit(base_url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise UserError(f"--base-url {base_url!r}: expected an address such as http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:  # not printed: it may hold a secret
+        raise UserError(f"--base-url: expected no user, query or fragment in the address; a key goes into {key}")
+    return base_url.rstrip("/")
+
+
+def proxy_of(url: str) -> str | None:
+    """The environment's proxy for an address; never one for this machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return None
+    if host == "localhost" or host.endswith(".localhost") or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

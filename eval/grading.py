@@ -1,0 +1,161 @@
+"""Responses graded while others are still being generated, and written as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from eval.records import Question, Response
+from eval.store import Sample, Store
+from openrlhf_mel.verifier import Verdict, Verifier
+from openrlhf_mel.verifier.exact import parse_number, plain
+
+_BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
+_WAITING = 512  # responses that wait to be graded; then the generation waits
+_FLUSH_EVERY = 200
+
+
+class Grader:
+    """Threads that judge responses under both extractions, and append them to the store.
+
+    Use as a context manager: leaving it waits until everything is written. What fails in a thread (a full disk, no
+    worker process) is raised by the next `grade`, or on leaving.
+    """
+
+    def __init__(
+        self, store: Store, questions: Mapping[tuple[str, str], Question], verifier: Verifier, threads: int = 3
+    ):
+        self._store, self._questions, self._verifier = store, questions, verifier
+        self._waiting: queue.Queue[Response | None] = queue.Queue(_WAITING)
+        self._failure: BaseException | None = None
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def grade(self, response: Response) -> None:
+        """Hand over a response; waits while many are waiting."""
+        if self._failure:
+            raise self._failure
+        self._waiting.put(response)
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self._failure and kind is None:
+            raise self._failure
+
+    def _work(self) -> None:
+        since_flush = 0
+        while (batch := self._next()) is not None:
+            if self._failure:
+                continue  # keep taking, so that nobody waits for room
+            try:
+                self._write(batch)
+                since_flush += len(batch)
+                if since_flush >= _FLUSH_EVERY:
+                    self._store.flush()
+                    since_flush = 0
+            except BaseException as error:
+                self._failure = error
+
+    def _next(self) -> list[Response] | None:
+        """What is waiting, at least one; None at the end."""
+        first = self._waiting.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < _BATCH:
+            try:
+                response = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if response is None:  # for another thread, or for this one's next turn
+                self._waiting.put(None)
+                break
+            batch.append(response)
+        return batch
+
+    def _write(self, batch: list[Response]) -> None:
+        questions = [self._questions[r.request.benchmark, r.request.question] for r in batch]
+        verdicts = judge(self._verifier, [(r.text, q) for r, q in zip(batch, questions, strict=True)])
+        by_benchmark: dict[str, list[Sample]] = defaultdict(list)
+        for response, both in zip(batch, verdicts, strict=True):
+            by_benchmark[response.request.benchmark].append(_sample(response, *both))
+        for benchmark, samples in by_benchmark.items():
+            self._store.append(benchmark, samples)
+
+
+def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[tuple[Verdict, Verdict]]:
+    """The anchored and the lenient verdict on each (response, question)."""
+    answers = list(answers)
+    pairs = [(text, question.answer) for text, question in answers]
+    anchored = verifier.verify_many(pairs, "anchored")
+    lenient = verifier.verify_many(pairs, "lenient")
+    questions = [question for _, question in answers]
+    return [
+        (_within_tolerance(first, q), _within_tolerance(second, q))
+        for first, second, q in zip(anchored, lenient, questions, strict=True)
+    ]
+
+
+def regraded(sample: Sample, anchored: Verdict, lenient: Verdict) -> Sample:
+    """The sample with other verdicts."""
+    return replace(sample, **_verdicts(anchored, lenient))
+
+
+def prompt_sha256(prompt: str) -> str:
+    """The fingerprint of a prompt."""
+    return hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
+
+
+def _sample(response: Response, anchored: Verdict, lenient: Verdict) -> Sample:
+    request = response.request
+    return Sample(
+        question=request.question,
+        sample=request.sample,
+        greedy=request.greedy,
+        seed=request.seed,
+        prompt_sha256=prompt_sha256(request.prompt),
+        response=_encodable(response.text),
+        finish_reason=response.finish_reason,
+        prompt_tokens=response.prompt_tokens,
+        tokens=response.tokens,
+        **_verdicts(anchored, lenient),
+    )
+
+
+def _verdicts(anchored: Verdict, lenient: Verdict) -> dict[str, Any]:
+    return {
+        "status": anchored.status,
+        "extracted": None if anchored.extracted is None else _encodable(anchored.extracted),
+        "lenient_status": lenient.status,
+        "lenient_extracted": None if lenient.extracted is None else _encodable(lenient.extracted),
+    }
+
+
+def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
+    """A number within the benchmark's tolerance is right, with or without the benchmark's unit."""
+    if verdict.status != "wrong" or not verdict.extracted or not (question.tolerance or question.unit == "%"):
+        return verdict
+    gold, answer = parse_number(plain(question.answer)), parse_number(plain(verdict.extracted))
+    if gold is None or answer is None or gold.value is None or answer.value is None:
+        return verdict
+    value = answer.value * 100 if question.unit == "%" and answer.percent and not gold.percent else answer.value
+    within = abs(value - gold.value) <= Fraction(str(question.tolerance or 0))
+    return Verdict("correct", verdict.extracted) if within else verdict
+
+
+def _encodable(text: str) -> str:
+    """Half a UTF-16 pair, which a model may print and a file cannot hold, becomes a question mark."""
+    return text.encode(errors="replace").decode()

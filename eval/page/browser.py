@@ -1,0 +1,132 @@
+"""What the page's browser of questions holds: JSON that cannot leave its <script>, and that has a largest size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from eval.records import Question
+from eval.store import Sample
+
+_FIELDS = ("greedy", "sample", "status", "extracted", "lenient_status", "lenient_extracted", "finish_reason", "tokens")
+_SHORTEST, _EXTRACTED = (
+    200,
+    300,
+)  # characters: a response is not shortened below the one, an extracted answer to the other
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Text = str | list[Any]  # whole, or [beginning, how many characters are left out, end]
+
+
+class Browser:
+    """Collects questions with their samples, and shortens responses as far as the page's largest size asks.
+
+    First responses are shortened more and more, down to 200 characters; then questions are left out, the last ones of
+    every benchmark. What is held stays below the largest size at any time.
+
+    Attributes:
+        limit: characters of a response that are kept: half of them its beginning, half its end, with the answer.
+        first: how many questions of each benchmark are kept; None: all.
+        shortened, responses: how many responses are shortened, of how many.
+        size: bytes of `json()`, about.
+    """
+
+    def __init__(self, labels: Sequence[str], max_characters: int, max_bytes: int):
+        self.limit, self.first = max_characters, None
+        self.size = self.responses = self.shortened = 0
+        self._labels, self._max_bytes = list(labels), max_bytes
+        self._questions: set[Question] = set()
+        self._items: list[dict[str, Any]] = []
+
+    def add(self, model: int, number: int, question: Question, samples: Sequence[Sample]) -> None:
+        """Add question `number`, counted from 0 in its benchmark, with what model number `model` answered."""
+        if self.first is not None and number >= self.first:
+            return
+        item = {
+            "model": model,
+            "question": question,
+            "number": number,
+            "samples": [
+                [*(getattr(sample, name) for name in _FIELDS), shorten(sample.response, self.limit)]
+                for sample in samples
+            ],
+        }
+        for row in item["samples"]:
+            for name in ("extracted", "lenient_extracted"):
+                place = _FIELDS.index(name)
+                row[place] = None if row[place] is None else shorten(str(row[place]), _EXTRACTED)
+        self._items.append(item)
+        self._count(item)
+        while self.size > self._max_bytes and self._tighten():
+            pass
+
+    def json(self) -> str:
+        """For a <script type="application/json">: no `<` in it, so nothing that ends or opens an element."""
+        numbers = {question: i for i, question in enumerate(dict.fromkeys(item["question"] for item in self._items))}
+        return dump(
+            {
+                "labels": self._labels,
+                "benchmarks": list(dict.fromkeys(question.benchmark for question in numbers)),
+                "fields": [*_FIELDS, "response"],
+                "questions": [_question_row(question, self.limit) for question in numbers],
+                "items": [
+                    [item["model"], numbers[item["question"]], item["samples"]] for item in self._ordered(numbers)
+                ],
+            }
+        )
+
+    def _ordered(self, numbers: dict[Question, int]) -> list[dict[str, Any]]:
+        """A question's models beside each other."""
+        return sorted(self._items, key=lambda item: (numbers[item["question"]], item["model"]))
+
+    def _count(self, item: dict[str, Any]) -> None:
+        if item["question"] not in self._questions:
+            self._questions.add(item["question"])
+            self.size += _bytes(_question_row(item["question"], self.limit))
+        self.size += _bytes(item["samples"]) + 16
+        self.responses += len(item["samples"])
+        self.shortened += sum(isinstance(row[-1], list) for row in item["samples"])
+
+    def _tighten(self) -> bool:
+        """One step to a smaller page; False where nothing is left to take away."""
+        if self.limit > _SHORTEST:
+            self.limit = max(_SHORTEST, self.limit * 7 // 8)
+            for item in self._items:
+                for row in item["samples"]:
+                    row[-1] = shorten(row[-1], self.limit)
+        else:
+            last = max(item["number"] for item in self._items)
+            self.first = min(last, (last + 1) * 7 // 8)
+            self._items = [item for item in self._items if item["number"] < self.first]
+        self._questions, self.size, self.responses, self.shortened = set(), 0, 0, 0
+        for item in self._items:
+            self._count(item)
+        return bool(self._items)
+
+
+def shorten(text: Text, limit: int) -> Text:
+    """The first and the last half of `limit` characters of a text that is longer, and how many lie between."""
+    head, left_out, tail = text if isinstance(text, list) else (text, 0, "")
+    if len(head) + len(tail) <= limit:
+        return text
+    whole = len(head) + left_out + len(tail)
+    half = limit // 2
+    end = (tail or head)[-half:]
+    return [head[:half], whole - half - len(end), end]
+
+
+def dump(value: Any) -> str:
+    """JSON for the inside of a <script>. Lone halves of surrogate pairs, which UTF-8 cannot hold, are escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def _question_row(question: Question, limit: int) -> list[Any]:
+    texts = (shorten(question.problem, max(limit, 2000)), shorten(question.answer, _EXTRACTED))
+    return [question.benchmark, question.id, *texts, question.unit, question.tolerance]
+
+
+def _bytes(value: Any) -> int:
+    return len(dump(value).encode())

@@ -1,0 +1,93 @@
+"""Accuracy by the length of a response. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.metrics import wilson_ends
+
+_BINS, _BIN_SIZE = 8, 20  # at most so many bins, with at least about so many responses each
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A response of question number `question`: how long it is, and whether it is right."""
+
+    question: int
+    tokens: int | None
+    characters: int
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The responses of like length.
+
+    Attributes:
+        low, median, high: of their lengths.
+        responses, questions: how many, and of how many different questions.
+        accuracy, interval: the share that is right, with its 95% interval.
+    """
+
+    low: float
+    median: float
+    high: float
+    responses: int
+    questions: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+def counted(responses: Sequence[Measured]) -> bool:
+    """Whether all lengths are known in tokens."""
+    return all(response.tokens is not None for response in responses)
+
+
+def accuracy_by_length(responses: Sequence[Measured], tokens: bool) -> list[Bin]:
+    """Bins by quantile of the length, in tokens or in characters; equal lengths are never split over two bins."""
+    length = np.array([r.tokens if tokens else r.characters for r in responses], dtype=float)
+    question = np.array([r.question for r in responses])
+    correct = np.array([r.correct for r in responses], dtype=float)
+    if not length.size:
+        return []
+    bins = max(1, min(_BINS, length.size // _BIN_SIZE))
+    # Each bin starts at a length that occurs, so none is empty; responses cut at the limit get a bin of their own
+    # where there are enough of them.
+    starts = np.unique(np.quantile(length, np.arange(bins) / bins, method="inverted_cdf"))
+    index = np.searchsorted(starts, length, side="right") - 1
+    return [_bin(length[index == i], question[index == i], correct[index == i]) for i in range(len(starts))]
+
+
+def _bin(length: NDArray, question: NDArray, correct: NDArray) -> Bin:
+    return Bin(
+        float(length.min()),
+        float(np.median(length)),
+        float(length.max()),
+        len(length),
+        len(np.unique(question)),
+        float(correct.mean()),
+        clustered_interval(correct, question),
+    )
+
+
+def clustered_interval(correct: NDArray, question: NDArray) -> tuple[float, float]:
+    """95% interval of the share of right responses, which depend on each other within a question.
+
+    Wilson's at the number of independent responses that would give the same variance: that of a ratio, linearised, with
+    questions as clusters. Where all responses agree there is no variance to see, and each question counts once.
+    """
+    share = float(correct.mean())
+    _, cluster = np.unique(question, return_inverse=True)
+    clusters = int(cluster.max()) + 1
+    effective = float(clusters)
+    if clusters > 1 and 0 < share < 1:
+        residual = np.bincount(cluster, weights=correct - share)
+        variance = clusters / (clusters - 1) * float(np.sum(residual**2)) / len(correct) ** 2
+        # Question sums may happen to agree: no more independent responses than there are.
+        effective = min(len(correct), share * (1 - share) / max(variance, 1e-12))
+    low, high = wilson_ends(share, max(1.0, effective))
+    return float(low), float(high)

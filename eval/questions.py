@@ -1,0 +1,109 @@
+"""The benchmarks' questions, and the prompt that each becomes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import sources
+from data.inputs import JsonLines
+from data.output import EVAL_ALL, check_unchanged, recorded_hashes
+from eval.records import Question
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, read_question_template
+
+DEFAULT = "default"
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A prepared benchmark's questions (the first `--limit` ones), and the fingerprint of its whole file."""
+
+    name: str
+    questions: list[Question]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A question's prompt: a text with the place `{{question}}`."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def prompt(self, question: str) -> str:
+        """The prompt as text; a chat model gets it as the user's message."""
+        return fill_question(self.text, question)
+
+
+def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[Benchmark]:
+    """Read benchmarks that prepare_benchmarks.py wrote.
+
+    Raises:
+        UserError: an unknown name (the known ones are named), no file for one, a file that is not the one that was
+            prepared, or a row that is no question.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data-dir {folder}: no such folder; python data/prepare_benchmarks.py --output-dir {folder}")
+    known = list(sources.load(sources.BENCHMARKS))
+    there = sorted(path.stem for path in folder.glob("*.jsonl") if path.name != EVAL_ALL)
+    for name in names:
+        if name not in there:
+            if name in known:
+                raise UserError(
+                    f"--benchmarks: no {name}.jsonl in {folder}; "
+                    f"python data/prepare_benchmarks.py --output-dir {folder} (prepared are: {', '.join(there) or 'none'})"
+                )
+            raise UserError(
+                f"--benchmarks: unknown benchmark {name!r}; known are {', '.join(dict.fromkeys([*known, *there]))}"
+            )
+    prepared = recorded_hashes(folder)
+    return [_load(folder / f"{name}.jsonl", prepared, limit) for name in names]
+
+
+def load_template(name: str) -> Template:
+    """A template by name: `default` (that of training), a file of eval/templates, or a path to a file or a folder.
+
+    Raises:
+        UserError: there is none, or it lacks the place `{{question}}`.
+    """
+    named = {path.stem: path for path in sorted(TEMPLATES.glob("*.txt"))} | {DEFAULT: DEFAULT_DIR / "question.txt"}
+    path = named.get(name) or Path(name)
+    if path.is_dir():
+        path = path / "question.txt"
+    if not path.is_file():
+        raise UserError(
+            f"--template {name}: no such template; expected {', '.join(sorted(named))}, a file, or a template folder"
+        )
+    return Template(name if name in named else path.name, read_question_template(path))
+
+
+def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
+    rows = JsonLines(path)
+    # A training or validation set of prepare_train.py has other names for the same.
+    problem, answer = ("input", "label") if "input" in rows.columns else ("problem", "answer")
+    questions: list[Question] = []
+    ids: set[str] = set()
+    for number, row in rows.records():
+        for column in ("id", problem, answer):
+            if not isinstance(row.get(column), str) or not row[column].strip():
+                raise UserError(
+                    f"{rows.place(number)}: {column!r}: found {row.get(column)!r:.60}, expected a text; "
+                    "prepare the benchmark with data/prepare_benchmarks.py"
+                )
+        if row["id"] in ids:
+            raise UserError(f"{rows.place(number)}: the id {row['id']!r} stands twice")
+        ids.add(row["id"])
+        questions.append(
+            Question(path.stem, row["id"], row[problem], row[answer], row.get("unit"), row.get("tolerance"))
+        )
+    sha256 = rows.origin["sha256"]
+    check_unchanged(path, sha256, prepared)
+    return Benchmark(path.stem, questions[:limit], sha256)

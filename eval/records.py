@@ -1,0 +1,89 @@
+"""What passes between the parts of an evaluation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+STOP, LENGTH = "stop", "length"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of a prepared benchmark.
+
+    Attributes:
+        unit: what an answer may carry behind its number, where the benchmark says so.
+        tolerance: how far from `answer` a number may be.
+    """
+
+    benchmark: str
+    id: str
+    problem: str
+    answer: str
+    unit: str | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to draw.
+
+    Attributes:
+        sample: 0 for the greedy one; sampled ones count from 0 as well.
+        seed: of a sampled one; depends on the run's seed, the question and `sample` alone.
+        prompt: the question's prompt as text, not yet in a chat template.
+    """
+
+    benchmark: str
+    question: str
+    sample: int
+    greedy: bool
+    seed: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """What was drawn for a request.
+
+    Attributes:
+        finish_reason: `stop`, or `length` where the response was cut at the maximal length.
+        prompt_tokens, tokens: how many, where the backend says so.
+    """
+
+    request: Request
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How sampled responses are drawn; greedy ones are drawn at temperature 0, and cut at the same length (tokens)."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class BackendError(Exception):
+    """The model cannot be reached or run. The message says what was tried and what to do."""
+
+
+class Backend(Protocol):
+    """A model that answers."""
+
+    def identity(self) -> dict[str, Any]:
+        """What of the model, its weights and the software could change a response; JSON, small, no secrets."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+        """Responses as they are finished, in any order, one for each request. Raises BackendError.
+
+        A caller that stops early closes the iterator; nothing then keeps running.
+        """
+
+    def close(self) -> None:
+        """Free the model. May be called twice."""

@@ -1,0 +1,247 @@
+"""A page of evaluations: python -m eval.report OUT... --output DIR (see --help)."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from data import command
+from eval.page import folder, lengths, plots, tables
+from eval.page.browser import Browser
+from eval.page.folder import Evaluation
+from eval.page.lengths import Bin, Measured
+from openrlhf_mel.errors import UserError
+
+PAGE = "index.html"
+PICTURES = ("pass_at_k.png", "accuracy_by_length.png", "score_by_step.png", "radar.png")
+_SOURCES = Path(__file__).parent / "page"
+_LEAST_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Accuracy by length: the unit of each benchmark, and its bins by label."""
+
+    units: dict[str, str]
+    bins: dict[str, dict[str, list[Bin]]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot in both themes, and what it says."""
+
+    name: str
+    caption: str
+    light: bytes
+    dark: bytes
+
+    @property
+    def width(self) -> int:
+        """In the page's pixels, of which an inch has 96; a PNG file has its own at this place."""
+        return int.from_bytes(self.light[16:20], "big") * 96 // plots.DPI
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    return command.run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.max_characters < _LEAST_CHARACTERS:
+        raise UserError(f"--max-characters {options.max_characters}: expected at least {_LEAST_CHARACTERS}")
+    if options.max_megabytes < 1:
+        raise UserError(f"--max-megabytes {options.max_megabytes}: expected at least 1")
+    paths = [path for out in options.out for path in folder.find(out)]
+    evaluations = [folder.read(path, label) for path, label in zip(paths, _labels(paths, options.labels), strict=True)]
+    browser = Browser([e.label for e in evaluations], options.max_characters, options.max_megabytes * 10**6)
+    measured = read_questions(evaluations, browser)
+    pictures = draw(evaluations, measured)
+    page = render(evaluations, browser, measured, pictures).encode("utf-8", "xmlcharrefreplace")
+    write(options.output, {p.name: p.light for p in pictures} | {PAGE: page}, outdated=PICTURES)
+    print(f"{options.output / PAGE} ({len(page) / 1e6:.1f} MB)")
+
+
+def _labels(paths: Sequence[Path], text: str | None) -> list[str]:
+    if text is None:
+        labels = [path.resolve().name for path in paths]
+        if len(set(labels)) < len(labels):
+            labels = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in paths]
+    else:
+        labels = [label.strip() for label in text.split(",")]
+        if len(labels) != len(paths) or "" in labels:
+            raise UserError(f"--labels {text!r}: expected {len(paths)} names, one an evaluation, with commas between")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(f"two evaluations would be called {twice[0]!r}; give every folder its name with --labels a,b")
+    return labels
+
+
+def read_questions(evaluations: Sequence[Evaluation], browser: Browser) -> Lengths:
+    """Read every sample once: into the browser, and its length.
+
+    Of the sampled responses where there are any, else of the greedy ones.
+    """
+    found: dict[str, dict[str, list[Measured]]] = {name: {} for name in tables.benchmark_names(evaluations)}
+    for model, evaluation in enumerate(evaluations):
+        for name in evaluation.benchmarks:
+            greedy = evaluation.drawn(name)[1] == 0
+            rows = found[name].setdefault(evaluation.label, [])
+            for number, (question, samples) in enumerate(evaluation.questions(name)):
+                browser.add(model, number, question, samples)
+                rows += [
+                    Measured(number, sample.tokens, len(sample.response), sample.status == "correct")
+                    for sample in samples
+                    if sample.greedy == greedy
+                ]
+    units = {name: all(map(lengths.counted, by_label.values())) for name, by_label in found.items()}
+    return Lengths(
+        {name: "tokens" if tokens else "characters" for name, tokens in units.items()},
+        {
+            name: {label: lengths.accuracy_by_length(rows, units[name]) for label, rows in by_label.items()}
+            for name, by_label in found.items()
+        },
+    )
+
+
+def draw(evaluations: Sequence[Evaluation], measured: Lengths) -> list[Picture]:
+    """The plots that these evaluations give."""
+    drawings: list[tuple[Callable[[], Figure | None], str]] = [
+        (
+            lambda: plots.draw_pass_at_k(evaluations),
+            "Pass@k of the sampled responses, unbiased; at k = 1 it is Avg@n. Bars are 95% intervals.",
+        ),
+        (
+            lambda: plots.draw_lengths(evaluations, measured.bins, measured.units),
+            "Accuracy by length of the response: bins by quantile, each at its median. Bars are 95% intervals, with "
+            "questions as clusters.",
+        ),
+        (
+            lambda: plots.draw_steps(evaluations),
+            "Score by training step, per benchmark and on average; bars are 95% intervals.",
+        ),
+        (
+            lambda: plots.draw_radar(evaluations),
+            "The benchmarks side by side; of a training run its last checkpoint.",
+        ),
+    ]
+    pictures = []
+    for name, (drawing, caption) in zip(PICTURES, drawings, strict=True):
+        light, dark = plots.png(drawing, "light"), plots.png(drawing, "dark")
+        if light and dark:
+            pictures.append(Picture(name, caption, light, dark))
+    return pictures
+
+
+def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Lengths, pictures: Sequence[Picture]) -> str:
+    """The page. Only its own style and script, named by their hashes, are allowed to work in it."""
+    style, script = ((_SOURCES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    policy = {
+        "default-src": "'none'",
+        "script-src": _hash(script),
+        "style-src": _hash(style),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    names = tables.benchmark_names(evaluations)
+    shared, own = tables.facts(evaluations)
+    environment = Environment(
+        loader=FileSystemLoader(_SOURCES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": tables.percent, "title": plots.metric_title, "data_url": _data_url}
+    return environment.get_template("report.html.j2").render(
+        policy="; ".join(f"{key} {value}" for key, value in policy.items()),
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(browser.json()),
+        browser=browser,
+        evaluations=evaluations,
+        shared=shared,
+        own=list(zip(evaluations, own, strict=True)),
+        names=names,
+        overview=tables.overview(evaluations),
+        average=tables.average_table(evaluations),
+        benchmarks=[tables.benchmark_table(evaluations, name) for name in names],
+        pass_at_k=[(name, *tables.pass_at_k_table(evaluations, name)) for name in names],
+        lengths=measured,
+        pictures=pictures,
+        settings=tables.settings_table(evaluations),
+    )
+
+
+def write(target: Path, files: Mapping[str, bytes], outdated: Sequence[str]) -> None:
+    """Write all files aside, then rename them; plots of an earlier page that this one has not are removed."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {target}: {error.strerror}; name a folder that can be written") from None
+    aside = {name: target / f".{name}.{os.getpid()}" for name in files}
+    try:
+        for name, data in files.items():
+            with open(aside[name], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            os.replace(aside[name], target / name)
+    finally:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
+    for name in set(outdated) - files.keys():
+        (target / name).unlink(missing_ok=True)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _data_url(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: Any = argparse.ArgumentParser(
+        prog="python -m eval.report",
+        description="Write DIR/index.html, one file that works without a network, and the plots beside it as PNG.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        nargs="+",
+        type=Path,
+        help="a folder that python -m eval.run wrote, also with --run: then every checkpoint in it",
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder of the page")
+    parser.add_argument("--labels", metavar="A,B", help="names of the evaluations (default: of their folders)")
+    parser.add_argument(
+        "--max-characters", metavar="N", type=int, default=6000, help="responses longer than this are shortened"
+    )
+    parser.add_argument(
+        "--max-megabytes",
+        metavar="N",
+        type=int,
+        default=50,
+        help="the most that questions and responses may take; responses are shortened further where they take more",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Evaluate a model, or the checkpoints of a training run: python -m eval.run (see --help)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import command
+from eval import arguments, backends, summary
+from eval.checkpoints import find, materialised, select
+from eval.grading import Grader
+from eval.questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
+from eval.records import Backend, BackendError, Sampling
+from eval.results import write_results
+from eval.settings import Draws, differences, requests, settings
+from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
+from eval.training_run import Run, read_run
+from openrlhf_mel import runlog
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import Verifier
+
+CHECKPOINTS, MODELS = "checkpoints.json", "models"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of every model of a command."""
+
+    benchmarks: list[Benchmark]
+    template: Template
+    draws: Draws
+    sampling: Sampling
+    chat: bool
+    seed: int
+    contamination: dict[str, int] | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to evaluate.
+
+    Attributes:
+        name: what the results call it.
+        folder: where its samples and results go.
+        model: what the backend loads, held while it is needed: a checkpoint has to be converted first.
+        step: of a checkpoint.
+        paper: the paper's row to show beside it.
+    """
+
+    name: str
+    folder: Path
+    model: Callable[[], AbstractContextManager[str]]
+    step: int | None
+    paper: summary.PaperRow | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit code: 0; 2 for bad input; 1 where the model, a disk or a machine fails; 130."""
+    options = arguments.parser().parse_args(argv)
+    after = f"the samples in {options.output_dir} stay, and the same command goes on with them"
+    try:
+        return command.run(lambda: _run(options), after=after)
+    except BackendError as error:
+        print(f"error: {error}; {after}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> None:
+    draws = Draws.parse(options.n, options.metrics)  # before anything is loaded: what cannot be given is refused
+    sampling = arguments.sampling(options)
+    arguments.check_backend(options)
+    run = read_run(options.run) if options.run else None
+    plan = Plan(
+        benchmarks=load_benchmarks(options.data_dir, arguments.names(options.benchmarks), options.limit),
+        template=load_template(options.template or (run.template if run else DEFAULT)),
+        draws=draws,
+        sampling=sampling,
+        chat=options.chat or bool(run and run.chat),
+        seed=options.seed,
+        contamination=summary.read_contamination(options.train_report) if options.train_report else None,
+    )
+    results = [(target, evaluate(target, plan, options)) for target in _targets(options, run)]
+    if run:
+        _write_checkpoints(options.output_dir, results, draws)
+    print((options.output_dir / SUMMARY).read_text(encoding="utf-8").split("## Settings")[0].rstrip())
+    print(f"\n{options.output_dir}")
+
+
+def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+    """Draw the samples that are missing, grade them as they come, and write the results; returns metrics.json's content.
+
+    Raises:
+        UserError: bad input, or a folder with samples of other settings.
+        BackendError: the model cannot be reached or run; what came before is kept.
+    """
+    started = runlog.now()
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(Store(target.folder))
+        backend = stack.enter_context(_backend(stack.enter_context(target.model()), plan.chat, options))
+        data = {benchmark.name: benchmark.sha256 for benchmark in plan.benchmarks}
+        _settle(
+            target.folder,
+            settings(backend.identity(), plan.template, plan.sampling, plan.chat, plan.seed, data, command.versions()),
+        )
+        drawn = _draw(store, backend, plan, target.name)
+        manifest = {
+            "started": started,
+            "finished": runlog.now(),
+            "commit": runlog.commit(),
+            "drawn_now": drawn,
+            "step": target.step,
+            "near_in_training": plan.contamination,
+        }
+        questions = {benchmark.name: benchmark.questions for benchmark in plan.benchmarks}
+        return write_results(store, target.name, questions, plan.draws, manifest, target.paper)
+
+
+def _draw(store: Store, backend: Backend, plan: Plan, name: str) -> int:
+    for benchmark in plan.benchmarks:
+        store.write_questions(benchmark.name, benchmark.questions)
+    there = {(b.name, *sample.key) for b in plan.benchmarks for sample in store.samples(b.name)}
+    every = requests(plan.benchmarks, plan.template, plan.draws, plan.seed)
+    missing = [request for request in every if (request.benchmark, *request_key(request)) not in there]
+    if not missing:
+        return 0
+    questions = {(question.benchmark, question.id): question for b in plan.benchmarks for question in b.questions}
+    with (
+        command.progress(name.rstrip("/").rpartition("/")[2][-18:], len(every), "samples") as bar,
+        Verifier() as verifier,
+        Grader(store, questions, verifier) as grader,
+        contextlib.closing(backend.generate(missing, plan.sampling)) as responses,
+    ):
+        bar.update(len(every) - len(missing))
+        for response in responses:
+            grader.grade(response)
+            bar.update()
+    return len(missing)
+
+
+def _settle(folder: Path, chosen: dict[str, Any]) -> None:
+    """Refuse to mix samples of different settings; else write them down, with the benchmarks of earlier commands."""
+    path = folder / SETTINGS
+    if path.exists():
+        old = read_json(path)
+        if changed := differences(old, chosen):
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise UserError(
+                f"--output-dir {folder}: holds samples of other settings; choose another folder. What changed:\n{lines}"
+            )
+        chosen = chosen | {"data_sha256": old["data_sha256"] | chosen["data_sha256"]}
+    runlog.write_json(path, chosen)
+
+
+@contextlib.contextmanager
+def _backend(model: str, chat: bool, options: argparse.Namespace) -> Iterator[Backend]:
+    own = arguments.backend_options(options)
+    backend = backends.make(options.backend, model=model, chat=chat, **own)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _targets(options: argparse.Namespace, run: Run | None) -> list[Target]:
+    named = summary.check_paper_row(options.paper) if options.paper else None
+    if run is None:
+        paper = named or summary.paper_row(options.model)
+        return [Target(options.model, options.output_dir, lambda: contextlib.nullcontext(options.model), None, paper)]
+    method = "mel" if run.config.get("mel.enable") else "grpo"
+    trained = summary.paper_row(run.base, method) if run.config.get("mel.algorithm") == "grpo" else None
+    models = options.output_dir / MODELS
+
+    def target(checkpoint: Any) -> Target:
+        @contextlib.contextmanager
+        def model() -> Iterator[str]:
+            with materialised(checkpoint, models, keep=options.keep_models) as path:
+                yield str(path)
+
+        name = f"{run.folder.name}/{checkpoint.label}"
+        return Target(name, options.output_dir / checkpoint.label, model, checkpoint.step, named or trained)
+
+    return [target(checkpoint) for checkpoint in select(find(options.run), options.checkpoints)]
+
+
+def _write_checkpoints(folder: Path, results: list[tuple[Target, dict[str, Any]]], draws: Draws) -> None:
+    """One row a checkpoint: what the paper's figures 6 to 8 are drawn from."""
+    rows = [
+        {
+            "label": target.folder.name,
+            "step": target.step,
+            "average": result["average"],
+            "average_ci95": result["average_ci95"],
+            "benchmarks": {
+                name: {metric: found[metric] for metric in draws.metrics}
+                for name, found in result["benchmarks"].items()
+            },
+        }
+        for target, result in results
+    ]
+    runlog.write_json(folder / CHECKPOINTS, rows)
+    runlog.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows, draws.metrics))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

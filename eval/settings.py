@@ -1,0 +1,122 @@
+"""What could change a sample, and which samples a run is to have. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from eval.questions import Benchmark, Template
+from eval.records import Request, Sampling
+from openrlhf_mel.errors import UserError
+
+_METRIC = re.compile(r"(pass|avg|maj)@(\d+)")
+GREEDY = "pass@1"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which metrics are wanted, and so which samples.
+
+    Attributes:
+        n: sampled responses of each question, 0 for none.
+        greedy: whether a greedy one is drawn.
+        metrics: their names in the order of the table.
+    """
+
+    n: int
+    greedy: bool
+    metrics: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, n: int, text: str | None) -> Draws:
+        """From `--n` and `--metrics`.
+
+        Raises:
+            UserError: a metric that n samples cannot give.
+        """
+        if n < 1:
+            raise UserError(f"--n {n}: expected at least 1 sampled response a question")
+        every = [GREEDY, f"avg@{n}", *([f"pass@{n}"] if n > 1 else []), f"maj@{n}"]
+        metrics = (
+            every if text is None else list(dict.fromkeys(m.strip().lower() for m in text.split(",") if m.strip()))
+        )
+        if not metrics:
+            raise UserError("--metrics: found none, expected some of pass@1, avg@<n>, pass@<k>, maj@<n>")
+        for metric in metrics:
+            _check(metric, n)
+        sampled = any(metric != GREEDY for metric in metrics)
+        return cls(n if sampled else 0, GREEDY in metrics, tuple(metrics))
+
+
+def _check(metric: str, n: int) -> None:
+    found = _METRIC.fullmatch(metric)
+    if not found:
+        raise UserError(f"--metrics: unknown metric {metric!r}, expected pass@1, avg@{n}, pass@<k> or maj@{n}")
+    kind, k = found[1], int(found[2])
+    if metric == GREEDY:
+        return
+    if kind == "pass" and not 2 <= k <= n:
+        raise UserError(
+            f"--metrics {metric}: needs at least {k} samples a question, found --n {n}; raise --n or lower k"
+            if k > n
+            else f"--metrics {metric}: expected pass@1 (the greedy response) or pass@2 to pass@{n}"
+        )
+    if kind != "pass" and k != n:
+        raise UserError(f"--metrics {metric}: found --n {n}, so only {kind}@{n} can be given; make them agree")
+
+
+def seed_of(seed: int, benchmark: str, question: str, sample: int) -> int:
+    """The seed of one sampled response, from 0 to 2^31 - 1: the same whatever else is drawn."""
+    digest = hashlib.sha256(f"{seed}/{benchmark}/{question}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
+
+
+def requests(benchmarks: Iterable[Benchmark], template: Template, draws: Draws, seed: int) -> list[Request]:
+    """Every sample of a run: of each question the greedy one, then the sampled ones."""
+    found = []
+    for benchmark in benchmarks:
+        for question in benchmark.questions:
+            prompt = template.prompt(question.problem)
+            if draws.greedy:
+                found.append(Request(benchmark.name, question.id, 0, True, 0, prompt))
+            for sample in range(draws.n):
+                own = seed_of(seed, benchmark.name, question.id, sample)
+                found.append(Request(benchmark.name, question.id, sample, False, own, prompt))
+    return found
+
+
+def settings(
+    model: dict[str, Any],
+    template: Template,
+    sampling: Sampling,
+    chat: bool,
+    seed: int,
+    data: dict[str, str],
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """Everything that could change a sample or its verdict. What only says how many are drawn is not in it."""
+    return {
+        "model": model,
+        "template": {"name": template.name, "sha256": template.sha256, "chat": chat},
+        "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens},
+        "seed": seed,
+        "data_sha256": data,
+        "versions": versions,
+    }  # fmt: skip
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two settings differ, as `name: old -> new`. A benchmark that only one of them has is no difference."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() & new.keys() if name == "data_sha256" else old.keys() | new.keys()
+        found = (differences(old.get(k), new.get(k), f"{name}.{k}" if name else k) for k in sorted(keys))
+        return [line for lines in found for line in lines]
+    return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."

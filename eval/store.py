@@ -1,0 +1,206 @@
+"""The samples of an evaluation on disk: `samples/<benchmark>.jsonl`, a line each, appended whole as it comes.
+
+A kill at any moment loses at most the line that was being written; what it left of that line is cut off when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.output import json_lines, write_lines
+from eval.records import Question, Request
+from openrlhf_mel.errors import UserError
+
+SAMPLES, QUESTIONS = "samples", "questions"
+SETTINGS, METRICS, SUMMARY = "settings.json", "metrics.json", "summary.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A graded response, as it stands in its line.
+
+    Attributes:
+        status, extracted: the anchored verdict, and the answer that it judged.
+        lenient_status, lenient_extracted: the same under lenient extraction.
+    """
+
+    question: str
+    sample: int
+    greedy: bool
+    seed: int
+    prompt_sha256: str
+    response: str
+    finish_reason: str
+    prompt_tokens: int | None
+    tokens: int | None
+    status: str
+    extracted: str | None
+    lenient_status: str
+    lenient_extracted: str | None
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        """Which sample of which question it is."""
+        return self.question, self.sample, self.greedy
+
+
+def request_key(request: Request) -> tuple[str, int, bool]:
+    """The key that the sample of `request` will have."""
+    return request.question, request.sample, request.greedy
+
+
+class Store:
+    """An evaluation's folder, held by one process at a time.
+
+    Raises:
+        UserError: another process holds it, or a line of it cannot be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+            (folder / QUESTIONS).mkdir(exist_ok=True)
+            self._lock_file = open(folder / ".lock", "w")  # noqa: SIM115 - held until close()
+        except OSError as error:
+            raise UserError(f"--output-dir {folder}: {error.strerror}: {error.filename}") from None
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            raise UserError(f"--output-dir {folder}: another process is evaluating into it; choose another") from None
+        except OSError:
+            pass  # a file system without locks
+        self._files: dict[str, int] = {}
+        self._writing = threading.Lock()
+
+    def append(self, benchmark: str, samples: Iterable[Sample]) -> None:
+        """Add lines, whole. A failing disk leaves none of them."""
+        data = "".join(json_lines(map(asdict, samples))).encode()
+        with self._writing:
+            file = self._files.get(benchmark)
+            if file is None:
+                file = self._files[benchmark] = self._open(benchmark)
+            before = os.fstat(file).st_size
+            try:
+                if os.write(file, data) < len(data):
+                    raise OSError(28, os.strerror(28), str(self._path(benchmark)))
+            except OSError:
+                os.ftruncate(file, before)
+                raise
+
+    def samples(self, benchmark: str) -> Iterator[Sample]:
+        """The samples that are there."""
+        return read_samples(self._path(benchmark))
+
+    def replace(self, benchmark: str, samples: Iterable[Sample]) -> None:
+        """Write all samples anew, aside, and rename."""
+        with self._writing:
+            if benchmark in self._files:
+                os.close(self._files.pop(benchmark))
+            write_lines(self._path(benchmark), json_lines(map(asdict, samples)))
+
+    def write_questions(self, benchmark: str, questions: Iterable[Question]) -> None:
+        """Write the questions beside their samples, so that the folder can be read alone."""
+        rows = ({k: v for k, v in asdict(q).items() if k != "benchmark" and v is not None} for q in questions)
+        write_lines(self.folder / QUESTIONS / f"{benchmark}.jsonl", json_lines(rows))
+
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
+        with self._writing:
+            for file in self._files.values():
+                os.fsync(file)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        with contextlib.suppress(OSError):
+            self.flush()
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+        self._lock_file.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _path(self, benchmark: str) -> Path:
+        return self.folder / SAMPLES / f"{benchmark}.jsonl"
+
+    def _open(self, benchmark: str) -> int:
+        path = self._path(benchmark)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        os.ftruncate(file, _whole_lines(path))
+        return file
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """The samples of a file; a last line that was cut short is left out, as is a file that is not there."""
+    for number, row in _rows(path):
+        try:
+            yield Sample(**row)
+        except TypeError as error:
+            raise UserError(f"{path}, line {number}: not a sample of this version ({error})") from None
+
+
+def read_questions(folder: Path, benchmark: str) -> list[Question]:
+    """The questions of `benchmark` in an evaluation's folder, in order."""
+    path = folder / QUESTIONS / f"{benchmark}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected an evaluation's folder (python -m eval.run makes one)")
+    return [Question(benchmark=benchmark, **row) for _, row in _rows(path)]
+
+
+def evaluated(folder: Path) -> list[str]:
+    """The benchmarks of an evaluation's folder. Raises UserError where there is none."""
+    names = sorted(path.stem for path in (folder / QUESTIONS).glob("*.jsonl"))
+    if not names:
+        raise UserError(f"{folder}: no evaluation in this folder; expected {QUESTIONS}/<benchmark>.jsonl in it")
+    return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of an evaluation's folder. Raises UserError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected a file that eval.run wrote") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number}: not JSON ({error}); remove that line to draw it again"
+                ) from None
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        while size:
+            start = max(0, size - 65536)
+            file.seek(start)
+            end = file.read(size - start).rfind(b"\n")
+            if end >= 0:
+                return start + end + 1
+            size = start
+    return 0

@@ -1,0 +1,192 @@
+"""`summary.md`: the table in percent, beside the paper's row, with what a reader has to know to believe it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mel.errors import UserError
+
+PAPER = Path(__file__).with_name("paper_table1.json")
+METHODS = ("base", "grpo", "mel")
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of the paper's Table 1: benchmark (and "average") -> metric -> percent."""
+
+    name: str
+    values: dict[str, dict[str, float]]
+
+
+def paper_row(model: str, method: str | None = None) -> PaperRow | None:
+    """The row of a model of the paper, by the last part of its name ("Qwen3-8B-Base"), or by `SIZE:METHOD`; else None.
+
+    Args:
+        method: `base`, `grpo` or `mel`; what a checkpoint of that model was trained with.
+    """
+    table = json.loads(PAPER.read_text(encoding="utf-8"))
+    size, _, named = model.partition(":")
+    if size not in table["rows"]:
+        last = model.rstrip("/").rpartition("/")[2].lower()
+        size = next((size for size, name in table["models"].items() if name.lower() == last), "")
+        named = method or "base"
+    row = table["rows"].get(size, {}).get(named.lower())
+    if row is None:
+        return None
+    values = {name: dict(zip(table["metrics"], cells, strict=True)) for name, cells in row.items()}
+    return PaperRow(f"{table['models'][size]}, {named.lower()}", values)
+
+
+def check_paper_row(text: str) -> PaperRow:
+    """The row that `--paper SIZE:METHOD` names. Raises UserError naming the known ones."""
+    row = paper_row(text)
+    if row is None or ":" not in text:
+        sizes = json.loads(PAPER.read_text(encoding="utf-8"))["rows"]
+        raise UserError(f"--paper {text}: expected SIZE:METHOD with {', '.join(sizes)} and {', '.join(METHODS)}")
+    return row
+
+
+def read_contamination(path: Path) -> dict[str, int]:
+    """Benchmark -> questions with a near copy in the training set, from prepare_train.py's report.json.
+
+    Raises:
+        UserError: no such report.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {name: int(found["near"]) for name, found in report["contamination"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--train-report {path}: not a report of data/prepare_train.py ({error})") from None
+
+
+def checkpoints_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    """One row a checkpoint: each metric on average, then on each benchmark."""
+    names = list(rows[0]["benchmarks"])
+    parts = ["# Checkpoints\n"]
+    for metric in metrics:
+        cells = [
+            [
+                row["label"],
+                "-" if row["step"] is None else str(row["step"]),
+                _cell(row["average"][metric], row["average_ci95"][metric]),
+                *(_percent(row["benchmarks"][name][metric]) for name in names),
+            ]
+            for row in rows
+        ]
+        parts.append(f"## {metric}\n\n{_table(['checkpoint', 'step', 'average', *names], cells)}")
+    return "\n".join([*parts, "Percent; the average with its 95% interval.\n"])
+
+
+def markdown(result: Mapping[str, Any], paper: PaperRow | None) -> str:
+    """The whole file, from the content of metrics.json."""
+    contamination = result["manifest"].get("near_in_training")
+    metrics = [metric for metric, value in result["average"].items() if value is not None]
+    parts = [f"# {result['model']}\n", _scores(result, metrics, contamination)]
+    if paper:
+        parts.append(_beside_the_paper(result, metrics, paper))
+    parts += [_shares(result, metrics), _settings(result)]
+    return "\n".join(parts)
+
+
+def _scores(result: Mapping[str, Any], metrics: Sequence[str], contamination: Mapping[str, int] | None) -> str:
+    head = ["benchmark", "questions", *metrics, *(["near copies in training"] if contamination is not None else [])]
+    rows, notes = [], []
+    for name, found in result["benchmarks"].items():
+        cells = [name, str(found["n_questions"])]
+        for metric in metrics:
+            note = found["ci95_note"].get(metric)
+            mark = ""
+            if note:
+                if note not in notes:
+                    notes.append(note)
+                mark = f" [{notes.index(note) + 1}]"
+            cells.append(_cell(found.get(metric), found["ci95"].get(metric)) + mark)
+        if contamination is not None:
+            near = contamination.get(name)
+            cells.append("not compared" if near is None else f"{near} of {found['n_questions']}")
+        rows.append(cells)
+    average = [_cell(result["average"][metric], result["average_ci95"].get(metric)) for metric in metrics]
+    rows.append(["average", "", *average, *([""] if contamination is not None else [])])
+    methods = {metric: m for found in result["benchmarks"].values() for metric, m in found["ci95_method"].items()}
+    lines = [
+        "Percent, with 95% intervals over questions. "
+        + "; ".join(f"{metric}: {methods[metric]}" for metric in metrics if metric in methods)
+        + ".",
+        *(f"[{i}] {note}" for i, note in enumerate(notes, start=1)),
+    ]
+    return f"{_table(head, rows)}\n" + "\n".join(lines) + "\n"
+
+
+def _beside_the_paper(result: Mapping[str, Any], metrics: Sequence[str], paper: PaperRow) -> str:
+    head = [
+        "benchmark",
+        *(f"{metric}: here, paper, difference" for metric in metrics if metric in paper.values["average"]),
+    ]
+    rows = []
+    for name, found in [*result["benchmarks"].items(), ("average", None)]:
+        theirs = paper.values.get(name)
+        if theirs is None or (found is None and not _same_benchmarks(result, paper)):
+            continue
+        ours = found or result["average"]
+        intervals = found["ci95"] if found else result["average_ci95"]
+        rows.append(
+            [name, *(_against(ours[m], theirs[m], intervals.get(m)) for m in metrics if m in paper.values["average"])]
+        )
+    if not rows or len(head) == 1:
+        return f"The paper's row ({paper.name}) has none of these benchmarks and metrics.\n"
+    return f"## Beside the paper: {paper.name}\n\n{_table(head, rows)}\nIn or out: whether the paper's value lies in the 95% interval here.\n"
+
+
+def _same_benchmarks(result: Mapping[str, Any], paper: PaperRow) -> bool:
+    """Averages are only comparable over the same benchmarks."""
+    return result["benchmarks"].keys() == paper.values.keys() - {"average"}
+
+
+def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    kinds = ("truncated", "no_answer", "timeout", "error")
+    head = ["benchmark", "samples", *kinds, *(f"lenient {metric}" for metric in metrics)]
+    rows = [
+        [
+            name,
+            str(found["n_samples"]),
+            *(_percent(found[kind]) for kind in kinds),
+            *(_percent(found["lenient"].get(m)) for m in metrics),
+        ]
+        for name, found in result["benchmarks"].items()
+    ]
+    return (
+        f"## Samples\n\n{_table(head, rows)}\n"
+        "Shares of all samples. Lenient extraction also counts answers that are not marked as final, even of responses that were cut.\n"
+    )
+
+
+def _settings(result: Mapping[str, Any]) -> str:
+    return f"## Settings\n\n```json\n{json.dumps(result['settings'], indent=2, ensure_ascii=False)}\n```\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _cell(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return _percent(value) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _against(ours: float | None, theirs: float, interval: Sequence[float] | None) -> str:
+    if ours is None:
+        return "-"
+    where = ""
+    if interval:
+        where = ", in" if interval[0] <= theirs / 100 <= interval[1] else ", out"
+    return f"{100 * ours:.2f}, {theirs:.2f}, {100 * ours - theirs:+.2f}{where}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,78 @@
+"""A training run's folder, and what its manifest says that an evaluation needs."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.checkpoint_files import read_json
+from openrlhf_mel import runlog
+from openrlhf_mel.errors import UserError
+
+FINAL = "model"  # the final model's folder, and its label
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder, and the resolved configuration (upstream's dotted names)."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """The model that training started from: a folder, or a name on the hub."""
+        return self.config["actor.model_name_or_path"]
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts were the user's turn of the tokenizer's chat template."""
+        return bool(self.config.get("data.apply_chat_template"))
+
+    @property
+    def template(self) -> str:
+        """The question's template as `--template` takes it.
+
+        Raises:
+            UserError: the run used upstream's `data.input_template`, which is not a file.
+        """
+        if self.config.get("data.input_template"):
+            raise UserError(
+                f"--run {self.folder}: it was trained with data.input_template {self.config['data.input_template']!r}; "
+                "write that into a file, with {{question}} in the place of {}, and pass the file as --template"
+            )
+        return self.config.get("mel.template_dir") or "default"
+
+    def place(self, name: str, default: str) -> Path:
+        """Where the run wrote `name`. What was inside its folder is looked for inside it, should it have moved."""
+        recorded = Path(self.config.get(name) or self.folder / default)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return self.folder / recorded.relative_to(self.config["mel.run_dir"])
+        return recorded
+
+    @property
+    def final(self) -> Path:
+        """Where the final model is once training has ended."""
+        folder = self.place("ckpt.output_dir", FINAL)
+        return folder.with_name(FINAL) if folder.name == f"{FINAL}.partial" else folder
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the last line of its metrics."""
+        steps = [row["step"] for row in runlog.read_lines(self.folder / runlog.METRICS) if "step" in row]
+        return steps[-1] if steps else None
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError for a folder that is not a training run's."""
+    if not folder.is_dir():
+        raise UserError(f"--run {folder}: no such folder; expected the mel.run_dir of a training run")
+    manifest = read_json(folder / runlog.MANIFEST)
+    config = manifest.get("config") if isinstance(manifest, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("actor.model_name_or_path"), str):
+        raise UserError(
+            f"--run {folder}: no {runlog.MANIFEST} of a training run in it; pass a model's own folder as --model"
+        )
+    return Run(folder.absolute(), config)

@@ -1,0 +1,303 @@
+"""The vLLM backend with a stand-in for the engine in its real processes; and vLLM's names, where vLLM is installed."""
+
+import ast
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from eval import backends
+from eval.backends import vllm as vllm_backend
+from eval.backends import vllm_worker
+from eval.backends.vllm import VLLMBackend
+from eval.backends.vllm_worker import Done, Job
+from eval.records import BackendError, Request, Response, Sampling
+from openrlhf_mel.errors import UserError
+
+pytestmark = pytest.mark.timeout(120)
+
+REPO = Path(__file__).parents[2]
+MODEL = REPO / "data" / "toy" / "model"
+SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=50)
+CONTEXT = 200
+DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # seeds of jobs at which the stand-in does so
+
+
+class StandIn:
+    """Finishes its first two jobs at each step. A response says what was asked and which GPUs the process sees."""
+
+    def __init__(self, **options):
+        print(f"options {json.dumps(options)}", flush=True)
+        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+            raise RuntimeError("no GPU for the engine")
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "never":
+            time.sleep(600)
+        self.context = CONTEXT
+        self._jobs: list[Job] = []
+        self._aborted = 0
+
+    def add(self, job):
+        if job.seed == RAISE:
+            raise ValueError("a job that it does not like\x1b[31m")
+        if job.seed == ORPHAN:  # a child that outlives its parent, with everything that it could inherit
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        self._jobs.append(job)
+
+    def step(self):
+        time.sleep(0.002)
+        if self._jobs[0].seed in (DIE, ORPHAN):
+            time.sleep(0.3)  # until what was finished before has gone out
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = [job for job in self._jobs[:2] if job.seed not in (STAY, DIE)]
+        self._jobs = [job for job in self._jobs if job not in done]
+        return [Done(job.key, self._text(job), job.seed == 7, len(job.prompt) + 1) for job in done]
+
+    def _text(self, job):
+        how = [job.temperature, job.top_p, job.max_tokens, job.seed]
+        return json.dumps([len(job.prompt), how, os.environ["CUDA_VISIBLE_DEVICES"], self._aborted])
+
+    def abort(self, keys):
+        self._aborted += len(keys)
+        self._jobs = []
+
+    def close(self):
+        print("closed", flush=True)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.setattr(vllm_backend, "_versions", lambda: {"vllm": "0.29.0", "torch": "1", "transformers": "2"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-6a,7")
+    monkeypatch.setenv("MEL_TEST", uuid.uuid4().hex)  # found in the environment of all that is started
+    made = []
+
+    def build(**options) -> VLLMBackend:
+        options = {"model": str(MODEL), "chat": False, "engine": "test_backend_vllm:StandIn"} | options
+        made.append(backends.make("vllm", **options))
+        return made[-1]
+
+    yield build
+    for backend in made:
+        backend.close()
+        backend.close()
+
+
+def requests(number: int) -> list[Request]:
+    return [Request("toy", f"q{i}", 0, i % 3 == 0, i, "Compute 1+1." + "!" * (i % 4)) for i in range(number)]
+
+
+def children() -> int:
+    """How many processes there are that the test started, or these did; those that are ending may take a while to."""
+    mark = f"MEL_TEST={os.environ['MEL_TEST']}\0".encode()
+    count = -1
+    for _ in range(50):
+        before, count = count, 0
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                count += mark in path.read_bytes()
+        if count == before:
+            break
+        time.sleep(0.1)
+    return count
+
+
+def test_every_request_once_from_every_engine(make):
+    backend = make(tensor_parallel=2, data_parallel=2)
+    asked = requests(900)
+    responses = list(backend.generate(asked, SAMPLING))
+    assert sorted(r.request.seed for r in responses) == list(range(900))
+    gpus = set()
+    for r in responses:
+        length, how, gpu, _ = json.loads(r.text)
+        gpus.add(gpu)
+        assert how == ([0.0, 1.0, 50, None] if r.request.greedy else [0.6, 0.9, 50, r.request.seed])
+        assert r.prompt_tokens == length and r.tokens == length + 1
+        assert r.finish_reason == ("length" if r.request.seed == 7 else "stop")
+    assert gpus == {"4,5", "GPU-6a,7"}
+    assert children() == 2  # they stay for the next call
+    assert len(list(backend.generate(asked[:5], SAMPLING))) == 5
+    backend.close()
+    assert children() == 0
+
+
+def test_responses_come_as_they_are_finished(make):
+    stay = Request("toy", "stays", 0, False, STAY, "Compute 2+2.")
+    responses = make().generate([stay, *requests(20)], SAMPLING)
+    assert len([next(responses) for _ in range(20)]) == 20
+    responses.close()
+
+
+def test_prompts_as_tokens(make):
+    [plain] = make().generate([Request("toy", "q", 0, True, 0, "Compute 1+1.")], SAMPLING)
+    [chat] = make(chat=True).generate([Request("toy", "q", 0, True, 0, "Compute 1+1.")], SAMPLING)
+    assert chat.prompt_tokens == plain.prompt_tokens + 2  # <|user|> and <|assistant|>
+
+
+def test_an_iterator_closed_early_leaves_nothing(make):
+    backend = make()
+    responses = backend.generate(requests(300), SAMPLING)
+    next(responses)
+    responses.close()
+    again = list(backend.generate(requests(4), SAMPLING))
+    assert [r.request.question for r in again] == ["q0", "q1", "q2", "q3"]
+    assert json.loads(again[0].text)[3] > 100  # what the engine was told to forget
+
+
+def test_a_worker_that_dies(make):
+    backend = make(data_parallel=2)
+    asked = [*requests(10), Request("toy", "deadly", 0, False, DIE, "Compute 2+2.")]
+    came: list[Response] = []
+    with pytest.raises(BackendError, match=r"GPU (4|5) ended \(exit code -9\).*\noptions") as error:
+        for response in backend.generate(asked, SAMPLING):
+            came.append(response)
+    assert "the same command goes on" in str(error.value)
+    assert sorted(r.request.seed for r in came) == list(range(10))
+    assert children() == 0
+    assert len(list(backend.generate(asked[:3], SAMPLING))) == 3  # with new processes
+
+
+def test_a_worker_that_dies_takes_its_children_along(make):
+    asked = [
+        Request("toy", "q", 0, False, ORPHAN, "Compute 2+2."),
+        Request("toy", "stays", 0, False, STAY, "Compute 2+2."),
+    ]
+    responses = make().generate(asked, SAMPLING)
+    with pytest.raises(BackendError, match="exit code -9"):
+        next(responses)
+    assert children() == 0
+
+
+def test_an_engine_that_raises(make):
+    asked = [*requests(4), Request("toy", "bad", 0, False, RAISE, "Compute 2+2.")]
+    with pytest.raises(BackendError, match=r"exit code 1.*") as error:
+        list(make().generate(asked, SAMPLING))
+    assert "ValueError: a job that it does not like" in str(error.value) and "\x1b" not in str(error.value)
+    assert children() == 0
+
+
+def test_an_engine_that_does_not_start(make, monkeypatch):
+    backend = make(engine="test_backend_vllm:Absent")
+    with pytest.raises(BackendError, match="has no attribute 'Absent'"):
+        next(backend.generate(requests(1), SAMPLING))
+    assert children() == 0
+
+
+def test_interrupted_while_it_loads(make, monkeypatch):
+    """Engines that load are ended at once, not waited for."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "never")
+    backend = make()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vllm_backend._Worker, "alive", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(backend.generate(requests(1), SAMPLING))
+    assert children() == 0
+
+
+def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, 'tests/unit')\n"
+        "import test_backend_vllm as t; from eval.backends import vllm\n"
+        "vllm._versions = lambda: {}\n"
+        "b = vllm.VLLMBackend(str(t.MODEL), chat=False, engine='test_backend_vllm:StandIn')\n"
+        "next(b.generate(t.requests(300), t.SAMPLING))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("MEL_TEST", uuid.uuid4().hex)
+    log = tmp_path / "log"
+    with open(log, "wb") as output:
+        process = subprocess.run([sys.executable, "-c", code], cwd=REPO, stdout=output, stderr=output, timeout=60)
+    assert process.returncode == -signal.SIGKILL, log.read_text()
+    assert children() == 0
+
+
+def test_too_long_names_the_question(make):
+    long = Request("toy", "the-long-one", 0, True, 0, "word " * 300)
+    with pytest.raises(BackendError, match=f"question the-long-one of toy: .*holds {CONTEXT} in all"):
+        next(make().generate([*requests(2), long], SAMPLING))
+
+
+def test_nothing_asked_starts_nothing(make):
+    assert list(make().generate([], SAMPLING)) == []
+    assert children() == 0
+
+
+def test_identity(make):
+    identity = make(tensor_parallel=2).identity()
+    assert identity == make(tensor_parallel=2, data_parallel=2).identity()
+    assert identity["tensor_parallel"] == 2 and identity["dtype"] == "bfloat16"
+    assert identity["versions"] == {"vllm": "0.29.0", "torch": "1", "transformers": "2"}
+    assert len(identity["weights_sha256"]) == 64
+
+
+def test_too_few_gpus(make, monkeypatch):
+    with pytest.raises(UserError, match="--tensor-parallel 2 --data-parallel 4: found 4 GPUs, expected 8"):
+        make(tensor_parallel=2, data_parallel=4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="found 0 GPUs, expected 1"):
+        make()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_vllm_is_not_installed():
+    with pytest.raises(UserError, match=r"--backend vllm: vllm is not installed; .*requirements\.txt"):
+        backends.make("vllm", model=str(MODEL), chat=False)
+
+
+def vllm_source(path: str) -> ast.Module:
+    """A file of vLLM, which is read, not imported: that takes a GPU's libraries."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs vLLM's source: vllm is not installed")
+    return ast.parse((Path(spec.submodule_search_locations[0]) / path).read_text(encoding="utf-8"))
+
+
+def vllm_class(path: str, name: str) -> ast.ClassDef:
+    return next(node for node in vllm_source(path).body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+def fields(cls: ast.ClassDef) -> set[str]:
+    names = {n.target.id for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    return names | {target.id for n in cls.body if isinstance(n, ast.Assign) for target in n.targets}
+
+
+def methods(cls: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in cls.body if isinstance(node, ast.FunctionDef)}
+
+
+def keywords(call: str) -> set[str]:
+    """With which the worker calls something."""
+    tree = ast.parse(Path(vllm_worker.__file__).read_text(encoding="utf-8"))
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == call]
+    return {keyword.arg for n in found for keyword in n.keywords}
+
+
+def test_vllm_has_the_names_that_are_used():
+    assert (
+        {"enable_prefix_caching"} <= keywords("EngineArgs") <= fields(vllm_class("engine/arg_utils.py", "EngineArgs"))
+    )
+    assert {"seed"} <= keywords("self._params") <= fields(vllm_class("sampling_params.py", "SamplingParams"))
+    assert "FINAL_ONLY" in fields(vllm_class("sampling_params.py", "RequestOutputKind"))
+    assert {"text", "token_ids", "finish_reason"} <= fields(vllm_class("outputs.py", "CompletionOutput"))
+    output = methods(vllm_class("outputs.py", "RequestOutput"))["__init__"]
+    assert {"request_id", "outputs", "finished"} <= {argument.arg for argument in output.args.args}
+    assert "FINISH_REASON_STRINGS = ('stop', 'length', " in ast.unparse(vllm_source("v1/engine/__init__.py"))
+
+    engine = methods(vllm_class("v1/engine/llm_engine.py", "LLMEngine"))
+    assert {"from_engine_args", "add_request", "step", "abort_request"} <= engine.keys()
+    assert [argument.arg for argument in engine["add_request"].args.args[1:4]] == ["request_id", "prompt", "params"]
+    set_there = {ast.unparse(node) for node in ast.walk(engine["__init__"]) if isinstance(node, ast.Attribute)}
+    assert {"self.model_config", "self.engine_core"} <= set_there
+    assert "shutdown" in methods(vllm_class("v1/engine/core_client.py", "EngineCoreClient"))
+    assert "prompt_token_ids" in fields(vllm_class("inputs/llm.py", "TokensPrompt"))
