@@ -2,13 +2,15 @@
 
     python data/toy/demo.py [--output-dir runs/demo]
 
-Writes there: the run directories `grpo` and `mel`, `summary.json` and `curves.png`.
+Writes there: the run directories `grpo` and `mel`, what `eval.run` and `eval.report` make of them and of the base model
+(`eval`, `report`), `summary.json` and `curves.png`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import io
 import shutil
 import subprocess
 import sys
@@ -19,26 +21,24 @@ import numpy as np
 import torch
 import yaml
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data.toy import curves, summary  # noqa: E402
-from data.toy.generation import generate  # noqa: E402
+from eval import report, run  # noqa: E402
+from eval.store import read_questions, read_samples  # noqa: E402
 from openrlhf_mel import runlog  # noqa: E402
-from openrlhf_mel.prompts import Templates  # noqa: E402
-from openrlhf_mel.verifier import verify  # noqa: E402
 
 TOY = ROOT / "data" / "toy"
 ALGORITHMS = ("grpo", "mel")
+BASE, TEST, EVALUATION = "base", "test", "eval"
 SAMPLES, TEMPERATURE, MAX_NEW_TOKENS = 8, 0.6, 64  # as in the paper: Avg@8 and Pass@8 at temperature 0.6
 SEED = 42
 
 
-class TrainingFailed(Exception):
-    """A run ended with an error; the message holds the last lines of its log."""
+class Failed(Exception):
+    """A run or an evaluation ended with an error; the message holds the last lines of its log, if it has one."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,16 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     folder = parser.parse_args(arguments).output_dir.resolve()
     # Matrices this small gain nothing from a second thread, and lose a lot when its core is taken by another process.
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
     clear(folder)
     try:
         for name in ALGORITHMS:
             train(name, folder)
-    except TrainingFailed as error:
+        held = {name: score(name, folder) for name in (BASE, *ALGORITHMS)}
+    except Failed as error:
         print(error, file=sys.stderr)
         return 1
-    models = {"base": TOY / "model"} | {name: folder / name / "model" for name in ALGORITHMS}
-    held = {name: score(name, path) for name, path in models.items()}
     runs = {name: list(runlog.read_lines(folder / name / runlog.METRICS)) for name in ALGORITHMS}
     archives = {name: list(runlog.read_lines(folder / name / runlog.ARCHIVE)) for name in ALGORITHMS}
     result = {name: summary.scores(matrices) for name, matrices in held.items()} | {
@@ -66,13 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
     }
     runlog.write_json(folder / "summary.json", result)
     curves.draw(folder / "curves.png", runs)
-    print(f"\n{summary.table(result, held)}\n\n{folder / 'summary.json'}\n{folder / 'curves.png'}")
+    evaluations = [folder / EVALUATION / name for name in held]
+    with contextlib.redirect_stdout(io.StringIO()):
+        report.main(list(map(str, [*evaluations, "--output", folder / "report"])))
+    made = [folder / "summary.json", folder / "curves.png", folder / "report" / "index.html"]
+    print(f"\n{summary.table(result, held)}\n")
+    print("\n".join(map(str, made)))
     return 0
 
 
 def clear(folder: Path) -> None:
     """Remove what an earlier demo left in `folder`, and nothing else."""
-    for name in ALGORITHMS:
+    for name in (*ALGORITHMS, EVALUATION, "report"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / f"{name}.log").unlink(missing_ok=True)
     for name in ("summary.json", "curves.png"):
@@ -84,7 +87,7 @@ def train(name: str, folder: Path) -> None:
     """Run the training command under a progress bar; what it prints goes to `<name>.log` in `folder`.
 
     Raises:
-        TrainingFailed: it ended with an error.
+        Failed: it ended with an error.
     """
     # Not in the run's own `logs/`: a run directory that is not empty is refused.
     config, run_dir, log = TOY / f"{name}.yaml", folder / name, folder / f"{name}.log"
@@ -97,7 +100,7 @@ def train(name: str, folder: Path) -> None:
             stop(child)
     if child.returncode:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise TrainingFailed(f"error: {name}: training ended with exit code {child.returncode}\n{last}\nlog: {log}")
+        raise Failed(f"error: {name}: training ended with exit code {child.returncode}\n{last}\nlog: {log}")
 
 
 def expected_steps(config: Path) -> int:
@@ -134,29 +137,31 @@ def stop(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def score(name: str, path: Path) -> summary.Held:
-    """Generate and judge the held-out questions' answers of the model at `path`."""
-    rows = [json.loads(line) for line in (TOY / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-    templates = Templates.load(TOY / "templates")
-    prompts = [templates.question(row["input"]) for row in rows]
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    matrices = []
-    for temperature, samples in tqdm(((0.0, 1), (TEMPERATURE, SAMPLES)), desc=f"{name:<4} held-out", unit="pass"):
-        responses = generate(
-            model,
-            tokenizer,
-            prompts,
-            temperature=temperature,
-            max_new_tokens=MAX_NEW_TOKENS,
-            seed=SEED,
-            samples=samples,
-        )
-        graded = [
-            [verify(text, row["label"]).correct for text in texts] for texts, row in zip(responses, rows, strict=True)
-        ]
-        matrices.append(np.array(graded, dtype=int))
-    return summary.Held(*matrices)
+def score(name: str, folder: Path) -> summary.Held:
+    """Evaluate a model on the held-out questions with the evaluation's own command, into `folder/eval/<name>`.
+
+    Raises:
+        Failed: the evaluation ended with an error, which it has printed.
+    """
+    out = folder / EVALUATION / name
+    model = ["--model", TOY / "model"] if name == BASE else ["--run", folder / name]
+    flags = ["--backend", "hf", "--data-dir", TOY, "--benchmarks", TEST, "--template", TOY / "templates"]
+    numbers = ["--n", SAMPLES, "--temperature", TEMPERATURE, "--max-tokens", MAX_NEW_TOKENS, "--seed", SEED]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run.main(list(map(str, [*model, *flags, *numbers, "--output-dir", out])))
+    if code:
+        raise Failed(f"error: {name}: the evaluation ended with exit code {code}")
+    return held_out(out if name == BASE else out / "model")
+
+
+def held_out(folder: Path) -> summary.Held:
+    """What an evaluation's samples say, question by question."""
+    right = {sample.key: sample.status == "correct" for sample in read_samples(folder / "samples" / f"{TEST}.jsonl")}
+    ids = [question.id for question in read_questions(folder, TEST)]
+    return summary.Held(
+        np.array([[right[q, 0, True]] for q in ids], dtype=int),
+        np.array([[right[q, i, False] for i in range(SAMPLES)] for q in ids], dtype=int),
+    )
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ class HFBackend:
 
     def _load(self) -> _Loaded:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # the command has one of its own
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
             model = AutoModelForCausalLM.from_pretrained(

@@ -59,7 +59,7 @@ def warm_up() -> None:
 
 def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
     """Math-Verify with its defaults on both texts; returns the status and the text that it took for the answer."""
-    parsed_gold = parse(gold, parsing_timeout=None)
+    parsed_gold = _parse_lenient_gold(gold)
     if not parsed_gold:
         return "error", None
     parsed = parse(response, parsing_timeout=None)
@@ -69,8 +69,15 @@ def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
     return "correct" if verify(parsed_gold, parsed, timeout_seconds=None) else "wrong", extracted
 
 
+# A question's reference answer comes once for each of its samples, and so do many of their answers. Nobody changes the lists.
+@lru_cache(maxsize=512)
 def _parse_boxed(answer: str) -> Parsed:
     return parse(f"\\boxed{{{answer}}}", extraction_config=_BOXED, parsing_timeout=None)
+
+
+@lru_cache(maxsize=256)
+def _parse_lenient_gold(gold: str) -> Parsed:
+    return parse(gold, parsing_timeout=None)
 
 
 def _same(gold: Parsed, answer: Parsed) -> bool:
