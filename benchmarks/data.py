@@ -10,24 +10,21 @@ import argparse
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import measured
 from data import sources
 
-ROOT = sources.ROOT
 NAME = "dapo-math-17k"
 GROUP = 100_000
 
@@ -74,34 +71,11 @@ sys.exit(code)
 """
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds in all and in decontamination, and the peak memory (GB) of the process and its children together."""
-
-    seconds: float
-    decontamination: float
-    memory: float
-
-
-def prepare(path: Path, output: Path, benchmarks: Path) -> Cost:
-    """Run the command under a clock."""
+def prepare(path: Path, output: Path, benchmarks: Path) -> tuple[measured.Cost, float]:
+    """Run the command; returns what it cost, and the seconds that decontamination took of it."""
     flags = ["--source", NAME, "--input", path, "--output-dir", output, "--benchmarks-dir", benchmarks]
-    argv = [sys.executable, "-c", TIMED, *map(str, flags)]
-    started, peak = time.monotonic(), 0
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors) as process,
-    ):
-        tree = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, resident(tree))
-            time.sleep(0.1)
-        seconds = time.monotonic() - started
-        last = process.stdout.read().decode().splitlines()[-1:]
-        if process.returncode:
-            errors.seek(0)
-            sys.exit(errors.read().decode())
-    return Cost(seconds, float(last[0]), peak / 1e9)
+    cost = measured.run([sys.executable, "-c", TIMED, *flags])
+    return cost, float(cost.output.splitlines()[-1])
 
 
 def read_alone(path: Path) -> float:
@@ -111,17 +85,6 @@ def read_alone(path: Path) -> float:
         pc.struct_field(batch["prompt"].flatten(), "content").to_pylist()
         pc.struct_field(batch["reward_model"], "ground_truth").to_pylist()
     return time.monotonic() - started
-
-
-def resident(tree: psutil.Process) -> int:
-    """Bytes of memory that the processes hold."""
-    total = 0
-    for process in (tree, *tree.children(recursive=True)):
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 def main() -> None:
@@ -140,10 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         benchmarks = work / "benchmarks"
-        command = [sys.executable, ROOT / "data" / "prepare_benchmarks.py", "--output-dir", benchmarks]
-        subprocess.run(
-            list(map(str, [*command, "--input-dir", options.data / "benchmarks"])), check=True, capture_output=True
-        )
+        flags = ["--output-dir", benchmarks, "--input-dir", options.data / "benchmarks"]
+        measured.run([sys.executable, "data/prepare_benchmarks.py", *flags])
         rows = publish(copy, work / "published.parquet", options.repeat)
         floor = read_alone(work / "published.parquet")
         size = (work / "published.parquet").stat().st_size / 1e6
@@ -152,12 +113,13 @@ def main() -> None:
         same = len({hashlib.sha256((work / name / "train.jsonl").read_bytes()).digest() for name in "ab"}) == 1
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| input | seconds | of it decontamination | peak memory (GB) |\n|---|---|---|---|")
-    for name, cost in {f"published form, {rows:,} rows, {size:.0f} MB": published, "unwrapped copy": unwrapped}.items():
-        share = cost.decontamination / cost.seconds
-        print(f"| {name} | {cost.seconds:.1f} | {cost.decontamination:.1f} ({share:.0%}) | {cost.memory:.2f} |")
+    names = {f"published form, {rows:,} rows, {size:.0f} MB": published, "unwrapped copy": unwrapped}
+    for name, (cost, spent) in names.items():
+        print(f"| {name} | {cost.seconds:.1f} | {spent:.1f} ({spent / cost.seconds:.0%}) | {cost.memory:.2f} |")
     print(f"\nreading alone, by pyarrow: {floor:.1f} s")
     print(f"train.jsonl of the published form and of the unwrapped copy: {'the same bytes' if same else 'DIFFERENT'}")
-    if published.seconds > 90 or published.memory > 3 or published.decontamination > published.seconds / 2 or not same:
+    cost, spent = published
+    if cost.seconds > 90 or cost.memory > 3 or spent > cost.seconds / 2 or not same:
         sys.exit("error: beyond 90 s, 3 GB, or half of the time in decontamination, or different bytes")
 
 

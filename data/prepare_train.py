@@ -35,24 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> Callable[[], None]:
     """Prepare and write; returns what prints the summary."""
-    chosen = Options(
-        skip=frozenset(_names("--skip", options.skip, STEPS)),
-        languages=tuple(_names("--languages", options.languages, LANGUAGES)),
-        max_similarity=options.max_similarity,
-        validation=options.validation,
-    )
-    if not 0 < chosen.max_similarity <= 1:
-        raise UserError(f"--max-similarity {chosen.max_similarity}: expected a number above 0, up to 1")
-    if chosen.validation < 0:
-        raise UserError(f"--validation {chosen.validation}: expected a number of questions, 0 for none")
+    chosen = _chosen(options)
     source = _source(options)
-    _check_unused(options)
-    benchmarks = read_benchmarks(options.benchmarks_dir) if options.benchmarks_dir else []
     datasource = options.datasource or source.name
-    _check_folder(options.output_dir, source, datasource)
-    for flag, path in (("--input", options.input), ("--benchmarks-dir", options.benchmarks_dir)):
-        if path and options.output_dir.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
-            raise UserError(f"--output-dir {options.output_dir}: is where {flag} lies; choose a folder of its own")
+    _check_unused(options)
+    _check_folder(options, source, datasource)
+    benchmarks = read_benchmarks(options.benchmarks_dir) if options.benchmarks_dir else []
     with OutputFolder(options.output_dir) as output:  # an unwritable folder shows before the work
         rows = _open(options, source)
         prepared = prepare(rows, source, benchmarks, chosen)
@@ -63,6 +51,20 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
         output.commit(_manifest(rows, source, benchmarks, chosen, datasource, prepared), outdated)
     _print_notes(report, source, options)
     return lambda: _print_summary(report, chosen, options.output_dir)
+
+
+def _chosen(options: argparse.Namespace) -> Options:
+    chosen = Options(
+        skip=frozenset(_names("--skip", options.skip, STEPS)),
+        languages=tuple(_names("--languages", options.languages, LANGUAGES)),
+        max_similarity=options.max_similarity,
+        validation=options.validation,
+    )
+    if not 0 < chosen.max_similarity <= 1:
+        raise UserError(f"--max-similarity {chosen.max_similarity}: expected a number above 0, up to 1")
+    if chosen.validation < 0:
+        raise UserError(f"--validation {chosen.validation}: expected a number of questions, 0 for none")
+    return chosen
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -83,17 +85,21 @@ def _check_unused(options: argparse.Namespace) -> None:
         raise UserError("--revision: is for the hub, found --input as well; leave one out")
 
 
-def _check_folder(folder: Path, source: Source, datasource: str) -> None:
-    """Refuse to put one training set in the place of another."""
+def _check_folder(options: argparse.Namespace, source: Source, datasource: str) -> None:
+    """Refuse to write over an input, or one training set over another."""
+    folder = options.output_dir
+    for flag, path in (("--input", options.input), ("--benchmarks-dir", options.benchmarks_dir)):
+        if path and folder.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
+            raise UserError(f"--output-dir {folder}: is where {flag} lies; choose a folder of its own")
+    if not (folder / MANIFEST).exists():
+        return
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         there = manifest["source"]["name"], manifest["options"]["datasource"]
     except (OSError, ValueError, KeyError, TypeError):
-        if (folder / MANIFEST).exists():
-            raise UserError(
-                f"--output-dir {folder}: its {MANIFEST} is none of a training set; choose another folder"
-            ) from None
-        return
+        raise UserError(
+            f"--output-dir {folder}: its {MANIFEST} is none of a training set; choose another folder"
+        ) from None
     if there != (source.name, datasource):
         raise UserError(
             f"--output-dir {folder}: holds the training set {there[1]}; choose another folder, or remove it"

@@ -2,13 +2,8 @@
 
 import hashlib
 import json
-import os
 import random
-import resource
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -362,45 +357,6 @@ def test_a_folder_in_the_way_changes_nothing(prepare, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}.items() <= before.items()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_tidy_up(tmp_path, number):
-    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(20_000) for q, a in GOOD])
-    argv = [
-        sys.executable,
-        "data/prepare_train.py",
-        "--source",
-        "custom",
-        "--input",
-        path,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    process = subprocess.Popen(list(map(str, argv)), cwd=REPO, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out").exists():
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_summary_that_cannot_be_printed(tmp_path, command):
-    path = jsonl(tmp_path / "in.jsonl", [{"question": q, "answer": a} for q, a in GOOD])
-    argv = [
-        sys.executable,
-        "data/prepare_train.py",
-        "--source",
-        "custom",
-        "--input",
-        path,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    done = command("bash", "-c", f"{' '.join(map(str, argv))} >/dev/full", limit=60)
-    assert done.returncode == 1 and "everything is written, but the summary cannot be printed" in done.stderr
-    assert (tmp_path / "out" / "manifest.json").exists()
-
-
 def test_half_a_wrapping_is_told(prepare, tmp_path):
     texts = [DAPO.prefix + "What is 1+1?" + DAPO.suffix, "Solve it. What is 2+2?" + DAPO.suffix]
     rows = [{"prompt": text, "solution": "2"} for text in texts]
@@ -443,52 +399,6 @@ def test_flags_that_would_do_nothing(prepare, source, flags, message):
 def test_custom_needs_a_file(capsys, tmp_path):
     assert prepare_train.main(["--source", "custom", "--output-dir", str(tmp_path / "out")]) == 2
     assert "--source custom: needs --input FILE" in capsys.readouterr().err
-
-
-def test_a_full_disk(tmp_path, command):
-    """Files may not grow beyond 64 KiB, which fails like a full disk, in the middle of a write."""
-    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(1000) for q, a in GOOD])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "train.jsonl").write_text("old")
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))  # noqa: E731
-    argv = [
-        sys.executable,
-        "data/prepare_train.py",
-        "--source",
-        "custom",
-        "--input",
-        path,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    done = command(*argv, limit=60, preexec_fn=limit)
-    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
-    assert "the output folder is whole if its manifest.json is there" in done.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["train.jsonl"]
-    assert (tmp_path / "out" / "train.jsonl").read_text() == "old"
-
-
-def test_kills_in_the_middle(tmp_path):
-    """At moments spread over a run: a final name is never there half, and the next run finishes."""
-    path = jsonl(tmp_path / "in.jsonl", [{"question": f"{q} {i}", "answer": a} for i in range(2000) for q, a in GOOD])
-    out = tmp_path / "out"
-    argv = [sys.executable, "data/prepare_train.py", "--source", "custom", "--input", path, "--output-dir", out]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPO}
-    started = time.monotonic()
-    assert subprocess.run(list(map(str, argv)), **quiet).returncode == 0
-    took = time.monotonic() - started
-    whole = {p.name: p.read_bytes() for p in out.iterdir()}
-    for p in out.iterdir():
-        p.unlink()
-    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
-        process = subprocess.Popen(list(map(str, argv)), start_new_session=True, **quiet)
-        time.sleep(took * share)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        there = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} if out.exists() else {}
-        assert there.items() <= whole.items()
-    assert subprocess.run(list(map(str, argv)), **quiet).returncode == 0
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == whole
 
 
 def test_help_is_for_newcomers(command):

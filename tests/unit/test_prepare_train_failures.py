@@ -1,0 +1,83 @@
+"""The training set's command on a machine that fails: a full disk, signals, kills, an output that nobody takes."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """The command on `count` questions, into `out`."""
+
+    def argv(count: int) -> list[str]:
+        rows = [{"question": f"Find the sum of ${i}+{2 * i}$.", "answer": str(3 * i)} for i in range(count)]
+        path = tmp_path / "in.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        flags = ["--source", "custom", "--input", path, "--output-dir", tmp_path / "out"]
+        return [sys.executable, "data/prepare_train.py", *map(str, flags)]
+
+    return argv
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} if folder.exists() else {}
+
+
+def small_files():
+    """Files may not grow beyond 64 KiB, which fails as a full disk does, in the middle of a write."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+
+def test_a_full_disk(prepare, command, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.jsonl").write_text("old")
+    done = command(*prepare(4000), limit=60, preexec_fn=small_files)
+    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+    assert "the output folder is whole if its manifest.json is there" in done.stderr
+    assert contents(tmp_path / "out") == {"train.jsonl": b"old"} and len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_tidy_up(prepare, tmp_path, number):
+    process = subprocess.Popen(prepare(80_000), cwd=REPO, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_kills_at_any_moment(prepare, tmp_path):
+    """A final name is never there half, and the next run finishes."""
+    argv, out = prepare(8000), tmp_path / "out"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPO}
+    started = time.monotonic()
+    assert subprocess.run(argv, **quiet).returncode == 0
+    took = time.monotonic() - started
+    whole = contents(out)
+    for path in out.iterdir():
+        path.unlink()
+    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+        process = subprocess.Popen(argv, start_new_session=True, **quiet)
+        time.sleep(took * share)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert contents(out).items() <= whole.items()
+    assert subprocess.run(argv, **quiet).returncode == 0
+    assert contents(out) == whole and {path.name for path in out.iterdir()} == whole.keys()
+
+
+def test_a_summary_that_cannot_be_printed(prepare, command, tmp_path):
+    done = command("bash", "-c", f"{' '.join(prepare(10))} >/dev/full", limit=60)
+    assert done.returncode == 1 and "everything is written, but the summary cannot be printed" in done.stderr
+    assert "manifest.json" in contents(tmp_path / "out")
