@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from data import sources
 from eval import backends
 from eval.questions import DEFAULT, TEMPLATES
 from eval.records import Sampling
+from eval.results import CHECKPOINTS
+from eval.store import SAMPLES, SETTINGS
 from openrlhf_mel.errors import UserError
 
 PAPER_BENCHMARKS = "aime24,aime25,amc23,math500,olympiadbench"
@@ -44,14 +47,31 @@ def check_backend(options: argparse.Namespace) -> None:
             raise UserError("--backend openai: needs --base-url, for example http://localhost:8000/v1")
         if options.run:
             raise UserError("--run: needs a backend that loads weights (vllm or hf), found --backend openai")
-    if options.checkpoints != LAST and not options.run:
-        raise UserError("--checkpoints: needs --run, a training run's folder")
+    if (options.checkpoints != LAST or options.keep_models) and not options.run:
+        flag = "--keep-models" if options.checkpoints == LAST else "--checkpoints"
+        raise UserError(f"{flag}: needs --run, a training run's folder")
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Refuse a folder that holds something else than evaluations."""
+    folder = options.output_dir
+    for flag, path in (("--data-dir", options.data_dir), ("--run", options.run), ("--model", options.model)):
+        if path and folder.resolve() == Path(path).resolve():
+            raise UserError(f"--output-dir {folder}: is {flag} as well; choose a folder of its own")
+    own = (folder / name for name in (SETTINGS, SAMPLES, CHECKPOINTS))
+    inside = (path for pattern in (SETTINGS, SAMPLES) for path in folder.glob(f"*/{pattern}"))
+    if folder.is_dir() and any(folder.iterdir()) and not any(path.exists() for path in (*own, *inside)):
+        raise UserError(f"--output-dir {folder}: not empty, and no evaluation; choose another folder")
 
 
 def sampling(options: argparse.Namespace) -> Sampling:
     """How to draw, once every number is in its range. Raises UserError naming the flag."""
     for flag, valid, expected in (
-        ("temperature", options.temperature > 0, "a number above 0 (the greedy sample is drawn at 0 by itself)"),
+        (
+            "temperature",
+            0 < options.temperature < math.inf,
+            "a number above 0 (the greedy sample is drawn at 0 by itself)",
+        ),
         ("top_p", 0 < options.top_p <= 1, "a number above 0, up to 1"),
         *((flag, (count := getattr(options, flag)) is None or count >= 1, "at least 1") for flag in _COUNTS),
     ):

@@ -20,7 +20,7 @@ import numpy as np
 from data.command import run
 from eval import metrics
 from eval.settings import GREEDY, differences
-from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples
+from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples, single
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.runlog import write_json
 
@@ -32,6 +32,7 @@ class Answered:
     """A question of an evaluation: its text, and which of its samples are right."""
 
     problem: str
+    answer: str
     greedy: bool | None = None
     sampled: dict[int, bool] = field(default_factory=dict)
 
@@ -90,7 +91,9 @@ def load(folder: Path) -> Evaluation:
     settings = read_json(folder / SETTINGS)
     found: dict[str, dict[str, Answered]] = {}
     for name in names:
-        found[name] = {question.id: Answered(question.problem) for question in read_questions(folder, name)}
+        found[name] = {
+            question.id: Answered(question.problem, question.answer) for question in read_questions(folder, name)
+        }
         for sample in read_samples(folder / SAMPLES / f"{name}.jsonl"):
             if (question := found[name].get(sample.question)) is None:
                 continue
@@ -177,6 +180,8 @@ def _common(baseline: Evaluation, other: Evaluation, warnings: list[str]) -> dic
                 f"{name}: the text of {len(changed)} questions differs between {baseline.folder} and {other.folder}, "
                 f"first {', '.join(map(repr, changed[:_SHOWN]))}; evaluate both on the same data"
             )
+        if other_golds := sum(before[i].answer != after[i].answer for i in ids):
+            warnings.append(f"{name}: {other_golds} questions were judged by different reference answers")
         if ids:
             common[name] = ids
     if not common:
@@ -279,7 +284,7 @@ def _work(options: argparse.Namespace) -> None:
         raise UserError(f"found the one folder {options.folders[0]}, expected a baseline and at least one other")
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise UserError(f"--output {output}: expected a file in a folder that is there")
-    baseline, *others = map(load, options.folders)
+    baseline, *others = (load(single(folder)) for folder in options.folders)
     found = [compare(baseline, other) for other in others]
     for comparison in found:
         for warning in comparison["warnings"]:

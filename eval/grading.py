@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import queue
+import sys
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from eval.records import Question, Response
 from eval.store import Sample, Store
+from openrlhf_mel import __version__
 from openrlhf_mel.verifier import Verdict, Verifier
 from openrlhf_mel.verifier.exact import parse_number, plain
 
 _BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
 _WAITING = 512  # responses that wait to be graded; then the generation waits
 _FLUSH_EVERY = 200
+_JUDGES = ("math-verify", "sympy", "latex2sympy2_extended", "antlr4-python3-runtime")
+_LAST_S = 10  # seconds that are left to grade what came before an interrupt
 
 
 class Grader:
     """Threads that judge responses under both extractions, and append them to the store.
 
-    Use as a context manager: leaving it waits until everything is written. What fails in a thread (a full disk, no
-    worker process) is raised by the next `grade`, or on leaving.
+    Use as a context manager: leaving it waits until everything is written; when interrupted `_LAST_S` seconds at most,
+    then what waits is dropped (and drawn again by the next command). What fails in a thread (a full disk, no worker
+    process) is raised by the next `grade`, or on leaving. `written` is told how many samples were just written.
     """
 
     def __init__(
-        self, store: Store, questions: Mapping[tuple[str, str], Question], verifier: Verifier, threads: int = 3
+        self,
+        store: Store,
+        questions: Mapping[tuple[str, str], Question],
+        verifier: Verifier,
+        threads: int = 3,
+        written: Callable[[int], object] = lambda _: None,
     ):
-        self._store, self._questions, self._verifier = store, questions, verifier
+        self._store, self._questions, self._verifier, self._written = store, questions, verifier, written
         self._waiting: queue.Queue[Response | None] = queue.Queue(_WAITING)
         self._failure: BaseException | None = None
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
@@ -48,12 +61,29 @@ class Grader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt:
+            self._end_soon()
+            return
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
             thread.join()
         if self._failure and kind is None:
             raise self._failure
+
+    def _end_soon(self) -> None:
+        """Hostile answers can take seconds each: somebody who interrupts does not wait for all of them."""
+        print(f"interrupted: what has come is still graded, for {_LAST_S} s at most", file=sys.stderr)
+        end = time.monotonic() + _LAST_S
+        while not self._waiting.empty() and time.monotonic() < end:
+            time.sleep(0.05)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         since_flush = 0
@@ -94,19 +124,26 @@ class Grader:
             by_benchmark[response.request.benchmark].append(_sample(response, *both))
         for benchmark, samples in by_benchmark.items():
             self._store.append(benchmark, samples)
+            self._written(len(samples))
 
 
 def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[tuple[Verdict, Verdict]]:
     """The anchored and the lenient verdict on each (response, question)."""
     answers = list(answers)
-    pairs = [(text, question.answer) for text, question in answers]
-    anchored = verifier.verify_many(pairs, "anchored")
-    lenient = verifier.verify_many(pairs, "lenient")
+    anchored = verifier.verify_many([(text, question.answer) for text, question in answers], "anchored")
+    # In a box: of the bare LaTeX of MATH500's answers Math-Verify misreads every fifth.
+    boxed = [(text, f"\\boxed{{{question.answer}}}") for text, question in answers]
+    lenient = verifier.verify_many(boxed, "lenient")
     questions = [question for _, question in answers]
     return [
         (_within_tolerance(first, q), _within_tolerance(second, q))
         for first, second, q in zip(anchored, lenient, questions, strict=True)
     ]
+
+
+def judged_by() -> dict[str, str]:
+    """The versions of what a verdict depends on."""
+    return {"openrlhf_mel": __version__} | {name: importlib.metadata.version(name) for name in _JUDGES}
 
 
 def regraded(sample: Sample, anchored: Verdict, lenient: Verdict) -> Sample:
@@ -151,8 +188,9 @@ def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
     gold, answer = parse_number(plain(question.answer)), parse_number(plain(verdict.extracted))
     if gold is None or answer is None or gold.value is None or answer.value is None:
         return verdict
-    value = answer.value * 100 if question.unit == "%" and answer.percent and not gold.percent else answer.value
-    within = abs(value - gold.value) <= Fraction(str(question.tolerance or 0))
+    percent = question.unit == "%"  # then the tolerance is in percent as well
+    first, second = (n.value * 100 if percent and n.percent else n.value for n in (gold, answer))
+    within = abs(first - second) <= Fraction(str(question.tolerance or 0))
     return Verdict("correct", verdict.extracted) if within else verdict
 
 

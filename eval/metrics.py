@@ -243,7 +243,7 @@ def avg_estimate(correct: ArrayLike) -> Estimate:
 
 
 def gains_estimate(gains: ArrayLike) -> Estimate:
-    """The mean of the questions' gains of one checkpoint over another, (questions,), with the t-interval.
+    """The mean of the questions' gains of one checkpoint over another, (questions,), with the t-interval, cut to [-1, 1].
 
     A single question bounds nothing: its interval is [-1, 1].
 
@@ -251,11 +251,15 @@ def gains_estimate(gains: ArrayLike) -> Estimate:
         ValueError: no question.
     """
     sample = np.asarray(gains, dtype=float)
-    interval = (-1.0, 1.0) if sample.shape == (1,) else mean_interval(sample)
+    if sample.shape == (1,):
+        return Estimate(float(sample[0]), (-1.0, 1.0), None, PAIRED_T)
+    low, high = mean_interval(sample)
+    # Spread shows only where gains differ from what most questions gain (usually nothing).
+    differ = sample.size - int(np.unique(sample, return_counts=True)[1].max())
     note = None
-    if (differ := np.count_nonzero(sample)) < FEW_DIFFER:
-        note = f"only {_questions(differ)} differ: the interval is too short, its true coverage below 93%"
-    return Estimate(float(sample.mean()), interval, standard_error(sample), PAIRED_T, note)
+    if differ < FEW_DIFFER:
+        note = f"the gains of only {_questions(differ)} differ from the rest; the true coverage may be below 93%"
+    return Estimate(float(sample.mean()), (max(-1.0, low), min(1.0, high)), standard_error(sample), PAIRED_T, note)
 
 
 def paired_difference(correct: ArrayLike, baseline: ArrayLike) -> Estimate:

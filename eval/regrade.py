@@ -6,14 +6,17 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data import command
-from eval.grading import judge, regraded
+from eval.grading import judge, judged_by, regraded
 from eval.questions import Question
-from eval.results import write_results
+from eval.results import write_checkpoints, write_results
 from eval.settings import Draws
-from eval.store import METRICS, SETTINGS, Store, evaluated, read_json, read_questions
+from eval.store import METRICS, SETTINGS, Store, evaluated, evaluations, read_json, read_questions
+from eval.summary import paper_row
 from openrlhf_mel import runlog
+from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import Verifier
 
 _BATCH = 256
@@ -28,43 +31,76 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="a folder that eval.run wrote")
     options = parser.parse_args(arguments)
-    return command.run(lambda: [regrade(folder) for folder in options.folders], after="samples stay as they were")
+    return command.run(lambda: _run(options.folders), after="samples stay; the same command again finishes")
+
+
+def _run(folders: list[Path]) -> None:
+    for folder in folders:
+        found = evaluations(folder)
+        for evaluation in found:
+            regrade(evaluation)
+        if found != [folder]:
+            write_checkpoints(folder)
 
 
 def regrade(folder: Path) -> int:
     """Judge the samples of `folder` again and write its results; returns how many verdicts changed.
 
+    The results are of the last command's benchmarks and questions, as before. Samples of other benchmarks are judged as
+    well; those of questions that the last command's `--limit` left out stay as they are.
+
     Raises:
         UserError: it is no evaluation, or one that was never finished.
     """
     questions = {name: read_questions(folder, name) for name in evaluated(folder)}
-    before = read_json(folder / METRICS)
-    draws = Draws.parse(before["settings"]["n"] or 1, ",".join(before["settings"]["metrics"]))
-    changed = 0
+    before, draws = _finished(folder)
+    changed = left_out = 0
     with Store(folder) as store, Verifier() as verifier:
         for name, own in questions.items():
-            changed += _regrade(store, name, own, verifier)
-        settings = read_json(folder / SETTINGS) | {"versions": command.versions()}
+            some_changed, some_left_out = _regrade(store, name, own, verifier)
+            changed, left_out = changed + some_changed, left_out + some_left_out
+        settings = read_json(folder / SETTINGS) | {"versions": judged_by()}
         runlog.write_json(folder / SETTINGS, settings)
         manifest = before["manifest"] | {"regraded": runlog.now()}
-        write_results(store, before["model"], questions, draws, manifest)
-    print(f"{folder}: {changed} verdicts changed")
+        paper = paper_row(manifest["paper"]) if manifest.get("paper") else None
+        shown = {name: questions[name] for name in before["benchmarks"]}
+        write_results(store, before["model"], shown, draws, manifest, paper)
+    print(
+        f"{folder}: {changed} verdicts changed" + (f", {left_out} samples beyond --limit left out" if left_out else "")
+    )
     return changed
 
 
-def _regrade(store: Store, name: str, questions: list[Question], verifier: Verifier) -> int:
+def _finished(folder: Path) -> tuple[dict[str, Any], Draws]:
+    """The content of metrics.json, and what was drawn for it."""
+    if not (folder / METRICS).exists():
+        raise UserError(f"{folder}: not finished, no {METRICS} in it; run eval.run again first")
+    found = read_json(folder / METRICS)
+    try:
+        settings = found["settings"]
+        draws = Draws.parse(int(settings["n"] or 1), ",".join(settings["metrics"]))
+        if not all(isinstance(found[key], dict) for key in ("benchmarks", "manifest")) or not isinstance(
+            found["model"], str
+        ):
+            raise TypeError("another kind of value than eval.run writes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / METRICS}: damaged ({error}); run eval.run again") from None
+    return found, draws
+
+
+def _regrade(store: Store, name: str, questions: list[Question], verifier: Verifier) -> tuple[int, int]:
+    """Returns how many verdicts changed, and how many samples could not be judged for want of their question."""
     by_id = {question.id: question for question in questions}
-    samples = [sample for sample in store.samples(name) if sample.question in by_id]
-    found, rest, changed = [], iter(samples), 0
+    samples = list(store.samples(name))
+    found, rest = [], iter(samples)
     with command.progress(name, len(samples), "samples") as bar:
         while batch := list(islice(rest, _BATCH)):
-            verdicts = judge(verifier, [(sample.response, by_id[sample.question]) for sample in batch])
-            for sample, (anchored, lenient) in zip(batch, verdicts, strict=True):
-                found.append(regraded(sample, anchored, lenient))
-                changed += found[-1] != sample
+            verdicts = iter(judge(verifier, [(s.response, by_id[s.question]) for s in batch if s.question in by_id]))
+            found += [regraded(s, *next(verdicts)) if s.question in by_id else s for s in batch]
             bar.update(len(batch))
     store.replace(name, found)
-    return changed
+    changed = sum(new != old for new, old in zip(found, samples, strict=True))
+    return changed, sum(sample.question not in by_id for sample in samples)
 
 
 if __name__ == "__main__":

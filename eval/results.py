@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier.exact import parse_number, plain
 
+CHECKPOINTS = "checkpoints.json"
 _KINDS = ("no_answer", "timeout", "error")
 
 
@@ -113,6 +115,26 @@ def write_results(
     runlog.write_json(store.folder / METRICS, result)
     runlog.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
     return result
+
+
+def write_checkpoints(folder: Path) -> None:
+    """One row for each checkpoint evaluated into `folder`, by step: what the paper's figures 6 to 8 are drawn from."""
+    found = [(path.parent.name, read_json(path)) for path in sorted(folder.glob(f"*/{METRICS}"))]
+    rows = [
+        {
+            "label": label,
+            "step": result["manifest"].get("step"),
+            **{key: result[key] for key in ("average", "average_ci95")},
+            "benchmarks": {
+                name: {metric: values.get(metric) for metric in result["average"]}
+                for name, values in result["benchmarks"].items()
+            },
+        }
+        for label, result in found
+    ]
+    rows.sort(key=lambda row: (row["step"] is None, row["step"] or 0, row["label"]))
+    runlog.write_json(folder / CHECKPOINTS, rows)
+    runlog.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
 
 
 def answer_label(sample: Sample, lenient: bool) -> str | None:

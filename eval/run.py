@@ -14,10 +14,10 @@ from typing import Any
 from data import command
 from eval import arguments, backends, summary
 from eval.checkpoints import find, materialised, select
-from eval.grading import Grader
+from eval.grading import Grader, judged_by
 from eval.questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
 from eval.records import Backend, BackendError, Sampling
-from eval.results import write_results
+from eval.results import write_checkpoints, write_results
 from eval.settings import Draws, differences, requests, settings
 from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
 from eval.training_run import Run, read_run
@@ -25,7 +25,7 @@ from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import Verifier
 
-CHECKPOINTS, MODELS = "checkpoints.json", "models"
+MODELS = "models"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     sampling: Sampling
     chat: bool
     seed: int
-    contamination: dict[str, int] | None
+    contamination: dict[str, dict[str, int]] | None
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,20 @@ class Target:
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit code: 0; 2 for bad input; 1 where the model, a disk or a machine fails; 130."""
     options = arguments.parser().parse_args(argv)
-    after = f"the samples in {options.output_dir} stay, and the same command goes on with them"
+    after = f"samples that were written to {options.output_dir} stay, and eval.run goes on with them"
     try:
-        return command.run(lambda: _run(options), after=after)
+        return command.run(lambda: _run(options), print, after)
     except BackendError as error:
         print(f"error: {error}; {after}", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> str:
+    """Evaluate; returns what is printed."""
     draws = Draws.parse(options.n, options.metrics)  # before anything is loaded: what cannot be given is refused
     sampling = arguments.sampling(options)
     arguments.check_backend(options)
+    arguments.check_output(options)
     run = read_run(options.run) if options.run else None
     plan = Plan(
         benchmarks=load_benchmarks(options.data_dir, arguments.names(options.benchmarks), options.limit),
@@ -85,15 +87,16 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         contamination=summary.read_contamination(options.train_report) if options.train_report else None,
     )
-    results = [(target, evaluate(target, plan, options)) for target in _targets(options, run)]
+    for target in _targets(options, run):
+        evaluate(target, plan, options)
     if run:
-        _write_checkpoints(options.output_dir, results, draws)
-    print((options.output_dir / SUMMARY).read_text(encoding="utf-8").split("## Settings")[0].rstrip())
-    print(f"\n{options.output_dir}")
+        write_checkpoints(options.output_dir)
+    shown = (options.output_dir / SUMMARY).read_text(encoding="utf-8").split("## Settings")[0].rstrip()
+    return f"{shown}\n\n{options.output_dir}"
 
 
-def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """Draw the samples that are missing, grade them as they come, and write the results; returns metrics.json's content.
+def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> None:
+    """Draw the samples that are missing, grade them as they come, and write the results.
 
     Raises:
         UserError: bad input, or a folder with samples of other settings.
@@ -105,8 +108,8 @@ def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> dict[st
         backend = stack.enter_context(_backend(stack.enter_context(target.model()), plan.chat, options))
         data = {benchmark.name: benchmark.sha256 for benchmark in plan.benchmarks}
         _settle(
-            target.folder,
-            settings(backend.identity(), plan.template, plan.sampling, plan.chat, plan.seed, data, command.versions()),
+            store,
+            settings(backend.identity(), plan.template, plan.sampling, plan.chat, plan.seed, data, judged_by()),
         )
         drawn = _draw(store, backend, plan, target.name)
         manifest = {
@@ -115,10 +118,13 @@ def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> dict[st
             "commit": runlog.commit(),
             "drawn_now": drawn,
             "step": target.step,
+            "limit": options.limit,
+            "versions": command.versions(),
             "near_in_training": plan.contamination,
+            "paper": target.paper and target.paper.key,
         }
         questions = {benchmark.name: benchmark.questions for benchmark in plan.benchmarks}
-        return write_results(store, target.name, questions, plan.draws, manifest, target.paper)
+        write_results(store, target.name, questions, plan.draws, manifest, target.paper)
 
 
 def _draw(store: Store, backend: Backend, plan: Plan, name: str) -> int:
@@ -133,20 +139,21 @@ def _draw(store: Store, backend: Backend, plan: Plan, name: str) -> int:
     with (
         command.progress(name.rstrip("/").rpartition("/")[2][-18:], len(every), "samples") as bar,
         Verifier() as verifier,
-        Grader(store, questions, verifier) as grader,
+        Grader(store, questions, verifier, written=bar.update) as grader,
         contextlib.closing(backend.generate(missing, plan.sampling)) as responses,
     ):
         bar.update(len(every) - len(missing))
         for response in responses:
             grader.grade(response)
-            bar.update()
     return len(missing)
 
 
-def _settle(folder: Path, chosen: dict[str, Any]) -> None:
+def _settle(store: Store, chosen: dict[str, Any]) -> None:
     """Refuse to mix samples of different settings; else write them down, with the benchmarks of earlier commands."""
-    path = folder / SETTINGS
-    if path.exists():
+    folder, path = store.folder, store.folder / SETTINGS
+    if store.has_samples():
+        if not path.exists():
+            raise UserError(f"--output-dir {folder}: holds samples without {SETTINGS}; choose another folder")
         old = read_json(path)
         if changed := differences(old, chosen):
             lines = "\n".join(f"  {line}" for line in changed)
@@ -186,25 +193,6 @@ def _targets(options: argparse.Namespace, run: Run | None) -> list[Target]:
         return Target(name, options.output_dir / checkpoint.label, model, checkpoint.step, named or trained)
 
     return [target(checkpoint) for checkpoint in select(find(options.run), options.checkpoints)]
-
-
-def _write_checkpoints(folder: Path, results: list[tuple[Target, dict[str, Any]]], draws: Draws) -> None:
-    """One row a checkpoint: what the paper's figures 6 to 8 are drawn from."""
-    rows = [
-        {
-            "label": target.folder.name,
-            "step": target.step,
-            "average": result["average"],
-            "average_ci95": result["average_ci95"],
-            "benchmarks": {
-                name: {metric: found[metric] for metric in draws.metrics}
-                for name, found in result["benchmarks"].items()
-            },
-        }
-        for target, result in results
-    ]
-    runlog.write_json(folder / CHECKPOINTS, rows)
-    runlog.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows, draws.metrics))
 
 
 if __name__ == "__main__":

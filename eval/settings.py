@@ -12,7 +12,8 @@ from eval.questions import Benchmark, Template
 from eval.records import Request, Sampling
 from openrlhf_mel.errors import UserError
 
-_METRIC = re.compile(r"(pass|avg|maj)@(\d+)")
+_METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one way to write each, so none stands twice
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 GREEDY = "pass@1"
 
 
@@ -109,14 +110,19 @@ def settings(
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two settings differ, as `name: old -> new`. A benchmark that only one of them has is no difference."""
+    """Where two settings differ, as `name: old -> new`.
+
+    No difference: a benchmark that only one of them has, and another name for the same template.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() & new.keys() if name == "data_sha256" else old.keys() | new.keys()
+        keys = keys - {"name"} if name == "template" else keys
         found = (differences(old.get(k), new.get(k), f"{name}.{k}" if name else k) for k in sorted(keys))
         return [line for lines in found for line in lines]
     return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
 
 
 def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."
+    # A server's words may be among them: nothing that a terminal would obey.
+    text = "".join(c if c.isprintable() else "?" for c in str(value))
+    return f"{text[:16]}..." if _SHA256.fullmatch(text) else text

@@ -6,6 +6,7 @@ A kill at any moment loses at most the line that was being written; what it left
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 from data.output import json_lines, write_lines
 from eval.records import Question, Request
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import STATUSES
 
 SAMPLES, QUESTIONS = "samples", "questions"
 SETTINGS, METRICS, SUMMARY = "settings.json", "metrics.json", "summary.md"
@@ -66,6 +68,7 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._made = not folder.exists()
         try:
             (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
             (folder / QUESTIONS).mkdir(exist_ok=True)
@@ -86,20 +89,26 @@ class Store:
         """Add lines, whole. A failing disk leaves none of them."""
         data = "".join(json_lines(map(asdict, samples))).encode()
         with self._writing:
+            if self._lock_file.closed:
+                raise ValueError(f"{self.folder}: let go of")  # a thread that outlived an interrupt
             file = self._files.get(benchmark)
             if file is None:
                 file = self._files[benchmark] = self._open(benchmark)
             before = os.fstat(file).st_size
             try:
                 if os.write(file, data) < len(data):
-                    raise OSError(28, os.strerror(28), str(self._path(benchmark)))
-            except OSError:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
                 os.ftruncate(file, before)
-                raise
+                raise OSError(error.errno, error.strerror, str(self._path(benchmark))) from None
 
     def samples(self, benchmark: str) -> Iterator[Sample]:
         """The samples that are there."""
         return read_samples(self._path(benchmark))
+
+    def has_samples(self) -> bool:
+        """Whether anything was ever drawn into this folder."""
+        return any(path.stat().st_size for path in (self.folder / SAMPLES).glob("*.jsonl"))
 
     def replace(self, benchmark: str, samples: Iterable[Sample]) -> None:
         """Write all samples anew, aside, and rename."""
@@ -120,12 +129,19 @@ class Store:
                 os.fsync(file)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; what was made for a command that was refused is removed."""
         with contextlib.suppress(OSError):
             self.flush()
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+        if not (self.folder / SETTINGS).exists():
+            with contextlib.suppress(OSError):  # not empty
+                for part in (SAMPLES, QUESTIONS):
+                    (self.folder / part).rmdir()
+                (self.folder / ".lock").unlink()
+                if self._made:
+                    self.folder.rmdir()
         self._lock_file.close()
 
     def __enter__(self) -> Store:
@@ -148,9 +164,25 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """The samples of a file; a last line that was cut short is left out, as is a file that is not there."""
     for number, row in _rows(path):
         try:
-            yield Sample(**row)
+            sample = Sample(**row)
         except TypeError as error:
             raise UserError(f"{path}, line {number}: not a sample of this version ({error})") from None
+        if damaged := _damaged(sample):
+            raise UserError(
+                f"{path}, line {number}: {damaged}: found {getattr(sample, damaged)!r:.60}; remove that line to draw it again"
+            )
+        yield sample
+
+
+def _damaged(sample: Sample) -> str | None:
+    """The first field of another kind than it must be."""
+    kinds = {"question": str, "sample": int, "greedy": bool, "seed": int, "response": str, "finish_reason": str}
+    optional = {"extracted": str, "lenient_extracted": str, "prompt_tokens": int, "tokens": int}
+    for name, kind in (kinds | optional).items():
+        value = getattr(sample, name)
+        if not isinstance(value, kind) and not (name in optional and value is None):
+            return name
+    return next((name for name in ("status", "lenient_status") if getattr(sample, name) not in STATUSES), None)
 
 
 def read_questions(folder: Path, benchmark: str) -> list[Question]:
@@ -158,7 +190,15 @@ def read_questions(folder: Path, benchmark: str) -> list[Question]:
     path = folder / QUESTIONS / f"{benchmark}.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected an evaluation's folder (python -m eval.run makes one)")
-    return [Question(benchmark=benchmark, **row) for _, row in _rows(path)]
+    questions = []
+    for number, row in _rows(path):
+        try:
+            questions.append(Question(benchmark=benchmark, **row))
+            if not all(isinstance(row[name], str) for name in ("id", "problem", "answer")):
+                raise TypeError("id, problem and answer have to be texts")
+        except TypeError as error:
+            raise UserError(f"{path}, line {number}: not a question of this version ({error})") from None
+    return questions
 
 
 def evaluated(folder: Path) -> list[str]:
@@ -167,6 +207,24 @@ def evaluated(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"{folder}: no evaluation in this folder; expected {QUESTIONS}/<benchmark>.jsonl in it")
     return names
+
+
+def evaluations(folder: Path) -> list[Path]:
+    """The folder itself, or the checkpoints' folders in that of a `--run`. Raises UserError where there is none."""
+    if (folder / QUESTIONS).is_dir():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{QUESTIONS}") if path.is_dir())
+    if not found:
+        raise UserError(f"{folder}: no evaluation in this folder; expected one that eval.run wrote")
+    return found
+
+
+def single(folder: Path) -> Path:
+    """The one evaluation that a folder stands for. Raises UserError naming the checkpoints where there are several."""
+    found = evaluations(folder)
+    if len(found) > 1:
+        raise UserError(f"{folder}: holds several checkpoints; name one of {', '.join(map(str, found))}")
+    return found[0]
 
 
 def read_json(path: Path) -> dict[str, Any]:

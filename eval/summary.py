@@ -16,8 +16,13 @@ METHODS = ("base", "grpo", "mel")
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of the paper's Table 1: benchmark (and "average") -> metric -> percent."""
+    """A row of the paper's Table 1: benchmark (and "average") -> metric -> percent.
 
+    Attributes:
+        key: as `--paper` takes it.
+    """
+
+    key: str
     name: str
     values: dict[str, dict[str, float]]
 
@@ -38,7 +43,7 @@ def paper_row(model: str, method: str | None = None) -> PaperRow | None:
     if row is None:
         return None
     values = {name: dict(zip(table["metrics"], cells, strict=True)) for name, cells in row.items()}
-    return PaperRow(f"{table['models'][size]}, {named.lower()}", values)
+    return PaperRow(f"{size}:{named.lower()}", f"{table['models'][size]}, {named.lower()}", values)
 
 
 def check_paper_row(text: str) -> PaperRow:
@@ -50,71 +55,81 @@ def check_paper_row(text: str) -> PaperRow:
     return row
 
 
-def read_contamination(path: Path) -> dict[str, int]:
-    """Benchmark -> questions with a near copy in the training set, from prepare_train.py's report.json.
+def read_contamination(path: Path) -> dict[str, dict[str, int]]:
+    """Benchmark -> `near`: how many of its `questions` have a near copy in the training set, by prepare_train.py's report.json.
 
     Raises:
         UserError: no such report.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return {name: int(found["near"]) for name, found in report["contamination"].items()}
+        return {
+            name: {key: int(found[key]) for key in ("near", "questions")}
+            for name, found in report["contamination"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--train-report {path}: not a report of data/prepare_train.py ({error})") from None
 
 
-def checkpoints_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+def checkpoints_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """One row a checkpoint: each metric on average, then on each benchmark."""
-    names = list(rows[0]["benchmarks"])
+    names = list(dict.fromkeys(name for row in rows for name in row["benchmarks"]))
     parts = ["# Checkpoints\n"]
-    for metric in metrics:
+    for metric in dict.fromkeys(metric for row in rows for metric in row["average"]):
         cells = [
             [
                 row["label"],
                 "-" if row["step"] is None else str(row["step"]),
-                _cell(row["average"][metric], row["average_ci95"][metric]),
-                *(_percent(row["benchmarks"][name][metric]) for name in names),
+                _cell(row["average"].get(metric), row["average_ci95"].get(metric)),
+                *(_percent(row["benchmarks"].get(name, {}).get(metric)) for name in names),
             ]
             for row in rows
         ]
         parts.append(f"## {metric}\n\n{_table(['checkpoint', 'step', 'average', *names], cells)}")
-    return "\n".join([*parts, "Percent; the average with its 95% interval.\n"])
+    last = "Percent; the average with its 95% interval. Each checkpoint's own summary has the notes on these.\n"
+    return "\n".join([*parts, last])
 
 
 def markdown(result: Mapping[str, Any], paper: PaperRow | None) -> str:
     """The whole file, from the content of metrics.json."""
     contamination = result["manifest"].get("near_in_training")
     metrics = [metric for metric, value in result["average"].items() if value is not None]
-    parts = [f"# {result['model']}\n", _scores(result, metrics, contamination)]
+    parts = [f"# {_line(result['model'])}\n"]
+    if limit := result["manifest"].get("limit"):
+        parts.append(f"Only the first {limit} questions of each benchmark: not to be compared with whole ones.\n")
+    parts += [_scores(result, metrics, contamination)]
     if paper:
         parts.append(_beside_the_paper(result, metrics, paper))
     parts += [_shares(result, metrics), _settings(result)]
     return "\n".join(parts)
 
 
-def _scores(result: Mapping[str, Any], metrics: Sequence[str], contamination: Mapping[str, int] | None) -> str:
+def _scores(result: Mapping[str, Any], metrics: Sequence[str], contamination: Mapping[str, Any] | None) -> str:
     head = ["benchmark", "questions", *metrics, *(["near copies in training"] if contamination is not None else [])]
-    rows, notes = [], []
+    rows: list[list[str]] = []
+    notes: list[str] = []
     for name, found in result["benchmarks"].items():
         cells = [name, str(found["n_questions"])]
         for metric in metrics:
-            note = found["ci95_note"].get(metric)
-            mark = ""
-            if note:
-                if note not in notes:
-                    notes.append(note)
-                mark = f" [{notes.index(note) + 1}]"
+            mark = _mark(found["ci95_note"].get(metric), notes)
             cells.append(_cell(found.get(metric), found["ci95"].get(metric)) + mark)
         if contamination is not None:
             near = contamination.get(name)
-            cells.append("not compared" if near is None else f"{near} of {found['n_questions']}")
+            cells.append("not compared" if near is None else f"{near['near']} of {near['questions']}")
         rows.append(cells)
-    average = [_cell(result["average"][metric], result["average_ci95"].get(metric)) for metric in metrics]
+    average = [
+        _cell(result["average"][metric], result["average_ci95"].get(metric))
+        + _mark(result["average_ci95_note"].get(metric), notes)
+        for metric in metrics
+    ]
     rows.append(["average", "", *average, *([""] if contamination is not None else [])])
-    methods = {metric: m for found in result["benchmarks"].values() for metric, m in found["ci95_method"].items()}
+    methods = {
+        metric: dict.fromkeys(found["ci95_method"][metric] for found in result["benchmarks"].values())
+        for metric in metrics
+    }
     lines = [
         "Percent, with 95% intervals over questions. "
-        + "; ".join(f"{metric}: {methods[metric]}" for metric in metrics if metric in methods)
+        + "; ".join(f"{metric}: {' or '.join(methods[metric])}" for metric in metrics)
         + ".",
         *(f"[{i}] {note}" for i, note in enumerate(notes, start=1)),
     ]
@@ -170,7 +185,25 @@ def _settings(result: Mapping[str, Any]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
+
+
+def _escaped(cell: str) -> str:
+    return _line(cell).replace("|", "\\|")
+
+
+def _line(text: str) -> str:
+    """In one line: a name from outside must not break a row or a heading."""
+    return " ".join(text.split())
+
+
+def _mark(note: str | None, notes: list[str]) -> str:
+    """The number of a note, which is added to `notes` where it is new."""
+    if note is None:
+        return ""
+    if note not in notes:
+        notes.append(note)
+    return f" [{notes.index(note) + 1}]"
 
 
 def _cell(value: float | None, interval: Sequence[float] | None) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.records import BackendError, Request
+from eval.records import Request
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import without_special_tokens
 
@@ -87,16 +87,21 @@ class Encoder:
         """The prompt's ids of each request; requests with the same prompt share theirs.
 
         Raises:
-            BackendError: a prompt and a response of `max_tokens` would not fit into the model.
+            UserError: a prompt and a response of `max_tokens` would not fit into the model; names what would fit.
         """
         known: dict[str, list[int]] = {}
         rows = []
+        longest: tuple[int, Request] | None = None
         for request in requests:
             ids = known.get(request.prompt)
             if ids is None:
                 ids = known[request.prompt] = self._ids(request.prompt)
-                self._check(request, len(ids), max_tokens)
+                if longest is None or len(ids) > longest[0]:
+                    longest = len(ids), request
+                self._check_not_empty(request, ids)
             rows.append(ids)
+        if longest:
+            self._check_room(*longest, max_tokens)
         return rows
 
     def _ids(self, text: str) -> list[int]:
@@ -106,17 +111,22 @@ class Encoder:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _check(self, request: Request, length: int, max_tokens: int) -> None:
-        where = f"question {request.question} of {request.benchmark}"
-        if not length:
-            raise BackendError(f"{where}: its prompt has no tokens; expected a text")
+    def _check_not_empty(self, request: Request, ids: list[int]) -> None:
+        if not ids:
+            raise UserError(f"{_where(request)}: its prompt has no tokens; expected a text")
+
+    def _check_room(self, length: int, request: Request, max_tokens: int) -> None:
         if self._context is not None and length + max_tokens > self._context:
             room = self._context - length
             advice = f"pass --max-tokens {room} or less" if room > 0 else "leave the question out"
-            raise BackendError(
-                f"{where}: its prompt has {length} tokens, and --max-tokens is {max_tokens}; the model's context holds {self._context} "
-                f"in all; {advice}"
+            raise UserError(
+                f"--max-tokens {max_tokens}: the model's context holds {self._context} tokens, and the longest prompt "
+                f"({_where(request)}) has {length}; {advice}"
             )
+
+
+def _where(request: Request) -> str:
+    return f"question {request.question} of {request.benchmark}"
 
 
 def context_of(folder: Path) -> int | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -31,7 +33,9 @@ from openrlhf_mel.errors import UserError
 T = TypeVar("T")
 KEY = "OPENAI_API_KEY"
 _LONGEST_BACKOFF_S = 30.0
-_LARGEST_ANSWER = 2**24  # bytes; 500 for each of 32,768 tokens
+_LARGEST_ANSWER = 2**22  # bytes; 128 for each of 32,768 tokens
+_LOOKUPS, _LOOKUP_S = 3, 30.0  # tries, and seconds each, for the list of models
+_SAID_EVERY_S = 30.0
 _HINTS = {
     401: f"; expected a key of this server in {KEY}",
     403: f"; expected a key of this server in {KEY}",
@@ -92,6 +96,7 @@ class OpenAIBackend:
             raise UserError(f"{KEY}: holds characters that no key has; expected printable ASCII")
         self._loop = LoopThread("openai")
         self._session: aiohttp.ClientSession | None = None
+        self._silent_until = 0.0
 
     def identity(self) -> dict[str, Any]:
         """The model's name and what the server's `/models` says of it; null there if it has no such list.
@@ -105,7 +110,7 @@ class OpenAIBackend:
         """
         served = None
         try:
-            models = self._loop.call(self._persist("GET", "models", read_models))
+            models = self._loop.call(self._persist("GET", "models", read_models, tries=_LOOKUPS))
         except _Refused as error:
             if error.status not in (404, 405):
                 raise
@@ -156,37 +161,47 @@ class OpenAIBackend:
         body: dict[str, Any] | None = None,
         about: str = "",
         stopping: asyncio.Event | None = None,
+        tries: int | None = None,
     ) -> T | None:
         """Ask until `read` can read the answer; None if `stopping` is set meanwhile. Raises BackendError."""
         url = f"{self._base_url}/{path}"
         stopping = stopping or asyncio.Event()
-        for attempt in range(self._retries + 1):
+        tries = min(tries or self._retries + 1, self._retries + 1)
+        for attempt in range(tries):
             try:
                 return read(await self._try(method, url, body, about))
             except (_Failed, Unusable) as error:
                 reason, wait_s = self._clean(str(error)), getattr(error, "wait_s", 0.0)
-            if attempt < self._retries:
+            self._say(f"{url}: {reason}")
+            if attempt < tries - 1:
                 backoff_s = min(self._backoff_s * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), max(backoff_s, wait_s))
                 if stopping.is_set():
                     return None
         raise BackendError(
-            f"{url}{about}: no usable answer after {self._retries + 1} tries; the last: {reason}. "
-            "See whether the server is up, then run the same command again: it goes on where this one stopped"
+            f"{url}{about}: no usable answer after {tries} tries; the last: {reason}. "
+            "See whether the server is up, then run the same command again"
         )
+
+    def _say(self, words: str) -> None:
+        """Tell now and then what is tried again: a wait should not be silent."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SAID_EVERY_S
+            print(f"note: {words}; trying again", file=sys.stderr)
 
     async def _try(self, method: str, url: str, body: dict[str, Any] | None, about: str) -> Any:
         try:
             session = self._session = self._session or self._connect()
-            async with session.request(method, url, json=body, allow_redirects=False) as answer:
+            limit = aiohttp.ClientTimeout(total=self._timeout_s if body else min(self._timeout_s, _LOOKUP_S))
+            async with session.request(method, url, json=body, allow_redirects=False, timeout=limit) as answer:
                 content = bytearray()
                 async for chunk in answer.content.iter_any():
                     content += chunk
                     if len(content) > _LARGEST_ANSWER:
                         raise _Failed(f"an answer over {_LARGEST_ANSWER} bytes")
         except TimeoutError:
-            raise _Failed(f"no answer within {self._timeout_s:g} s") from None
+            raise _Failed(f"no answer within {limit.total:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _Failed(f"{type(error).__name__}: {error}") from None
         if answer.status == 200:

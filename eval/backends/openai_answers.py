@@ -15,7 +15,7 @@ from eval.records import LENGTH, STOP
 from openrlhf_mel.errors import UserError
 
 _LONGEST_RETRY_AFTER_S = 300.0
-_SERVED = ("id", "root", "parent", "owned_by", "max_model_len")
+_SERVED = ("id", "max_model_len")  # what else a server says changes with how it was started
 
 
 class Unusable(Exception):
@@ -95,7 +95,8 @@ def checked_url(base_url: str, key: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise UserError(f"--base-url {base_url!r}: expected an address such as http://127.0.0.1:8000/v1")
+        shown = "" if any(mark in base_url for mark in "@?#") else f" {base_url!r}"  # else it may hold a secret
+        raise UserError(f"--base-url{shown}: expected an address such as http://127.0.0.1:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:  # not printed: it may hold a secret
         raise UserError(f"--base-url: expected no user, query or fragment in the address; a key goes into {key}")
     return base_url.rstrip("/")

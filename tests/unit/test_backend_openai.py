@@ -273,7 +273,7 @@ def test_identity(connect):
             "backend": "openai",
             "model": "m",
             "chat": False,
-            "served": {"id": "m", "root": "/models/m", "max_model_len": 4096},
+            "served": {"id": "m", "max_model_len": 4096},
         }
         with pytest.raises(UserError, match=r"--model absent: not served at http://127.*found m, other"):
             connect(server, "absent").identity()

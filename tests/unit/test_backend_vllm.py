@@ -1,6 +1,5 @@
-"""The vLLM backend with a stand-in for the engine in its real processes; and vLLM's names, where vLLM is installed."""
+"""The vLLM backend with a stand-in for the engine in its real processes. For vLLM's names see contract/test_vllm.py."""
 
-import ast
 import importlib.util
 import json
 import os
@@ -16,7 +15,6 @@ import pytest
 
 from eval import backends
 from eval.backends import vllm as vllm_backend
-from eval.backends import vllm_worker
 from eval.backends.vllm import VLLMBackend
 from eval.backends.vllm_worker import Done, Job
 from eval.records import BackendError, Request, Response, Sampling
@@ -224,7 +222,9 @@ def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
 
 def test_too_long_names_the_question(make):
     long = Request("toy", "the-long-one", 0, True, 0, "word " * 300)
-    with pytest.raises(BackendError, match=f"question the-long-one of toy: .*holds {CONTEXT} in all"):
+    with pytest.raises(
+        UserError, match=f"holds {CONTEXT} tokens, and the longest prompt .question the-long-one of toy"
+    ):
         next(make().generate([*requests(2), long], SAMPLING))
 
 
@@ -253,51 +253,3 @@ def test_too_few_gpus(make, monkeypatch):
 def test_vllm_is_not_installed():
     with pytest.raises(UserError, match=r"--backend vllm: vllm is not installed; .*requirements\.txt"):
         backends.make("vllm", model=str(MODEL), chat=False)
-
-
-def vllm_source(path: str) -> ast.Module:
-    """A file of vLLM, which is read, not imported: that takes a GPU's libraries."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs vLLM's source: vllm is not installed")
-    return ast.parse((Path(spec.submodule_search_locations[0]) / path).read_text(encoding="utf-8"))
-
-
-def vllm_class(path: str, name: str) -> ast.ClassDef:
-    return next(node for node in vllm_source(path).body if isinstance(node, ast.ClassDef) and node.name == name)
-
-
-def fields(cls: ast.ClassDef) -> set[str]:
-    names = {n.target.id for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
-    return names | {target.id for n in cls.body if isinstance(n, ast.Assign) for target in n.targets}
-
-
-def methods(cls: ast.ClassDef) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in cls.body if isinstance(node, ast.FunctionDef)}
-
-
-def keywords(call: str) -> set[str]:
-    """With which the worker calls something."""
-    tree = ast.parse(Path(vllm_worker.__file__).read_text(encoding="utf-8"))
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == call]
-    return {keyword.arg for n in found for keyword in n.keywords}
-
-
-def test_vllm_has_the_names_that_are_used():
-    assert (
-        {"enable_prefix_caching"} <= keywords("EngineArgs") <= fields(vllm_class("engine/arg_utils.py", "EngineArgs"))
-    )
-    assert {"seed"} <= keywords("self._params") <= fields(vllm_class("sampling_params.py", "SamplingParams"))
-    assert "FINAL_ONLY" in fields(vllm_class("sampling_params.py", "RequestOutputKind"))
-    assert {"text", "token_ids", "finish_reason"} <= fields(vllm_class("outputs.py", "CompletionOutput"))
-    output = methods(vllm_class("outputs.py", "RequestOutput"))["__init__"]
-    assert {"request_id", "outputs", "finished"} <= {argument.arg for argument in output.args.args}
-    assert "FINISH_REASON_STRINGS = ('stop', 'length', " in ast.unparse(vllm_source("v1/engine/__init__.py"))
-
-    engine = methods(vllm_class("v1/engine/llm_engine.py", "LLMEngine"))
-    assert {"from_engine_args", "add_request", "step", "abort_request"} <= engine.keys()
-    assert [argument.arg for argument in engine["add_request"].args.args[1:4]] == ["request_id", "prompt", "params"]
-    set_there = {ast.unparse(node) for node in ast.walk(engine["__init__"]) if isinstance(node, ast.Attribute)}
-    assert {"self.model_config", "self.engine_core"} <= set_there
-    assert "shutdown" in methods(vllm_class("v1/engine/core_client.py", "EngineCoreClient"))
-    assert "prompt_token_ids" in fields(vllm_class("inputs/llm.py", "TokensPrompt"))

@@ -62,7 +62,7 @@ def test_one_benchmark_by_hand(tmp_path: Path) -> None:
     assert (greedy["baseline"], greedy["other"], greedy["difference"]) == pytest.approx((1 / 2, 5 / 6, 1 / 3))
     assert (greedy["won"], greedy["lost"]) == (["q2", "q4", "q6"], ["q5"])
     assert greedy["p_value"] == pytest.approx(10 / 16)
-    assert greedy["ci95_note"].startswith("only 4 questions differ")
+    assert greedy["ci95_note"].startswith("the gains of only 3 questions differ")
 
     # Means a: 2 0 4 1 2 0, b: 4 1 3 2 3 1 of 4. Gains in quarters 2 1 -1 1 1 1: mean 5/24, sum of squares 9 - 25/6 = 29/6,
     # SE sqrt(29/6/5/6)/4 = 0.100346; t(0.975, df 5) = 2.570582.
@@ -91,8 +91,10 @@ def test_overall_weighs_questions_and_average_benchmarks(tmp_path: Path) -> None
     assert (average["baseline"], average["other"]) == pytest.approx((0.5, 11 / 16))
     assert average["difference"] == pytest.approx((1 / 2 - 1 / 8) / 2)
     assert average["se"] == pytest.approx((1 / 4 + 1 / 64) ** 0.5 / 2)
-    reach = ((stats.t.ppf(0.975, 1) / 2) ** 2 + (stats.t.ppf(0.975, 7) / 8) ** 2) ** 0.5 / 2
-    assert average["ci95"] == pytest.approx([3 / 16 - reach, 3 / 16 + reach])
+    # The two small ones' t-interval is wider than what gains can be, and cut: from 1/2 to -1 and to 1.
+    reach = stats.t.ppf(0.975, 7) / 8
+    ends = [3 / 16 - (1.5**2 + reach**2) ** 0.5 / 2, 3 / 16 + (0.5**2 + reach**2) ** 0.5 / 2]
+    assert average["ci95"] == pytest.approx(ends)
     # Weighted gains 1/2 and -1/8: all four flips, 3/8 and 5/8 on either side, are as far from 0.
     assert average["p_value"] == 1.0
     assert found["n"] is None
@@ -158,7 +160,7 @@ def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytes
     output = tmp_path / "found.json"
     assert compare.main([*map(str, folders), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "| toy | avg@4 | 6 | 37.50 | 58.33 | +20.83 [-4.96, +46.63] | 0.1875 | 5 | 1 |" in printed
+    assert "| toy | avg@4 | 6 | 37.50 | 58.33 | +20.83 [-4.96, +46.63] (2) | 0.1875 | 5 | 1 |" in printed
     # Gains 1 1 1 -1 0 0: mean 1/3, SE sqrt((4 - 6/9) / 30) = 1/3, times t(0.975, df 5).
     assert "| toy | pass@1 | 6 | 50.00 | 83.33 | +33.33 [-52.35, +119.02] (1) | 0.6250 | 3 | 1 |" in printed
     assert "(1) only 4 questions differ" in printed

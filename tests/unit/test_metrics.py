@@ -188,14 +188,16 @@ def test_paired_difference_by_hand():
     before = [[0, 1], [0, 1], [0, 0], [0, 0]]
     difference = metrics.paired_difference(after, before)
     assert difference.value == 0.5
-    assert difference.interval == pytest.approx((0.5 - 0.649614, 0.5 + 0.649614), abs=1e-6)
+    # 0.5 +- 0.649614, and no gain is above 1
+    assert difference.interval == pytest.approx((0.5 - 0.649614, 1.0), abs=1e-6)
 
 
 @given(SEVERAL)
 def test_a_checkpoint_does_not_differ_from_itself(correct):
     difference = metrics.paired_difference(correct, correct)
     assert (difference.value, difference.interval, difference.se) == (0.0, (0.0, 0.0), 0.0)
-    assert difference.note.startswith("only 0 questions differ")
+    assert difference.note is None or difference.note.startswith("the gains of only 0 questions differ")
+    assert (difference.note is None) == (len(correct) == 1)
 
 
 @given(SEVERAL, st.randoms(use_true_random=False))
@@ -209,7 +211,10 @@ def test_swapping_checkpoints_mirrors_the_difference(correct, rng):
 def test_few_differing_questions_are_noted():
     gains = [0.0] * 30
     gains[:4] = [1.0, -1.0, 1.0, 1.0]
-    assert metrics.gains_estimate(gains).note.startswith("only 4 questions differ")
+    assert metrics.gains_estimate(gains).note.startswith("the gains of only 4 questions differ")
+    # the mirror case: nearly all gain the same
+    assert metrics.gains_estimate([1.0] * 29 + [0.0]).note.startswith("the gains of only 1 question ")
+    assert metrics.gains_estimate([1.0] * 29 + [0.0]).interval[1] == 1.0
     gains[4] = -0.125
     assert metrics.gains_estimate(gains).note is None
     assert metrics.gains_estimate([0.25]).interval == (-1.0, 1.0)
@@ -264,7 +269,7 @@ def test_macro_average_without_a_spread_has_no_standard_error():
 
 
 def test_macro_average_of_differences_says_where_its_parts_are_too_short():
-    good = metrics.gains_estimate([0.5, -0.5, 0.25, 0.125, 1.0])
+    good = metrics.gains_estimate([0.5, -0.5, 0.25, 0.125, 1.0, 0.0])
     assert metrics.macro_average([good, good]).note is None
     assert "1 of 2 intervals" in metrics.macro_average([good, metrics.gains_estimate([0.0, 1.0])]).note
 

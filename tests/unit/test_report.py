@@ -376,11 +376,11 @@ DAMAGE = {
     "no questions": (lambda f: (f / "questions" / "b.jsonl").unlink(), "questions/b.jsonl: no such file"),
     "odd question": (
         lambda f: edit(f / "questions" / "b.jsonl", lambda q: q.pop("answer")),
-        "questions/b.jsonl is damaged",
+        "questions/b.jsonl, line 1: not a question",
     ),
     "odd answer": (
         lambda f: edit(f / "questions" / "b.jsonl", lambda q: q.update(answer=2)),
-        "questions/b.jsonl is damaged",
+        "questions/b.jsonl, line 1: not a question",
     ),
     "lost question": (
         lambda f: shorten_file(f / "questions" / "b.jsonl"),
@@ -391,7 +391,7 @@ DAMAGE = {
     "garbage": (lambda f: (f / "samples" / "b.jsonl").write_text("\x00\n"), "samples/b.jsonl, line 1"),
     "bad status": (
         lambda f: (f / "samples" / "b.jsonl").write_text(json.dumps(sample("q", 0, status="fine")) + "\n"),
-        "'status' of a sample of question 'q' is damaged",
+        "samples/b.jsonl, line 1: status: found 'fine'",
     ),
 }
 

@@ -1,0 +1,300 @@
+"""Small prepared benchmarks, a script that answers them by a known pattern, and the metrics that must come of it.
+
+The metrics are computed here in plain Python (fractions, enumerated subsets), without a line of eval/metrics.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing.process
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from scripted_server import Answer
+
+from data.output import OutputFolder, json_lines, question_id
+from eval import run
+from eval.settings import seed_of
+
+# Of each question the greedy response and twelve sampled ones, of which a run of `--n 8` draws the first eight:
+#   R right   W, V two wrong answers   w the same as W, written otherwise   N none   L none, but a right number in the text
+#   E an answer that is too costly to compare   T cut before an answer   U cut after a right number in the text
+PATTERNS = {
+    "aime24": [
+        "R RRRRRRRR RRRR",
+        "R RRRRWWVN WWWW",
+        "W WWWRRRVV RVNN",  # a tie of two among the first eight
+        "W WWWWWRRV RRRR",
+        "N NNNNNNNN NRNN",
+        "T TTUURWNN TTTT",  # the only answers of the first eight: a tie, a right and a wrong one
+        "L LLRWVNTT LLLL",  # a tie of three
+        "R RwWRWwVN RRRR",  # W and w together outvote R
+        "V VVVVVVVV VVVV",
+        "R RRRRRRRW NNNN",
+    ],
+    "amc23": [
+        "R RRRRVVVV RRVN",
+        "U UUUUUUUU UUUU",
+        "W RRRRRRRR RRRR",
+        "R RWWWwwww VVVV",
+        "T RNNNNNNN RLLL",  # one answer among the first eight, and it is right
+        "R RRRRRTTT TTTT",
+        "L LRLRLRLR LRLR",
+    ],
+    "aime25": ["R RRRRRRRR RRRR", "N NNNNNNRN NNNN", "W RREEEVVN WWWW"],
+    "math500": ["R RRRRRRRR RRRR", "R RRRRRRRR RRRR"],
+    "olympiadbench": ["R VWRRRRRR RRRR", "W TTTTTTTT TTTT"],
+}
+TWO = ("aime24", "amc23")
+_TEXTS = {
+    "R": "the answer is $\\boxed{%d}$.",
+    "W": "the answer is \\boxed{%d}.",
+    "w": "the answer is \\boxed{%d.0}.",
+    "V": "Answer: \\boxed{%d}",
+    "E": "the answer is \\boxed{\\binom{10^9}{5}}.",
+    "N": "I do not know.",
+    "L": "the sum is %d",
+    "T": "let me think about it, and",
+    "U": "we find $x = %d$ and",
+}
+_OFF = {"W": 1, "w": 1, "V": 2}
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def problem(name: str, number: int) -> str:
+    """Unlike any other, and full of what a template or a shell could trip over."""
+    return f"{{{{question}}}} What is $\\frac{{{number + 1}}}{{1}} + 40$ in \\texttt{{{name}}}?\n\té \\boxed{{}} %s"
+
+
+def gold(number: int) -> int:
+    return number + 41
+
+
+def prepare(folder: Path, names: tuple[str, ...] = TWO, more: str = "") -> Path:
+    """Write benchmarks as data/prepare_benchmarks.py does; `more` stands at the end of each question."""
+    with OutputFolder(folder) as output:
+        for name in names:
+            problems = [problem(name, number) + more for number in range(len(PATTERNS[name]))]
+            output.write(
+                f"{name}.jsonl",
+                json_lines(
+                    {"id": question_id(name, text), "problem": text, "answer": str(gold(number)), "datasource": name}
+                    for number, text in enumerate(problems)
+                ),
+            )
+        output.commit({"made_by": "a test"})
+    return folder
+
+
+def letter(name: str, number: int, sample: int, greedy: bool) -> str:
+    first, *rest = PATTERNS[name][number].replace(" ", "")
+    return first if greedy else rest[sample]
+
+
+def response(name: str, number: int, sample: int, greedy: bool) -> Answer:
+    """Says which sample it is, so that a mix-up shows."""
+    kind = letter(name, number, sample, greedy)
+    text = _TEXTS[kind] % (gold(number) + _OFF.get(kind, 0)) if "%d" in _TEXTS[kind] else _TEXTS[kind]
+    which = "at once" if greedy else f"by way {'abcdefghijkl'[sample]}"
+    return Answer(f"In {name}, {which}, {text}", "length" if kind in "TU" else "stop")
+
+
+def script(seed: int = 0) -> Callable[[str, bool, int], Answer]:
+    """What a server answers to a run of `--seed seed`."""
+    known: dict[tuple[str, bool, int], Answer] = {}
+    for name, patterns in PATTERNS.items():
+        for number in range(len(patterns)):
+            text = problem(name, number)
+            known[text, True, 0] = response(name, number, 0, True)
+            for sample in range(12):
+                own = seed_of(seed, name, question_id(name, text), sample)
+                known[text, False, own] = response(name, number, sample, False)
+    problems = {text for text, _, _ in known}
+
+    def answer(prompt: str, greedy: bool, seed: int) -> Answer:
+        (asked,) = (text for text in problems if text in prompt)
+        return known[asked, greedy, seed]
+
+    return answer
+
+
+class Gate:
+    """The script, of which only `left` more answers come in time."""
+
+    def __init__(self) -> None:
+        self.left, self._script = 10**9, script()
+
+    def __call__(self, prompt: str, greedy: bool, seed: int) -> Answer:
+        self.left -= 1
+        answer = self._script(prompt, greedy, seed)
+        return answer if self.left >= 0 else replace(answer, delay_s=100)
+
+
+def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
+    """The command in a process of its own, forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eval.run"])
+    process = context.Process(target=_main, args=(arguments,), daemon=True)
+    process.start()
+    return process
+
+
+def _main(arguments: list[str]) -> None:
+    sys.exit(run.main(arguments))
+
+
+def command(url: str, data: Path, out: Path, *flags: object) -> list[str]:
+    """The arguments of eval.run, for two benchmarks; later flags of a name count."""
+    fixed = ["--backend", "openai", "--base-url", url, "--model", "scripted", "--benchmarks", ",".join(TWO)]
+    return [*fixed, "--data-dir", str(data), "--output-dir", str(out), *map(str, flags)]
+
+
+def evaluate(url: str, data: Path, out: Path, *flags: object) -> int:
+    """The command in this process; returns its exit code."""
+    return run.main(command(url, data, out, *flags))
+
+
+def rows(out: Path, name: str) -> list[dict[str, Any]]:
+    """The whole lines of a benchmark's samples."""
+    path = out / "samples" / f"{name}.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def check_samples(out: Path, n: int = 8, names: tuple[str, ...] = TWO) -> None:
+    """Every sample is there once, with the response that was meant for it, and nothing else is."""
+    for name in names:
+        found = rows(out, name)
+        ids = [question_id(name, problem(name, number)) for number in range(len(PATTERNS[name]))]
+        wanted = {(q, i, greedy) for q in ids for i, greedy in [(0, True), *((i, False) for i in range(n))]}
+        assert Counter((row["question"], row["sample"], row["greedy"]) for row in found) == Counter(wanted)
+        for row in found:
+            meant = response(name, ids.index(row["question"]), row["sample"], row["greedy"])
+            assert (row["response"], row["finish_reason"]) == (meant.text, meant.finish_reason)
+            assert row["tokens"] == len(meant.text.split())
+
+
+def check(out: Path, n: int = 8) -> None:
+    """Samples and numbers of the two benchmarks are as they must be."""
+    check_samples(out, n)
+    assert differing(metrics(out), expected(n)) == []
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    """metrics.json without what depends on the time."""
+    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    del found["manifest"]
+    return found
+
+
+def expected(n: int = 8, names: tuple[str, ...] = TWO, limit: int | None = None) -> dict[str, Any]:
+    """What metrics.json must hold, without model, settings and manifest, and without notes and methods."""
+    entries = {name: _benchmark(name, n, limit) for name in names}
+    measured = list(next(iter(entries.values()))["se"])
+    parts = {m: [(e[m], *e["ci95"][m], e["se"][m]) for e in entries.values()] for m in measured}
+    means = {m: math.fsum(p[0] for p in of) / len(of) for m, of in parts.items()}
+    return {
+        "benchmarks": entries,
+        "average": means,
+        "average_se": {m: _root(p[3] for p in of) for m, of in parts.items()},
+        "average_ci95": {
+            m: [means[m] - _root(p[0] - p[1] for p in of), means[m] + _root(p[2] - p[0] for p in of)]
+            for m, of in parts.items()
+        },
+    }
+
+
+def differing(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """Where `found` lacks what `wanted` holds; numbers to 1e-12. What only `found` holds is no difference."""
+    if isinstance(wanted, dict):
+        return [line for key in wanted for line in differing(found.get(key), wanted[key], f"{where}/{key}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = enumerate(zip(found, wanted, strict=True))
+        return [line for i, (f, w) in pairs for line in differing(f, w, f"{where}/{i}")]
+    if isinstance(wanted, float | int) and isinstance(found, float | int):
+        return [] if abs(found - wanted) < 1e-12 else [f"{where}: {found} != {wanted}"]
+    return [] if found == wanted else [f"{where}: {found!r} != {wanted!r}"]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """A fingerprint of every file below; empty where there is no folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _benchmark(name: str, n: int, limit: int | None) -> dict[str, Any]:
+    questions = [pattern.replace(" ", "") for pattern in PATTERNS[name][:limit]]
+    every = [(number, kind, i) for number, q in enumerate(questions) for i, kind in enumerate(q[: n + 1])]
+    words = [len(response(name, number, max(i - 1, 0), i == 0).text.split()) for number, _, i in every]
+    values = _values(questions, n, right="R")
+    subsets = {str(k): _mean([_passed(q[1 : n + 1], k, "R") for q in questions]) for k in range(1, n + 1)}
+    return {
+        "n_questions": len(questions),
+        "n_samples": len(every),
+        **{metric: _mean(of) for metric, of in values.items()},
+        "pass@k": subsets,
+        "se": {metric: _error(of) for metric, of in values.items()},
+        "ci95": {metric: _interval(of) for metric, of in values.items()},
+        "truncated": sum(kind in "TU" for _, kind, _ in every) / len(every),
+        "no_answer": sum(kind in "NLTU" for _, kind, _ in every) / len(every),
+        "timeout": 0.0,
+        "error": sum(kind == "E" for _, kind, _ in every) / len(every),
+        "tokens_mean": sum(words) / len(words),
+        "lenient": {metric: _mean(of) for metric, of in _values(questions, n, right="RLU").items()},
+    }
+
+
+def _values(questions: list[str], n: int, right: str) -> dict[str, list[Fraction]]:
+    sampled = [q[1 : n + 1] for q in questions]
+    return {
+        "pass@1": [Fraction(q[0] in right) for q in questions],
+        f"avg@{n}": [Fraction(sum(kind in right for kind in row), n) for row in sampled],
+        f"pass@{n}": [_passed(row, n, right) for row in sampled],
+        f"maj@{n}": [_majority(row, right) for row in sampled],
+    }
+
+
+def _passed(row: str, k: int, right: str) -> Fraction:
+    """The share of the subsets of k samples that hold a right one, by looking at each."""
+    subsets = list(combinations(row, k))
+    return Fraction(sum(any(kind in right for kind in subset) for subset in subsets), len(subsets))
+
+
+def _majority(row: str, right: str) -> Fraction:
+    votes = Counter("R" if kind in right else kind.upper() for kind in row if kind in right or kind in "WwVE")
+    winners = [kind for kind, count in votes.items() if count == max(votes.values())]
+    return Fraction("R" in winners, max(len(winners), 1))
+
+
+def _mean(values: list[Fraction]) -> float:
+    return float(sum(values) / len(values))
+
+
+def _error(values: list[Fraction]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+
+
+def _interval(values: list[Fraction]) -> list[float]:
+    """Wilson's, as the roots of its quadratic; of as many questions as would have the variance that was seen."""
+    count, mean = len(values), sum(values) / len(values)
+    seen, most = sum((v - mean) ** 2 for v in values), count * mean * (1 - mean)
+    total = float(count * (most + Fraction(1, 5)) / (seen + Fraction(1, 5)))
+    p, z2 = float(mean), _Z**2
+    reach = _Z * math.sqrt(z2 + 4 * total * p * (1 - p))
+    return [(2 * total * p + z2 + sign * reach) / (2 * (total + z2)) for sign in (-1, 1)]
+
+
+def _root(values: Any) -> float:
+    """The root of the sum of squares, over how many there are."""
+    values = list(values)
+    return math.sqrt(sum(v * v for v in values)) / len(values)
