@@ -58,8 +58,8 @@ def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[B
         if name not in there:
             if name in known:
                 raise UserError(
-                    f"--benchmarks: no {name}.jsonl in {folder}; "
-                    f"python data/prepare_benchmarks.py --output-dir {folder} (prepared are: {', '.join(there) or 'none'})"
+                    f"--benchmarks: no {name}.jsonl in {folder}, which has {', '.join(there) or 'none'}; "
+                    "python data/prepare_benchmarks.py --output-dir DIR makes it"
                 )
             raise UserError(
                 f"--benchmarks: unknown benchmark {name!r}; known are {', '.join(dict.fromkeys([*known, *there]))}"

@@ -58,7 +58,7 @@ FLAGS = [
     ("--benchmarks: unknown benchmark 'aime23'; known are aime24, aime25,", ["--benchmarks", "aime24,aime23"]),
     ("unknown benchmark '../data/aime24'; known are", ["--benchmarks", "../data/aime24"]),
     ("--benchmarks: no math500.jsonl in ", ["--benchmarks", "math500"]),
-    ("prepared are: aime24, amc23", ["--benchmarks", "math500"]),
+    ("which has aime24, amc23; ", ["--benchmarks", "math500"]),
     ("--benchmarks: found none", ["--benchmarks", " , "]),
     ("--data-dir no/folder: no such folder", ["--data-dir", "no/folder"]),
     ("--metrics pass@8: needs at least 8 samples a question, found --n 4", ["--n", "4", "--metrics", "pass@8"]),
