@@ -1,6 +1,7 @@
 """Public sources, where the shared data folder is present: what evaluation and training then rest on."""
 
 import json
+import re
 from difflib import SequenceMatcher
 
 import pyarrow.parquet as pq
@@ -78,6 +79,13 @@ def test_conflicting_groups_are_dropped(dapo, report):
     assert len(conflicting) == 15 and sum(compact(question) in conflicting for question, _ in dapo[1]) == 30
     assert not conflicting & {compact(row["input"]) for row in lines(dapo[0] / "train.jsonl")}
     assert report["dropped"]["conflicting_answers"]["count"] >= 29  # one of the 30 rows stands twice
+
+
+def test_questions_in_chinese_that_share_only_a_number_stay_apart(dapo):
+    """A key of ASCII letters and digits takes all of these for "2022"."""
+    joined = {question.strip() for question, _ in dapo[1] if re.sub(r"[^0-9a-z]", "", question.lower()) == "2022"}
+    assert len(joined) >= 4 and len({key(question) for question in joined}) == len(joined)
+    assert joined <= {row["input"] for row in lines(dapo[0] / "train.jsonl")}
 
 
 def test_golds_rounded_by_floating_point_are_named(report):
