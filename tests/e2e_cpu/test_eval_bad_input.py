@@ -22,18 +22,7 @@ SECRET = "sk-marker-5f0e1d2c3b4a"
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(Path(__file__).parents[2])
-
-
-@pytest.fixture
-def data(tmp_path):
-    return known.prepare(tmp_path / "data")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
 
 
 @pytest.fixture

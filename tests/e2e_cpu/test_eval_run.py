@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from e2e_cpu import known_answers as known
@@ -13,27 +12,6 @@ from openrlhf_mel.prompts import DEFAULT_DIR
 
 pytestmark = pytest.mark.timeout(110)
 ALL = 153  # samples of the two benchmarks: 17 questions, a greedy and eight sampled responses each
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Waits between two tries are cut short."""
-    monkeypatch.setattr("eval.backends.openai._LONGEST_BACKOFF_S", 0.02)
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    return known.prepare(tmp_path / "data")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
 
 
 @pytest.mark.parametrize("chat", [False, True])

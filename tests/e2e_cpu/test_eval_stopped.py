@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from e2e_cpu import known_answers as known
@@ -14,17 +13,6 @@ from eval import grading, run
 
 pytestmark = pytest.mark.timeout(110)
 ALL = 153
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Waits between two tries are cut short."""
-    monkeypatch.setattr("eval.backends.openai._LONGEST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -38,16 +26,6 @@ def slow_grading(monkeypatch):
         return at_once(*arguments)
 
     monkeypatch.setattr("eval.grading.judge", judge)
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    return known.prepare(tmp_path / "data")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
 
 
 @pytest.mark.parametrize("kind", ["500", "drop", "malformed"])
