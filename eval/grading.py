@@ -25,7 +25,7 @@ _BATCH = 32  # responses that are graded together at most: a thread waits for th
 _WAITING = 512  # responses that wait to be graded; then the generation waits
 _FLUSH_EVERY = 200
 _JUDGES = ("math-verify", "sympy", "latex2sympy2_extended", "antlr4-python3-runtime")
-_LAST_S = 10  # seconds that are left to grade what came before an interrupt
+_LAST_S = 5  # seconds that are left to grade what came before an interrupt
 
 
 class Grader:

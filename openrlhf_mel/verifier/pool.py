@@ -142,8 +142,9 @@ class Pool:
         for _ in self._threads:
             self._jobs.put(None)
         if threading.current_thread() not in self._threads:
+            end = time.monotonic() + self._timeout_s + 5  # for all of them together
             for thread in self._threads:
-                thread.join(timeout=self._timeout_s + 5)
+                thread.join(timeout=max(0.0, end - time.monotonic()))
         self._nursery.close()
 
     def _work(self) -> None:

@@ -104,6 +104,24 @@ def test_samples_reach_the_disk_while_others_are_graded(tmp_path):
         assert 1 <= store.flushes <= 2  # after 200 or a few more, again and again
 
 
+@pytest.mark.timeout(20)
+def test_who_interrupts_does_not_wait_for_everything(store, monkeypatch):
+    """Answers that take for ever to judge: what waits is dropped, and nothing is written once the folder is let go of."""
+    monkeypatch.setattr(grading, "_LAST_S", 0.3)
+    may_go_on = threading.Event()
+    with pytest.raises(KeyboardInterrupt), Grader(store, QUESTIONS, Scripted(may_go_on=may_go_on), threads=2) as grader:
+        for response in responses(100):
+            grader.grade(response)
+        raise KeyboardInterrupt
+    assert written(store) == {}
+    store.close()
+    may_go_on.set()
+    for thread in grader._threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert written(store) == {}
+
+
 def test_who_generates_waits_while_many_wait_to_be_graded(store, monkeypatch):
     """Else a slow verifier would leave all responses of a run in memory."""
     monkeypatch.setattr(grading, "_WAITING", 20)
