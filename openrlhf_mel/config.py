@@ -41,6 +41,16 @@ class MELConfig:
     seed: int = option(0, "seed of the choice of pairs and of the shuffled control", low=0)
 
     nll_coef: float = option(1.0, "coefficient of R_MEL in the joint objective (Eq. 9)", low=0.0)
+    nll_schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "how the coefficient goes from nll_coef, after the warm-up, to nll_end_coef; constant: it stays"
+    )
+    nll_warmup_steps: int = option(
+        0, "steps (rollouts) in which the coefficient rises first: nll_coef * step / (nll_warmup_steps + 1)", low=0
+    )
+    nll_end_coef: float = option(0.0, "coefficient at the end of a linear or cosine schedule", low=0.0)
+    nll_end_step: int | None = option(
+        None, "step from which a linear or cosine schedule is at nll_end_coef; none: the run's last", low=1
+    )
     nll_mean_over: Literal["experiences", "questions"] = option(
         "experiences", "outer mean of the NLL: over kept experiences, or over all questions (none: 0)"
     )
@@ -70,6 +80,9 @@ class MELConfig:
 
     template_dir: str | None = option(None, "folder with question.txt, analysis.txt, replay.txt and sections.yaml")
     warn_after_empty_steps: int = option(5, "warn after so many steps in a row without a kept M", low=1)
+    guard_window: int = option(
+        10, "watch for collapse: medians of so many steps, the last against the run's first; 0: no watch", low=0
+    )
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
     cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the CPU runtime; fp32 is for exact tests")
 
@@ -80,6 +93,13 @@ class MELConfig:
         if self.replays_required > self.replays:
             raise UserError(
                 f"--mel.replays_required: found {self.replays_required}, expected at most --mel.replays ({self.replays})"
+            )
+        # A constant schedule has no end, so the end's options say nothing there: the schedule alone can be switched.
+        full = self.nll_warmup_steps + 1
+        if self.nll_schedule != "constant" and self.nll_end_step is not None and self.nll_end_step <= full:
+            raise UserError(
+                f"--mel.nll_end_step: found {self.nll_end_step}, expected more than {full}, "
+                f"the first step at nll_coef after --mel.nll_warmup_steps {self.nll_warmup_steps}"
             )
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from openrlhf_mel import config
+from openrlhf_mel import config, guard
 from openrlhf_mel.construction import DROP_REASONS
 from openrlhf_mel.upstream import flags
 
@@ -21,6 +21,16 @@ def test_every_option_is_documented_with_its_default():
 def test_drop_reasons_are_documented():
     text = (REPO / "docs" / "method.md").read_text()
     assert all(f"`{reason}`" in text for reason in DROP_REASONS)
+
+
+def test_the_guards_warnings_are_documented_and_name_flags_that_exist():
+    text = (REPO / "docs" / "troubleshooting.md").read_text()
+    known = set(flags.actions()) | {f"mel.{name}" for name in config.option_names()}
+    for sign in guard.SIGNS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{sign.meaning}` |"))
+        assert all(f"`{key}`" in row for key in sign.quantity.split(" / "))
+        named = set(re.findall(r"\b(?:mel|actor|reward|rollout)\.[a-z_.]+[a-z]", sign.advice))
+        assert named and named <= known
 
 
 def test_flags_that_the_documents_name_exist():

@@ -1,0 +1,171 @@
+"""Signs that training degenerates, from the rows of `metrics.jsonl`. Pure.
+
+Self-distilling methods degrade after 100 to 400 steps (lasgroup/SDPO issue 25: accuracy 0.68 to nothing after step
+400). The guard compares the run with itself: a quantity's median over its last `window` values against that over its
+first. A step without the quantity (no kept M) does not count. All state follows from the rows, so a resumed run feeds
+them again and is where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+_RATIO = "grad_norm/nll / grad_norm/policy"
+_READ = "read the latest responses and Ms in meta_experiences.jsonl"
+_LESS = "lower mel.nll_coef or end it earlier (mel.nll_schedule, mel.nll_end_step)"
+_ANEW = "trust checkpoints from before, and start anew with"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """`quantity`'s median is `side` the limit: `limit` itself, `limit` times the reference, or the reference plus it."""
+
+    quantity: str
+    side: Literal["below", "above"]
+    limit: float
+    of: Literal["value", "times", "plus"]
+    meaning: str
+    advice: str
+
+    def threshold(self, reference: float) -> float:
+        """The median past which the sign shows, in the quantity's unit."""
+        if self.of == "value":
+            return self.limit
+        if self.of == "plus":
+            return reference + self.limit
+        # A multiple of next to nothing is noise: a rise counts from 0.1 (nats; lengths are far above).
+        return self.limit * (reference if self.side == "below" else max(reference, 0.1))
+
+    def shows(self, value: float, reference: float) -> bool:
+        """Whether a median, or a single value, is past the threshold."""
+        limit = self.threshold(reference)
+        return value < limit if self.side == "below" else value > limit
+
+
+# fmt: off
+SIGNS = (
+    # Nats a token. RL without an entropy bonus spends 73% in 200 steps as it learns (arXiv 2505.22617); the demo 15%.
+    Sign("policy/entropy", "below", 0.2, "times", "entropy collapse, the policy hardly explores",
+         f"{_ANEW} a lower mel.nll_coef or actor.adam.lr, or a wider upper clip (actor.eps_clip_low_high)"),
+    # Learning lowers entropy or, with a wide upper clip, doubles it; three times is on the way to noise.
+    Sign("policy/entropy", "above", 3, "times", "entropy explosion, the policy drifts towards noise",
+         f"{_ANEW} a lower actor.adam.lr or mel.nll_coef"),
+    # Tokens. A base model that stops rambling may halve its responses.
+    Sign("rollout/response_length_mean", "below", 1 / 3, "times", "responses shrink, reasoning may be skipped",
+         f"{_READ} and lower mel.nll_coef"),
+    # Longer reasoning doubles or trebles responses in a few hundred steps; what is cut off shows as truncation.
+    Sign("rollout/response_length_mean", "above", 4, "times", "responses swell, they may repeat themselves",
+         f"{_READ}; lower actor.adam.lr or penalise length (reward.overlong_buffer_len)"),
+    # A share: every fifth response more than at the start is neither y+ nor y-, and mostly counts as wrong.
+    Sign("rollout/truncated_rate", "above", 0.2, "plus", "ever more responses are cut off",
+         "raise rollout.max_new_tokens if they reason, lower actor.adam.lr if they repeat themselves"),
+    # A share: more than half of the kept Ms repeat another's text. Two Ms alike (0.5) are no sign yet.
+    Sign("mel/distinct_share", "below", 0.5, "value", "Ms are copies of each other", f"{_READ} and {_LESS}"),
+    # Tokens. As for responses: a base model's first Ms ramble.
+    Sign("mel/length_mean", "below", 1 / 3, "times", "Ms shrink, they may be empty phrases", f"{_READ} and {_LESS}"),
+    # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22%.
+    Sign("mel/nll", "above", 3, "times", "the policy finds its own Ms ever less likely",
+         f"{_READ}; {_ANEW} a lower actor.adam.lr"),
+    # A tenth of the surprise is left: the policy recites, and the NLL teaches nothing more.
+    Sign("mel/nll", "below", 0.1, "times", "Ms are recited, their NLL is next to nothing", f"{_READ} and {_LESS}"),
+    # Clipped as one, at right angles: the policy's part of the joint norm is then less than a tenth. The demo: 1.5.
+    Sign(_RATIO, "above", 10, "value", "the NLL swamps the policy loss", "lower mel.nll_coef"),
+)
+# fmt: on
+_WATCHED = (*dict.fromkeys(s.quantity for s in SIGNS if s.quantity != _RATIO), "grad_norm/nll", "grad_norm/policy")
+_FINITE = (*_WATCHED, "loss/policy", "loss/nll", "actor_grad_norm", "reward_mean")
+
+
+class _Alarm:
+    """Rings when its sign first shows, and again only when it comes back after `rest` values in a row without it."""
+
+    def __init__(self, rest: int) -> None:
+        self.rest = self.quiet = rest  # quiet: values in a row without the sign, up to `rest`
+
+    def rings(self, shown: bool) -> bool:
+        rung = shown and self.quiet >= self.rest
+        self.quiet = 0 if shown else min(self.quiet + 1, self.rest)
+        return rung
+
+
+class _Series:
+    """The first and the last `window` values of a quantity, each with its step."""
+
+    def __init__(self, window: int) -> None:
+        self.first: list[tuple[int, float]] = []
+        self.last: deque[tuple[int, float]] = deque(maxlen=window)
+
+    def add(self, step: int, value: float) -> None:
+        self.last.append((step, value))
+        if len(self.first) < self.last.maxlen:
+            self.first.append((step, value))
+
+
+class CollapseGuard:
+    """Fed one row of `metrics.jsonl` a step; warns of each sign in `SIGNS` once, until it has cleared and come back.
+
+    A sign has cleared after `window` values in a row on the right side. Values that are not finite are a sign of
+    their own, without delay. `window` 0: no warning ever.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._series = {sign.quantity: _Series(window) for sign in SIGNS}
+        self._alarms = [_Alarm(window) for _ in SIGNS]
+        self._not_finite = _Alarm(window)
+
+    def observe(self, row: Mapping[str, Any]) -> list[str]:
+        """The warnings that `row` gives rise to, a sentence each with its evidence."""
+        if not self.window:
+            return []
+        step = row["step"]
+        numbers = {key: row[key] for key in _FINITE if isinstance(row.get(key), int | float)}
+        bad = {key: value for key, value in numbers.items() if not math.isfinite(value)}
+        warnings = []
+        if self._not_finite.rings(bool(bad)):
+            found = ", ".join(f"{key} is {value}" for key, value in bad.items())
+            warnings.append(
+                f"step {step}: not a finite number: {found}; stop, {_ANEW} a lower actor.adam.lr or mel.nll_coef"
+            )
+        values = _quantities({key: value for key, value in numbers.items() if key not in bad})
+        for quantity, value in values.items():
+            self._series[quantity].add(step, value)
+        for sign, alarm in zip(SIGNS, self._alarms, strict=True):
+            series = self._series[sign.quantity]
+            if sign.quantity in values and len(series.last) == self.window:
+                evidence = self._evidence(sign, series)
+                if alarm.rings(evidence is not None):
+                    warnings.append(f"step {step}: {sign.meaning}: {evidence}; {sign.advice}")
+        return warnings
+
+    def _evidence(self, sign: Sign, series: _Series) -> str | None:
+        """What shows `sign`, or None. "Since" is the first of the last values that is past the limit."""
+        reference, now = (median(value for _, value in part) for part in (series.first, series.last))
+        if not sign.shows(now, reference):
+            return None
+        since = next(step for step, value in series.last if sign.shows(value, reference))
+        return (
+            f"median of {sign.quantity} {_shown(now)} over {_span(series.last)}, {sign.side} the limit of "
+            f"{_shown(sign.threshold(reference))} ({_shown(reference)} over {_span(series.first)}), since step {since}"
+        )
+
+
+def _quantities(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The watched quantities of a row. A step whose policy gradient is zero has nothing to swamp, so no ratio."""
+    values = {sign.quantity: numbers[sign.quantity] for sign in SIGNS if sign.quantity in numbers}
+    if "grad_norm/nll" in numbers and numbers.get("grad_norm/policy", 0) > 0:
+        values[_RATIO] = numbers["grad_norm/nll"] / numbers["grad_norm/policy"]
+    return values
+
+
+def _span(part: Sequence[tuple[int, float]]) -> str:
+    return f"steps {part[0][0]}-{part[-1][0]}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
