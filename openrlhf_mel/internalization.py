@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,18 @@ class WeightedRow:
     weight: float
 
 
-def row_nll(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def row_mean(token_nll: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Token-averaged negative log-likelihood of each row (Eq. 8): every M weighs the same whatever its length.
 
     Args:
-        logits: (B, T, V), the distribution that predicts `targets`, at temperature 1.
-        targets: (B, T) token ids of M.
+        token_nll: (B, T) of M's tokens, at temperature 1.
         mask: (B, T), 1 on M's tokens.
 
     Returns:
         (B,), in nats.
     """
-    vocabulary = logits.size(-1)
-    token_nll = F.cross_entropy(logits.reshape(-1, vocabulary), targets.reshape(-1), reduction="none")
     mask = mask.to(token_nll.dtype)
-    return (token_nll.view_as(mask) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+    return (token_nll * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def rejection_loss(
@@ -188,10 +184,7 @@ class NLLBatch:
         return cls(*(t.to(device) for t in (ids, attention, positions, targets, mask, weights)))
 
     @property
-    def logits_to_keep(self) -> int:
-        """Positions at the right edge whose logits are needed: the last is M's end and predicts nothing."""
-        return self.targets.size(1) + 1
-
-    def nll(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B,) NLL of each row. `logits` (B, T + 1, V) are those of the last `logits_to_keep` positions."""
-        return row_nll(logits[:, :-1].float(), self.targets, self.mask)
+    def positions(self) -> torch.Tensor:
+        """(T,), the positions that predict `targets`: the last of the row is M's end and predicts nothing."""
+        width = self.input_ids.size(1)
+        return torch.arange(width - self.targets.size(1) - 1, width - 1, device=self.input_ids.device)

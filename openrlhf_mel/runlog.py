@@ -17,6 +17,7 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
+EVALUATIONS = "evaluations.jsonl"
 # What may differ when a run is taken up again, and what follows from the folder.
 _RUN_KEYS = {
     "ckpt.load_enable",

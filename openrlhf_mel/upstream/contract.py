@@ -59,6 +59,21 @@ NAMES: dict[str, tuple[str, ...]] = {
         "self", "global_step", "logs_dict", "client_states",
     ),
     "openrlhf.trainer.ppo_trainer.PPOTrainer.init_checkpoint_states": ("self",),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.save_best_checkpoint": (
+        "self", "eval_metrics", "global_step", "client_states",
+    ),
+    "openrlhf.trainer.ppo_trainer_async.PPOTrainerAsync": ("*",),
+    "openrlhf.trainer.ppo_trainer_async.SamplesGenerator": ("*",),
+    "openrlhf.trainer.ppo_trainer_async.GenerateSamplesActor.fit": ("self", "episode", "total_consumed_prompts"),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.train_step": ("self", "rollout_samples", "global_step"),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.save_logs_and_checkpoints": (
+        "self", "global_step", "logs_dict", "client_states",
+    ),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.save_best_checkpoint": (
+        "self", "eval_metrics", "global_step", "client_states",
+    ),
+    "openrlhf.trainer.ray.ppo_actor.offload_deepspeed_states": ("model", "pin_memory", "non_blocking"),
+    "openrlhf.trainer.ray.ppo_actor.reload_deepspeed_states": ("model", "non_blocking"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_samples": ("self", "generate_kwargs"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_eval_samples": ("self", "generate_kwargs"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator._generate_vllm": (
@@ -98,7 +113,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "openrlhf.utils.deepspeed.DeepspeedStrategy.all_reduce": ("self", "data", "op"),
 }  # fmt: skip
-EXPERIENCE_FIELDS = ("sequences", "action_mask", "scores", "rewards", "advantages", "total_length")
+EXPERIENCE_FIELDS = (
+    "sequences", "action_mask", "action_log_probs", "scores", "rewards", "advantages", "total_length",
+)  # fmt: skip
+BUFFER_FIELDS = (  # set in the constructor, so that no signature shows them
+    "items", "dynamic_indices", "dynamic_optimizer_step", "dynamic_global_batch_size",
+)  # fmt: skip
 
 
 def check_version() -> None:
@@ -131,7 +151,13 @@ def differences() -> list[str]:
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     present = {f.name for f in dataclasses.fields(Experience)}
-    return lines + [f"Experience.{name}: not there" for name in EXPERIENCE_FIELDS if name not in present]
+    lines += [f"Experience.{name}: not there" for name in EXPERIENCE_FIELDS if name not in present]
+    from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
+
+    constructor = inspect.getsource(NaiveReplayBuffer.__init__)
+    return lines + [
+        f"NaiveReplayBuffer.{name}: not there" for name in BUFFER_FIELDS if f"self.{name}" not in constructor
+    ]
 
 
 def _differences_text() -> str:

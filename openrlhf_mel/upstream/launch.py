@@ -102,7 +102,8 @@ def _check_devices(settings: Settings) -> None:
     values = settings.upstream
     actors = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
     engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
-    if values["train.colocate_all"] or settings.mel.runtime == "cpu":
+    shared = values["train.colocate_all"] and not values["train.async_enable"]  # asynchronous, engines have their own
+    if shared or settings.mel.runtime == "cpu":
         engines = 0
     reference = 0
     if values["algo.kl.init_coef"] > 0 and not (values["train.colocate_all"] or values["train.colocate_actor_ref"]):
@@ -134,12 +135,13 @@ def substitute(settings: Settings) -> None:
     """Put MEL's classes where upstream's entry looks its own up, and `mel` beside its arguments."""
     import openrlhf.trainer.ray as upstream_ray
     import openrlhf.utils.config as upstream_config
-    from openrlhf.trainer import ppo_trainer
+    from openrlhf.trainer import ppo_trainer, ppo_trainer_async
     from openrlhf.trainer.ray import ppo_actor
 
-    from openrlhf_mel.upstream import policy_actor, trainer
+    from openrlhf_mel.upstream import async_trainer, policy_actor, trainer
 
     ppo_trainer.PPOTrainer = trainer.RemoteMELTrainer
+    ppo_trainer_async.PPOTrainerAsync = async_trainer.RemoteMELTrainerAsync
     ppo_actor.PolicyModelActor = policy_actor.RemotePolicyModel
     if settings.mel.runtime == "cpu":
         from openrlhf_mel.cpu import engine, policy

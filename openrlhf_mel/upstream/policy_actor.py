@@ -12,14 +12,14 @@ from typing import Any
 
 import ray
 import torch
-import torch.nn as nn
-from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 from openrlhf.trainer.ray import ppo_actor
-from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 
 from openrlhf_mel import internalization
+from openrlhf_mel.head import NLLHead
 from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
+from openrlhf_mel.upstream import lora
 from openrlhf_mel.upstream.gradients import GradientLedger
+from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, RejectionPolicyLoss, iter_counting_correct
 
 _UpstreamTrainer = ppo_actor.ActorPPOTrainer
 _UpstreamActor = ppo_actor.PolicyModelActor.__ray_metadata__.modified_class
@@ -50,58 +50,28 @@ class JointStrategy:
         self._strategy.optimizer_step(optimizer, model, scheduler, **kwargs)
 
 
-class RejectionPolicyLoss(nn.Module):
-    """RFT in the place of upstream's `PolicyLoss`: same call, same results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.correct: torch.Tensor | None = None  # (B,) of the micro-batch at hand
-
-    def forward(
-        self, log_probs, old_log_probs, advantages, action_mask, rollout_log_probs=None, dp_size=1,
-        batch_num_tokens=None, global_batch_size=None,
-    ):  # fmt: skip
-        """Shapes (B, T). `global_batch_size` counts correct responses only (`_iter_counting_correct`, `CorrectCountingBuffer`)."""
-        loss = internalization.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
-        zero = torch.zeros((), device=log_probs.device)
-        return loss, zero, zero, None, None
-
-
-class CorrectCountingBuffer(NaiveReplayBuffer):
-    """Upstream's buffer; with dynamic batches, RFT's denominator is the number of correct responses."""
-
-    def __init__(self, correct_at: float, *args: Any) -> None:
-        super().__init__(*args)
-        self.correct_at = correct_at
-
-    def setup_dynamic_batch(self, strategy: Any) -> None:
-        """Upstream's set-up, then the count of every optimizer step over all ranks."""
-        super().setup_dynamic_batch(strategy)
-        counts, window = [], []
-        for indices, last in zip(self.dynamic_indices, self.dynamic_optimizer_step, strict=True):
-            window.append(sum(bool(self.items[i].scores >= self.correct_at) for i in indices))
-            if last:
-                counts += [float(sum(window))] * len(window)
-                window = []
-        group = strategy.ds_device_mesh["dp"].get_group()
-        total = torch.tensor(counts, device=torch.cuda.current_device())
-        torch.distributed.all_reduce(total, group=group)
-        self.dynamic_global_batch_size = total.tolist()
-
-
 class JointTrainer(_UpstreamTrainer):
-    """Upstream's actor trainer with Eq. 10's second term, `nll_coef * L_NLL`."""
+    """Upstream's actor trainer with Eq. 10's second term, `coefficient * L_NLL`.
+
+    Attributes:
+        rows: the Ms to learn with the next `ppo_train`, all ranks' alike.
+        coefficient: of R_MEL in this rollout (`mel.nll_coef`, or what its schedule makes of it).
+        at_boundary: whether the micro-batch at hand is its optimizer step's last.
+    """
 
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.mel = strategy.args.mel
         self.rows: list[Row] = []
+        self.coefficient = self.mel.nll_coef
         self.at_boundary = True
         self._pending: list[list[list[WeightedRow]]] = []  # [optimizer step][micro-batch], this rank's
         self._step_log: list[dict[str, float]] = []
         self._policy_loss = 0.0
+        self._surprise = torch.zeros(2, dtype=torch.float64)  # sum over sampled tokens of -log pi, and their number
         super().__init__(strategy, *args, **kwargs)
         self.strategy = JointStrategy(strategy, self)
         self.ledger = GradientLedger(self.actor.model)
+        self._head = NLLHead(self.actor.model.module)
         if self.mel.algorithm == "rft":
             self.actor_loss_fn = RejectionPolicyLoss()
             args = self.args
@@ -115,10 +85,15 @@ class JointTrainer(_UpstreamTrainer):
             )
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """One pass over the rollout's samples and Ms; adds `loss/...` and `grad_norm/...` to upstream's status."""
+        """One pass over the rollout's samples and Ms; adds `loss/...`, `grad_norm/...` and others to upstream's status."""
         self._step_log, self._pending = [], []
+        self._surprise.zero_()
         status = super().ppo_train(kl_ctl)
+        status["mel/learned"] = len(self.rows) if self._step_log and self.coefficient else 0
         self.rows = []
+        surprise, tokens = self.strategy.all_reduce(self._surprise, op="sum").tolist()
+        if tokens:
+            status["policy/entropy"] = surprise / tokens
         for name in {key for log in self._step_log for key in log}:
             values = [log[name] for log in self._step_log if name in log]
             status[name] = sum(values) / len(values)
@@ -130,7 +105,7 @@ class JointTrainer(_UpstreamTrainer):
 
         Where gradients cannot be set aside, the NLL's last backward does that for both losses.
         """
-        return self.at_boundary and (self.ledger.available or not self.mel.nll_coef or not self._batches())
+        return self.at_boundary and (self.ledger.available or not self.coefficient or not self._batches())
 
     def training_step(self, experience: Any, kl_ctl: float, step: int, loss_batch_info: dict | None = None) -> dict:
         """Upstream's step on one micro-batch, told whether it is the last of its optimizer step.
@@ -145,6 +120,7 @@ class JointTrainer(_UpstreamTrainer):
             window = self.strategy.accumulated_gradient
             self.at_boundary = (step + 1) % window == 0 or step + 1 == self._micro_batches
             share = 1 / window
+        self._note_entropy(experience)
         if self.mel.algorithm == "rft":
             self.actor_loss_fn.correct = (experience.scores >= self.mel.correct_at).float()
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
@@ -153,6 +129,15 @@ class JointTrainer(_UpstreamTrainer):
             self._step_log[-1]["loss/policy"] = self.strategy.all_reduce(self._policy_loss)
             self._policy_loss = 0.0
         return status
+
+    def _note_entropy(self, experience: Any) -> None:
+        """The policy's entropy, by Monte Carlo: the mean of -log pi over tokens that it sampled itself.
+
+        Unbiased where rollouts are sampled from the whole distribution (`rollout.top_p` 1), and free: upstream has
+        computed these log-probabilities before the update. Its own entropy would take another (tokens, V) matrix.
+        """
+        log_probs, mask = experience.action_log_probs, experience.action_mask
+        self._surprise += torch.stack([-(log_probs * mask).sum(), mask.sum()]).to(self._surprise)
 
     def internalize(self) -> None:
         """The NLL's forwards and backwards of this optimizer step, after the policy's last backward.
@@ -169,7 +154,7 @@ class JointTrainer(_UpstreamTrainer):
             log |= self._norm("grad_norm/policy")
         if not batches:
             return
-        engine, coefficient = self.actor.model, self.mel.nll_coef
+        engine, coefficient = self.actor.model, self.coefficient
         ranks = self.strategy.ds_device_mesh["dp"].size()
         scale = coefficient * ranks * engine.gradient_accumulation_steps()
         weighted = plain = 0.0
@@ -178,7 +163,7 @@ class JointTrainer(_UpstreamTrainer):
         for i, rows in enumerate(batches):
             batch = NLLBatch.collate(rows, self.tokenizer.pad_token_id, torch.cuda.current_device())
             with torch.set_grad_enabled(coefficient > 0):
-                nll = batch.nll(self._logits(batch))
+                nll = self._nll(batch)
                 loss = (nll * batch.weights).sum()
             if coefficient:
                 engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
@@ -192,31 +177,39 @@ class JointTrainer(_UpstreamTrainer):
         log["loss/nll"] = self.strategy.all_reduce(weighted, op="sum")
         log["mel/nll"] = self.strategy.all_reduce(plain, op="sum") / self.strategy.all_reduce(float(rows), op="sum")
 
-    def _logits(self, batch: NLLBatch) -> torch.Tensor:
-        """(B, T + 1, V), at temperature 1: upstream's Actor would divide by the rollout's.
+    def _nll(self, batch: NLLBatch) -> torch.Tensor:
+        """(B,) NLL of each row, at temperature 1: upstream's Actor would divide by the rollout's.
 
         Packed, a flash attention wants no mask: rows are laid end to end, their positions starting anew.
         """
-        model, keep = self.actor.model, batch.logits_to_keep
+        model, mask = self.actor.model, batch.mask.bool()
         if not self.args.ds.packing_samples:
-            return model(
-                batch.input_ids,
+            nll = self._head.nll(
+                model,
+                batch.targets,
+                batch.positions,
+                input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
-                logits_to_keep=keep,
-            ).logits
+            )
+            return internalization.row_mean(nll, mask)
         real = batch.attention_mask.bool()
-        kept = torch.zeros_like(real)
-        kept[:, -keep:] = real[:, -keep:]
-        logits = model(
-            batch.input_ids[real][None],
+        predicting = torch.zeros_like(real)
+        predicting[:, batch.positions] = mask
+        nll = self._head.nll(
+            model,
+            batch.targets[mask][None],
+            predicting[real].nonzero()[:, 0],
+            input_ids=batch.input_ids[real][None],
             attention_mask=None,
             position_ids=batch.position_ids[real][None],
-            logits_to_keep=kept[real].nonzero()[:, 0],
-        ).logits
-        padded = logits.new_zeros(real.size(0), keep, logits.size(-1))
-        padded[kept[:, -keep:]] = logits[0]
-        return padded
+        )
+        return internalization.row_mean(nll.new_zeros(mask.shape).masked_scatter(mask, nll), mask)
+
+    def broadcast_to_vllm(self) -> None:
+        """Upstream's hand-over of the weights; with LoRA, of the merged ones under the base model's names."""
+        with lora.merged(self.actor.model.module):
+            super().broadcast_to_vllm()
 
     @property
     def _micro_batches(self) -> int:
@@ -254,27 +247,15 @@ class JointTrainer(_UpstreamTrainer):
         return {} if norm is None else {name: norm}
 
 
-def _iter_counting_correct(data_iter: Any, strategy: Any, accumulated_gradient: int, mask_fn: Any) -> Any:
-    """Upstream's window over an optimizer step; under RFT only correct responses count."""
-    mel = strategy.args.mel
-    if mel.algorithm != "rft":
-        return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_fn)
-
-    def correct_only(item: Any) -> torch.Tensor:
-        return mask_fn(item) * (item.scores >= mel.correct_at)[:, None]
-
-    return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, correct_only)
-
-
 class PolicyModel(_UpstreamActor):
     """Upstream's policy actor, which also takes the rollout's kept meta-experiences."""
 
-    def take_rows(self, rows: list[Row]) -> None:
-        """The Ms to learn with the next `fit`; every rank gets all of them and picks its own."""
-        self.trainer.rows = rows
+    def take_rows(self, rows: list[Row], coefficient: float) -> None:
+        """The Ms to learn with the next `fit`, and R_MEL's coefficient; every rank gets all Ms and picks its own."""
+        self.trainer.rows, self.trainer.coefficient = rows, coefficient
 
 
 # Upstream finds these by the module's globals, in the driver and in every worker that imports this module.
 ppo_actor.ActorPPOTrainer = JointTrainer
-ppo_actor.iter_grad_accum_global_norm = _iter_counting_correct
+ppo_actor.iter_grad_accum_global_norm = iter_counting_correct
 RemotePolicyModel = ray.remote(num_gpus=1)(PolicyModel)

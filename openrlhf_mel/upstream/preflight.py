@@ -67,6 +67,7 @@ def check_data(settings: Settings) -> None:
     quiet = SimpleNamespace(
         print=lambda *_: None, is_rank_0=lambda: False, args=SimpleNamespace(use_ms=values["use_ms"])
     )
+    loaded: dict[str, Any] = {}
     for flag, split in (("data.prompt_dataset", "data.prompt_split"), ("eval.dataset", "eval.split")):
         name = values[flag]
         if not name:
@@ -81,6 +82,46 @@ def check_data(settings: Settings) -> None:
         except Exception as error:
             raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
         _check_columns(data, flag, name, values)
+        loaded[flag] = data
+    _check_evaluation(values, loaded["data.prompt_dataset"], loaded.get("eval.dataset"))
+
+
+def _check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
+    """Evaluation is of what was asked, and a checkpoint is chosen by questions that the policy does not learn from."""
+    key = values["ckpt.best_metric_key"]
+    choosing = key not in ("", "none")
+    if choosing and (evaluation is None or values["eval.steps"] < 1):
+        raise UserError(
+            f"--ckpt.best_metric_key {key}: nothing is evaluated; give --eval.dataset (a validation split) and "
+            "--eval.steps, or set it to none"
+        )
+    if evaluation is None:
+        return
+    if len(evaluation) > values["data.max_samples"]:
+        raise UserError(
+            f"--eval.dataset {values['eval.dataset']}: {len(evaluation)} questions, of which OpenRLHF would evaluate the "
+            f"first {values['data.max_samples']} (--data.max_samples); shorten the file, or raise --data.max_samples"
+        )
+    if not choosing:
+        return
+    sources = evaluation["datasource"] if "datasource" in evaluation.column_names else ["default"] * len(evaluation)
+    samples = values["eval.n_samples_per_prompt"]
+    keys = {f"eval_{source}_pass{k}": source for source in sorted(set(sources)) for k in (samples, 1)}
+    if key not in keys:
+        raise UserError(
+            f"--ckpt.best_metric_key {key}: not among what is measured on {values['eval.dataset']}; expected one of "
+            f"{', '.join(keys)}, or none"
+        )
+    from openrlhf_mel.upstream.dataset import question_of
+
+    column = values["data.input_key"]
+    learned = {" ".join(question_of(value).split()) for value in train[column]}
+    for i, (value, source) in enumerate(zip(evaluation[column], sources, strict=True)):
+        if source == keys[key] and " ".join(question_of(value).split()) in learned:
+            raise UserError(
+                f"--ckpt.best_metric_key {key}: question {i + 1} of {values['eval.dataset']} is also trained on, so that "
+                "the choice would reward memory; split them (data/prepare_train.py --validation)"
+            )
 
 
 def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> None:

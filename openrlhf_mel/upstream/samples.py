@@ -8,9 +8,11 @@ waiting for other groups. The rollout returns when both are done, so within upst
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from openrlhf.trainer import ppo_trainer
@@ -83,20 +85,35 @@ def _params(sampling: Sampling) -> SamplingParams:
     )
 
 
-class MetaExperienceGenerator(SamplesGenerator):
-    """Upstream's generator. Each group's candidates travel on its first sample, as `sample.meta_experiences`.
+@dataclass(frozen=True)
+class RolloutInfo:
+    """What the trainer is told of a rollout, which may have been made in another process.
 
     Attributes:
-        step: rollouts so far; set by the trainer on a resume.
-        construction_s: seconds in which constructions were under way in the last rollout.
-        construction_tail_s: seconds that the last rollout waited for them after its last group.
+        steps: rollouts that the whole run is expected to have.
+        construction_s: seconds in which constructions were under way.
+        construction_tail_s: seconds that the rollout waited for them after its last group.
+    """
+
+    steps: int
+    construction_s: float
+    construction_tail_s: float
+
+
+class MetaExperienceGenerator(SamplesGenerator):
+    """Upstream's generator. What belongs to a group travels on its first sample, whatever queue or buffer that goes through.
+
+    `sample.group` is the `Group`, `sample.meta_experiences` are its candidates; the first sample of a rollout has its
+    `RolloutInfo` as `sample.rollout`.
+
+    Attributes:
+        step: rollouts so far; set on a resume.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mel = self.args.mel
         self.step = 0
-        self.construction_s = self.construction_tail_s = 0.0
         self._began: float | None = None  # when the rollout's first construction did
         # Evaluation never constructs: one flag, set for the whole of an evaluation.
         self._evaluating = False
@@ -131,10 +148,15 @@ class MetaExperienceGenerator(SamplesGenerator):
         for first, future in self._futures:
             first.meta_experiences = future.result()
         now = time.monotonic()
-        self.construction_tail_s = now - ended if self._futures else 0.0
-        self.construction_s = now - self._began if self._began else 0.0
-        self.step += bool(result[0])  # the draw that finds the data exhausted is no rollout
+        if result[0]:  # the draw that finds the data exhausted is no rollout
+            tail = now - ended if self._futures else 0.0
+            result[0][0].rollout = RolloutInfo(self._expected_steps(), now - self._began if self._began else 0.0, tail)
+            self.step += 1
         return result
+
+    def _expected_steps(self) -> int:
+        per_episode = math.ceil(len(self.prompts_dataloader) / self.args.rollout.batch_size)
+        return per_episode * self.args.train.num_episodes
 
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
         sample = super()._process_response_into_experience(response, **kwargs)
@@ -185,6 +207,11 @@ def collect(samples: list[Any]) -> tuple[list[Group], list[MetaExperience]]:
     """The groups and the candidates that travel on `samples`."""
     groups = [s.group for s in samples if hasattr(s, "group")]
     return groups, [m for s in samples for m in getattr(s, "meta_experiences", [])]
+
+
+def rollout_infos(samples: list[Any]) -> list[RolloutInfo]:
+    """Of every rollout that began in `samples`: one, but none or several where a buffer stands between."""
+    return [s.rollout for s in samples if hasattr(s, "rollout")]
 
 
 # Upstream's trainer looks these up in its own module.

@@ -11,16 +11,21 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel import metrics, runlog
-from openrlhf_mel.experience import shuffle_experiences
+from openrlhf_mel.experience import Group, MetaExperience, shuffle_experiences
+from openrlhf_mel.guard import CollapseGuard
 from openrlhf_mel.internalization import Row
-from openrlhf_mel.upstream import samples
+from openrlhf_mel.schedule import nll_coefficient
+from openrlhf_mel.upstream import batches, samples
 
 logger = init_logger(__name__)
 _UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
 
 
-class MELTrainer(_UpstreamTrainer):
-    """A step reads like the paper: rollout, pair, construct and replay (by the generator), then internalize."""
+class MELSteps:
+    """What MEL adds to each of upstream's trainers, the synchronous and the asynchronous one.
+
+    A step reads like the paper: rollout, pair, construct and replay (by the generator), then internalize.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -28,58 +33,117 @@ class MELTrainer(_UpstreamTrainer):
         self.run_dir = Path(self.mel.run_dir)
         self._mel_metrics: dict[str, float] = {}
         self._empty_steps = 0
+        self._expected_steps = 1
+        self._guard = CollapseGuard(self.mel.guard_window)
         self._started = time.monotonic()
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """Upstream's; the run's log is cut back to the step that was restored."""
+        """Upstream's; the run's log is cut back to the step that was restored, and the guard has read it."""
         states = super().init_checkpoint_states()
-        self.samples_generator.step = states["global_step"]
-        for name in (runlog.METRICS, runlog.ARCHIVE):
+        for name in (runlog.METRICS, runlog.EVALUATIONS, runlog.ARCHIVE):
             if (self.run_dir / name).exists():
                 runlog.keep_up_to(self.run_dir / name, states["global_step"])
+        for row in runlog.read_lines(self.run_dir / runlog.METRICS):
+            self._guard.observe(row)
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
         """One rollout's update: D_M* goes to every actor, then upstream's step, which learns it (Eq. 9)."""
+        step = global_step + 1
         groups, candidates = samples.collect(rollout_samples)
-        kept = [m for m in candidates if m.kept]
-        if self.mel.experience == "shuffled":
-            kept = shuffle_experiences(kept, self.mel.seed, global_step)
-        rows = [Row(m.context_ids, m.token_ids, m.group.question) for m in kept]
-        ray.get(self.actor_model_group.async_run_method("take_rows", rows=rows))
-        status, next_step = super().train_step(rollout_samples, global_step)
-        scores = [t.score or 0.0 for g in groups for t in g.trajectories]
-        self._mel_metrics = {
-            "reward_mean": sum(scores) / len(scores),
-            "rollout/tokens": sum(len(t.token_ids) for g in groups for t in g.trajectories),
-        }
+        infos = samples.rollout_infos(rollout_samples)
+        self._expected_steps = max([self._expected_steps, *(info.steps for info in infos)])
+        coefficient = nll_coefficient(self.mel, step, self._expected_steps)
+        whole = batches.whole(rollout_samples, self.args)
+        used, learnable = samples.collect(whole)
+        status: dict[str, Any] = {}
+        if whole:
+            rows = self._rows(learnable, global_step)
+            ray.get(self.actor_model_group.async_run_method("take_rows", rows=rows, coefficient=coefficient))
+            status, step = super().train_step(whole, global_step)
+            self._warn_when_unlearned(len(rows) if coefficient else 0, status, step)
+        self._warn_when_uneven(len(groups), len(used), step)
+        self._mel_metrics = self._step_metrics(groups, candidates)
+        self._mel_metrics["rollout/groups_left_out"] = len(groups) - len(used)
         if self.mel.enable:
-            self._mel_metrics |= metrics.step_metrics(groups, candidates, self.mel.correct_at)
-            self._warn_when_empty(candidates, next_step)
-        runlog.append_lines(self.run_dir / runlog.ARCHIVE, (runlog.archive_row(m, next_step) for m in candidates))
-        return status, next_step
+            self._mel_metrics |= {
+                "mel/nll_coef": coefficient,
+                "timing/mel_construction": sum(info.construction_s for info in infos),
+                "timing/mel_construction_tail": sum(info.construction_tail_s for info in infos),
+            }
+            self._warn_when_empty(candidates, step)
+        runlog.append_lines(self.run_dir / runlog.ARCHIVE, (runlog.archive_row(m, step) for m in candidates))
+        return status, step
 
     def save_logs_and_checkpoints(
         self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
     ) -> None:
         """Upstream's, with MEL's metrics added, and a line of `metrics.jsonl`."""
         logs = dict(logs_dict or {}) | self._mel_metrics
-        # Only now: upstream has summed every `timing/` up, and construction is within its generation.
-        if self.mel.enable:
-            logs["timing/mel_construction"] = self.samples_generator.construction_s
-            logs["timing/mel_construction_tail"] = self.samples_generator.construction_tail_s
         numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         row = {"step": global_step, **numbers, "seconds": time.monotonic() - self._started}
         runlog.append_lines(self.run_dir / runlog.METRICS, [row])
+        for warning in self._guard.observe(row):
+            self._warn(global_step, warning)
         super().save_logs_and_checkpoints(global_step, logs, client_states)
 
-    def _warn_when_empty(self, candidates: list[Any], step: int) -> None:
+    def save_best_checkpoint(
+        self, eval_metrics: dict[str, float], global_step: int, client_states: dict | None = None
+    ) -> None:
+        """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
+        runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
+        super().save_best_checkpoint(eval_metrics, global_step, client_states)
+
+    def _rows(self, candidates: list[MetaExperience], global_step: int) -> list[Row]:
+        kept = [m for m in candidates if m.kept]
+        if self.mel.experience == "shuffled":
+            kept = shuffle_experiences(kept, self.mel.seed, global_step)
+        return [Row(m.context_ids, m.token_ids, m.group.question) for m in kept]
+
+    def _step_metrics(self, groups: list[Group], candidates: list[MetaExperience]) -> dict[str, float]:
+        scores = [t.score or 0.0 for g in groups for t in g.trajectories]
+        found = {
+            "reward_mean": sum(scores) / len(scores),
+            "rollout/tokens": sum(len(t.token_ids) for g in groups for t in g.trajectories),
+        }
+        if self.mel.enable:
+            found |= metrics.step_metrics(groups, candidates, self.mel.correct_at)
+        return found
+
+    def _warn_when_empty(self, candidates: list[MetaExperience], step: int) -> None:
         self._empty_steps = 0 if any(m.kept for m in candidates) else self._empty_steps + 1
         if self._empty_steps and self._empty_steps % self.mel.warn_after_empty_steps == 0:
             counts = {k.removeprefix("mel/"): v for k, v in self._mel_metrics.items() if k.startswith("mel/") and v}
-            message = f"step {step}: no meta-experience was kept for {self._empty_steps} steps; this step: {counts}"
-            logger.warning(message)
-            runlog.append_lines(self.run_dir / "logs" / "warnings.jsonl", [{"step": step, "warning": message}])
+            self._warn(
+                step,
+                f"step {step}: no meta-experience was kept for {self._empty_steps} steps; this step: {counts}",
+            )
+
+    def _warn_when_uneven(self, groups: int, used: int, step: int) -> None:
+        if used < groups:
+            self._warn(
+                step,
+                f"step {step}: {groups - used} of {groups} questions were left out, with their meta-experiences: the "
+                "rollout is the end of the data, and does not divide over the policy's ranks and micro-batches",
+            )
+
+    def _warn_when_unlearned(self, rows: int, status: dict[str, Any], step: int) -> None:
+        if rows and status.get("mel/learned", 0) < rows:
+            self._warn(step, f"step {step}: {rows} kept meta-experiences were not learned: no optimizer step was made")
+
+    def _warn(self, step: int, message: str) -> None:
+        logger.warning(message)
+        runlog.append_lines(self.run_dir / "logs" / "warnings.jsonl", [{"step": step, "warning": message}])
+
+
+class MELTrainer(MELSteps, _UpstreamTrainer):
+    """Upstream's synchronous trainer."""
+
+    def init_checkpoint_states(self) -> dict[str, Any]:
+        """As for every trainer; the generator counts on from the step that was restored."""
+        states = super().init_checkpoint_states()
+        self.samples_generator.step = states["global_step"]
+        return states
 
 
 RemoteMELTrainer = ray.remote(MELTrainer)

@@ -135,3 +135,14 @@ def test_deepspeeds_names():
     for optimizer in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
         assert "self.averaged_gradients = {}" in inspect.getsource(optimizer.__init__)
         assert hasattr(optimizer, "loss_scale")
+
+
+def test_pefts_names():
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer, layer
+
+    assert issubclass(layer.Linear, LoraLayer)
+    assert list(inspect.signature(layer.Linear.get_delta_weight).parameters) == ["self", "adapter"]
+    for name in ("get_base_layer", "active_adapter"):
+        assert hasattr(LoraLayer, name)
+    assert callable(PeftModel.get_base_model)

@@ -9,16 +9,68 @@ from openrlhf_mel import runlog
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_yield_that_stays_zero_is_warned_of_with_the_counts(tmp_path):
+@pytest.fixture
+def trainer(tmp_path):
+    """Upstream's real class with MEL's steps, before anything that needs a cluster."""
+    from openrlhf_mel.guard import CollapseGuard
     from openrlhf_mel.upstream.trainer import MELTrainer
 
     (tmp_path / "logs").mkdir()
-    trainer = object.__new__(MELTrainer)
-    trainer.mel, trainer.run_dir, trainer._empty_steps = SimpleNamespace(warn_after_empty_steps=3), tmp_path, 0
+    made = object.__new__(MELTrainer)
+    made.mel, made.run_dir = SimpleNamespace(warn_after_empty_steps=3, enable=True), tmp_path
+    made._empty_steps, made._mel_metrics, made._started = 0, {}, 0.0
+    made._guard = CollapseGuard(3)
+    made.args = SimpleNamespace(
+        logger=SimpleNamespace(logging_steps=1),
+        ckpt=SimpleNamespace(save_steps=float("inf"), path=str(tmp_path), load_enable=True),
+    )
+    made.wandb_logger = made.tensorboard_logger = None
+    made.best_eval_metric_key = "none"
+    return made
+
+
+def warnings(trainer):
+    return list(runlog.read_lines(trainer.run_dir / "logs" / "warnings.jsonl"))
+
+
+def test_a_yield_that_stays_zero_is_warned_of_with_the_counts(trainer):
     trainer._mel_metrics = {"mel/candidates": 4, "mel/dropped/truncated": 4, "mel/dropped/leak": 0}
     dropped, kept = SimpleNamespace(kept=False), SimpleNamespace(kept=True)
     for step, candidates in enumerate([[dropped], [], [kept], [dropped], [dropped], [], [dropped]], 1):
         trainer._warn_when_empty(candidates, step)
-    (warning,) = runlog.read_lines(tmp_path / "logs" / "warnings.jsonl")
+    (warning,) = warnings(trainer)
     assert warning["step"] == 6 and "for 3 steps" in warning["warning"]
     assert "'dropped/truncated': 4" in warning["warning"] and "leak" not in warning["warning"]
+
+
+def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(trainer, monkeypatch):
+    from openrlhf_mel.guard import CollapseGuard
+    from openrlhf_mel.upstream import trainer as module
+
+    entropies = [0.5, 0.5, 0.5, 0.4, 0.01, 0.01, 0.01, 0.01]
+    for step, entropy in enumerate(entropies, 1):
+        trainer.save_logs_and_checkpoints(step, {"policy/entropy": entropy})
+    (warning,) = warnings(trainer)
+    assert "entropy collapse" in warning["warning"] and "0.5 over steps 1-3" in warning["warning"]
+    assert [m["policy/entropy"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == entropies
+
+    states = {"global_step": 7}
+    monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self: states)
+    trainer.samples_generator, trainer._guard = SimpleNamespace(step=0), CollapseGuard(3)
+    assert trainer.init_checkpoint_states() is states and trainer.samples_generator.step == 7
+    assert [m["step"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
+    trainer.save_logs_and_checkpoints(8, {"policy/entropy": 0.01})
+    assert len(warnings(trainer)) == 1
+
+
+def test_every_evaluation_leaves_a_line(trainer):
+    trainer.save_best_checkpoint({"eval_default_pass1": 0.25}, 4, {})
+    assert list(runlog.read_lines(trainer.run_dir / runlog.EVALUATIONS)) == [{"step": 4, "eval_default_pass1": 0.25}]
+
+
+def test_meta_experiences_that_no_optimizer_step_learned_are_told(trainer):
+    trainer._warn_when_unlearned(3, {"mel/learned": 3}, 1)
+    trainer._warn_when_unlearned(0, {"mel/learned": 0}, 2)
+    assert warnings(trainer) == []
+    trainer._warn_when_unlearned(3, {"mel/learned": 0}, 3)
+    assert "3 kept meta-experiences were not learned" in warnings(trainer)[0]["warning"]

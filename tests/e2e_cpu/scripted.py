@@ -56,6 +56,12 @@ class Scripted:
         self.events.append((time.monotonic(), "replay" if replay else "rollout", prompt))
         return made
 
+    async def wake_up(self, tags=None):
+        self.events.append((time.monotonic(), "wake", str(tags)))
+
+    async def sleep(self, level=1):
+        self.events.append((time.monotonic(), "sleep", ""))
+
     async def seen(self):
         events, self.events = self.events, []
         return events

@@ -20,6 +20,7 @@ ARGS = SimpleNamespace(
     ),
     data=SimpleNamespace(max_len=4000, apply_chat_template=False, input_template=None),
     rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None),
+    train=SimpleNamespace(num_episodes=3),
     vllm=SimpleNamespace(enable_sleep=False),
     mel=config.with_lengths(MELConfig(), 4000, 100),
 )
@@ -124,6 +125,36 @@ def test_experiences_travel_with_their_group_through_the_buffer(generator):
         groups, candidates = samples.collect(made)
         assert len(made) == 8
         assert sorted(m.group.question for m in candidates) == sorted(g.question for g in groups)
+
+
+def test_a_group_and_its_experiences_survive_a_queue(generator):
+    """The asynchronous trainer gets samples from another process; a rollout that began in a buffer has no info."""
+    import pickle
+
+    from openrlhf_mel.upstream import samples
+
+    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4)
+    g = generator(["a", "b", "c", "d"], rollout=rollout)
+    first, second = (pickle.loads(pickle.dumps(g.generate_samples(max_len=4000, max_new_tokens=100)[0])) for _ in "12")
+    for made in (first, second):
+        groups, candidates = samples.collect(made)
+        assert len(groups) == len(candidates) == 2
+        assert {id(m.group) for m in candidates} <= {id(group) for group in groups}
+        for sample in made:
+            if hasattr(sample, "group"):
+                assert all(m.group.question == sample.group.question for m in sample.meta_experiences)
+    (info,) = samples.rollout_infos(first)
+    assert info.steps == 3 * 2 and info.construction_s >= info.construction_tail_s >= 0
+    assert samples.rollout_infos(second) == []
+
+
+def test_construction_is_over_before_the_engines_sleep(engine, generator):
+    seen(engine)
+    vllm = SimpleNamespace(enable_sleep=True)
+    generator(["slow one", "a", "b"], vllm=vllm).generate_samples(max_len=4000, max_new_tokens=100)
+    kinds = [kind for _, kind, _ in seen(engine)]
+    assert kinds[0] == "wake" and kinds[-1] == "sleep" and kinds.count("wake") == kinds.count("sleep") == 1
+    assert kinds.count("analysis") == kinds.count("replay") == 3
 
 
 def test_a_filtered_group_is_not_constructed(engine, generator):

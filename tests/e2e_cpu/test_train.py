@@ -103,6 +103,51 @@ def test_evaluation_leaves_no_trace_in_training(train, tmp_path):
         assert m["mel/candidates"] <= 8 and m["rollout/num_samples"] == 64
 
 
+TURNS = ("--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep", "--ds.zero_stage=3", "--ds.lora.rank=4",
+         "--actor.num_gpus_per_node=2", "--vllm.num_engines=2")  # fmt: skip
+ASYNC = ("--train.async_enable", "--eval.steps=1", "--eval.n_samples_per_prompt=2",
+         "--ckpt.best_metric_key=eval_default_pass1", "--mel.nll_schedule=linear", "--mel.nll_end_coef=0.5")  # fmt: skip
+PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size=16",
+           "--train.async_queue_size=2", "--actor.num_gpus_per_node=2")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(TURNS, id="engines and policy take turns, LoRA"),
+        pytest.param(ASYNC, id="asynchronous"),
+        pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_and_policy_share_time(train, tmp_path, flags):
+    """What is kept in a step is learned in that step, whoever makes the rollouts, and evaluation leaves no trace."""
+    rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps({**r, "datasource": "default"}) + "\n" for r in rows))
+    evaluation = ("--eval.dataset", tmp_path / "eval.jsonl") if "--eval.steps=1" in flags else ()
+    out, _ = train(TOY, *flags, *evaluation)
+    metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2]
+    for m in metrics:
+        kept = [e for e in archive if e["step"] == m["step"] and e["kept"]]
+        assert len(kept) == m["mel/kept"] == m["mel/learned"] > 0
+        assert m["loss/nll"] > 0 and m["grad_norm/nll"] > 0 and m["policy/entropy"] > 0
+        assert m["rollout/groups_left_out"] == 0
+    assert sum(m["timing/mel_construction"] for m in metrics) > 0
+    if evaluation:
+        assert [e["step"] for e in lines(out / "evaluations.jsonl")] == [1]
+        assert [m["mel/nll_coef"] for m in metrics] == [1.0, 0.5]
+        assert [p.name for p in (out / "checkpoints" / "_actor").glob("best*")] == ["best_global_step1"]
+        assert not {e["question"] for e in archive} & {r["input"] for r in rows}
+
+
+def test_the_last_rollout_may_be_smaller_and_uneven(train):
+    """13 questions, 8 a step: of the last 5, 40 samples, 2 ranks can share 32 in whole micro-batches; the rest is told."""
+    out, done = train(TOY.replace("max_samples: 16", "max_samples: 13"), "--actor.num_gpus_per_node=2")
+    first, last = lines(out / "metrics.jsonl")
+    assert first["rollout/groups_left_out"] == 0 and last["rollout/groups_left_out"] == 1
+    assert last["loss/policy"] is not None and "1 of 5 questions were left out" in done.stdout
+
+
 def test_minimal_configuration_on_dapo_math(train, tmp_path, shared):
     import pyarrow.parquet
 

@@ -1,0 +1,64 @@
+"""Handing LoRA's weights over to the rollout engine.
+
+Upstream sends every parameter under the name that it has in the policy. With LoRA these are PEFT's names, adapters and
+base weights apart, which an engine that holds the plain model cannot load. Here the adapters are merged into the base
+weights while upstream sends them, under the base model's names, and the base weights are put back exactly afterwards
+(subtracting again would leave rounding errors, which bf16 would pile up step by step).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+import torch.nn as nn
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+
+@contextlib.contextmanager
+def merged(module: nn.Module) -> Iterator[None]:
+    """While it lasts, `module`'s parameters are the merged ones, under the base model's names. No LoRA: nothing."""
+    if not isinstance(module, PeftModel):
+        yield
+        return
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    kept = [_merge(layer) for layer in layers]
+    named = list(_base_names(module))
+    module.named_parameters = lambda *args, **kwargs: iter(named)
+    try:
+        yield
+    finally:
+        del module.named_parameters
+        for layer, weight in zip(layers, kept, strict=True):
+            _own(layer.get_base_layer().weight).copy_(weight)
+
+
+@torch.no_grad()
+def _merge(layer: Any) -> torch.Tensor:
+    """Add the adapter to the base weight; returns, in host memory, what this process held of it before."""
+    base = layer.get_base_layer().weight
+    kept = _own(base).to("cpu", copy=True)
+    name = layer.active_adapter[0] if isinstance(layer.active_adapter, list) else layer.active_adapter
+    factors = [p for n, p in layer.named_parameters() if "lora_" in n]
+    zero3 = hasattr(base, "ds_id")
+    with (
+        deepspeed.zero.GatheredParameters(factors, enabled=zero3),
+        deepspeed.zero.GatheredParameters([base], modifier_rank=0, enabled=zero3),
+    ):
+        base.data += layer.get_delta_weight(name).to(base.dtype)
+    return kept
+
+
+def _own(parameter: nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: its part under ZeRO-3, else all of it."""
+    return parameter.ds_tensor.data if hasattr(parameter, "ds_id") else parameter.data
+
+
+def _base_names(module: PeftModel) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, parameter in module.get_base_model().named_parameters():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), parameter

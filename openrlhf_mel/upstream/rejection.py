@@ -1,0 +1,63 @@
+"""RFT in the place of upstream's policy loss: the mean over an optimizer step's correct responses of their NLL (paper 4.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
+from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
+
+from openrlhf_mel import internalization
+
+
+class RejectionPolicyLoss(nn.Module):
+    """RFT in the place of upstream's `PolicyLoss`: same call, same results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.correct: torch.Tensor | None = None  # (B,) of the micro-batch at hand
+
+    def forward(
+        self, log_probs, old_log_probs, advantages, action_mask, rollout_log_probs=None, dp_size=1,
+        batch_num_tokens=None, global_batch_size=None,
+    ):  # fmt: skip
+        """Shapes (B, T). `global_batch_size` counts correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`)."""
+        loss = internalization.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
+        zero = torch.zeros((), device=log_probs.device)
+        return loss, zero, zero, None, None
+
+
+class CorrectCountingBuffer(NaiveReplayBuffer):
+    """Upstream's buffer; with dynamic batches, RFT's denominator is the number of correct responses."""
+
+    def __init__(self, correct_at: float, *args: Any) -> None:
+        super().__init__(*args)
+        self.correct_at = correct_at
+
+    def setup_dynamic_batch(self, strategy: Any) -> None:
+        """Upstream's set-up, then the count of every optimizer step over all ranks."""
+        super().setup_dynamic_batch(strategy)
+        counts, window = [], []
+        for indices, last in zip(self.dynamic_indices, self.dynamic_optimizer_step, strict=True):
+            window.append(sum(bool(self.items[i].scores >= self.correct_at) for i in indices))
+            if last:
+                counts += [float(sum(window))] * len(window)
+                window = []
+        group = strategy.ds_device_mesh["dp"].get_group()
+        total = torch.tensor(counts, device=torch.cuda.current_device())
+        torch.distributed.all_reduce(total, group=group)
+        self.dynamic_global_batch_size = total.tolist()
+
+
+def iter_counting_correct(data_iter: Any, strategy: Any, accumulated_gradient: int, mask_fn: Any) -> Any:
+    """Upstream's window over an optimizer step; under RFT only correct responses count."""
+    mel = strategy.args.mel
+    if mel.algorithm != "rft":
+        return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_fn)
+
+    def correct_only(item: Any) -> torch.Tensor:
+        return mask_fn(item) * (item.scores >= mel.correct_at)[:, None]
+
+    return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, correct_only)

@@ -1,0 +1,48 @@
+"""Which part of a rollout is trained on."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrlhf_mel.upstream import batches
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def arguments(ranks, rollout_micro, train_micro, group, dynamic=False, train_batch=8):
+    return SimpleNamespace(
+        actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
+        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+        rollout=SimpleNamespace(micro_batch_size=rollout_micro, n_samples_per_prompt=group),
+        train=SimpleNamespace(micro_batch_size=train_micro, batch_size=train_batch, dynamic_batch_enable=dynamic),
+    )
+
+
+def shares(samples, ranks, micro):
+    """What each rank gets of a rollout: upstream's own division of micro-batches over ranks."""
+    made = [tuple(samples[i : i + micro]) for i in range(0, len(samples), micro)]
+    size = -(-len(made) // ranks)
+    return [sum(made[i * size : (i + 1) * size], ()) for i in range(ranks)]
+
+
+@given(
+    ranks=st.integers(1, 8), rollout_micro=st.integers(1, 8), train_micro=st.integers(1, 8),
+    group=st.integers(1, 8), groups=st.integers(0, 40),
+)  # fmt: skip
+def test_every_rank_gets_as_many_micro_batches_and_groups_stay_whole(ranks, rollout_micro, train_micro, group, groups):
+    samples = list(range(groups * group))
+    kept = batches.whole(samples, arguments(ranks, rollout_micro, train_micro, group))
+    assert kept == samples[: len(kept)] and len(kept) % group == 0
+    sizes = {len(share) for share in shares(kept, ranks, rollout_micro)}
+    assert len(sizes) == 1 and sizes.pop() % train_micro == 0
+    more = len(kept) + group
+    if more <= len(samples) and ranks == 1:  # no group is left out without need
+        assert more % train_micro
+
+
+def test_dynamic_batches_train_whole_optimizer_steps():
+    args = arguments(2, 4, 4, group=4, dynamic=True, train_batch=16)
+    assert len(batches.whole(list(range(40)), args)) == 32
+    assert batches.whole(list(range(12)), args) == []
