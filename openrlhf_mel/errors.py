@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Bad input. The entry prints its message alone (no traceback) and exits with code 2."""
+
+
+class Stopped(Exception):
+    """A stop was asked for (the file `stop` in the run's folder). What is done so far is saved before it goes up."""

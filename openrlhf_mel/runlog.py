@@ -17,7 +17,8 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
-EVALUATIONS = "evaluations.jsonl"
+EVALUATIONS, WARNINGS = "evaluations.jsonl", "logs/warnings.jsonl"
+STOP, STOPPED = "stop", "stopped"  # a stop is asked for; it was done, everything being saved
 # What may differ when a run is taken up again, and what follows from the folder.
 _RUN_KEYS = {
     "ckpt.load_enable",
@@ -111,8 +112,19 @@ def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
     }
 
 
-def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
-    """Refuse a folder that belongs to another run or to a finished one.
+def _is_content(path: Path) -> bool:
+    """Whether something in a run's folder shows a run, this one or another, rather than a start that was killed at once."""
+    if path.is_dir() and path.name in ("logs", "checkpoints", "tensorboard"):
+        return any(path.iterdir())
+    empty = path.is_file() and not path.stat().st_size
+    return not (path.name.startswith(f".{MANIFEST}.") or (empty and path.name in (STOP, ".lock", METRICS, ARCHIVE)))
+
+
+def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
+    """Refuse a folder that belongs to another run, or to this one where it is not to be resumed.
+
+    Returns:
+        Whether the run that is to be resumed has finished, so that nothing is left to do.
 
     Raises:
         UserError: naming `--mel.run_dir`, what was found, and what to do.
@@ -123,14 +135,14 @@ def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
         raise UserError(f"{flag}: {there} is a file; expected a folder, or nothing yet")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{flag}: {there} is not writable; choose another folder")
-    if not run_dir.exists() or not any(run_dir.iterdir()):
-        return
+    if not run_dir.exists() or not any(map(_is_content, run_dir.iterdir())):
+        return False
     try:
         manifest = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
         old = manifest["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{flag}: not empty and not a run of this package; choose another folder") from None
-    if manifest.get("finished"):
+    if manifest.get("finished") and not resume:
         raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
     config = json.loads(json.dumps(config))  # tuples are lists in a file
     differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
@@ -146,3 +158,4 @@ def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
             f"{flag}: holds an unfinished run of this configuration; pass --ckpt.load_enable to take it up "
             "from its last checkpoint, or remove the folder to start afresh"
         )
+    return bool(manifest.get("finished"))

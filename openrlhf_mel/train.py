@@ -20,17 +20,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrlhf_mel import __version__, config, runlog
+from openrlhf_mel import __version__, checkpoint, config, runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.upstream import contract, flags
 from openrlhf_mel.upstream.settings import Settings, resolve
 
+STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
 _PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "flash-attn", "math-verify")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns the exit code: 0, 1 when training failed, 2 for bad input, 130 when interrupted."""
+    """The command. Returns the exit code.
+
+    0 when the run is finished, 1 when training failed, 2 for bad input, 75 when it was stopped and can be resumed, 130
+    when interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m openrlhf_mel.train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     for switch in ("--dry-run", "--help", "-h", "--help-upstream"):
@@ -60,7 +65,9 @@ def train(settings: Settings) -> int:
 
     run_dir = settings.run_dir
     resume = settings.upstream["ckpt.load_enable"]
-    runlog.check_run_dir(run_dir, settings.as_dict(), resume)
+    if runlog.check_run_dir(run_dir, settings.as_dict(), resume):
+        print(f"run: {run_dir} is finished already")
+        return 0
     contract.check_version()
     preflight.check_templates(settings)
     preflight.check_model(settings)
@@ -84,6 +91,9 @@ def train(settings: Settings) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (Exception, SystemExit) as error:
+        if (run_dir / runlog.STOPPED).exists():
+            print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
+            return STOPPED
         _report(error, run_dir)
         return 1
     finally:
@@ -128,6 +138,9 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
             ) from None
         for name in (runlog.METRICS, runlog.ARCHIVE):
             (run_dir / name).touch()
+        (run_dir / runlog.STOPPED).unlink(missing_ok=True)
+        if settings.upstream["ckpt.load_enable"]:
+            checkpoint.prepare(Path(settings.upstream["ckpt.path"]) / "_actor")
         manifest = _manifest(settings)
         if (run_dir / runlog.MANIFEST).exists():
             first = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
@@ -225,7 +238,7 @@ def _progress(run_dir: Path, console: TextIO) -> Iterator[None]:
 
 
 def _followed(run_dir: Path) -> list[Path]:
-    return [run_dir / runlog.METRICS, run_dir / "logs" / "warnings.jsonl"]
+    return [run_dir / runlog.METRICS, run_dir / runlog.WARNINGS]
 
 
 def _line(row: dict[str, Any]) -> str:

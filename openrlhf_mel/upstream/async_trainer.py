@@ -8,9 +8,12 @@ sample.
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 from openrlhf.trainer import ppo_trainer_async
 
+from openrlhf_mel.errors import Stopped
 from openrlhf_mel.upstream import samples
 from openrlhf_mel.upstream.trainer import MELSteps
 
@@ -26,11 +29,21 @@ class GeneratingActor(_UpstreamGenerator):
         """Upstream's; after a resume the generator counts on from the rollouts that were consumed."""
         per_call = self.args.rollout.vllm_generate_batch_size
         self.samples_generator.step = total_consumed_prompts // per_call
+        self.samples_generator.stop_file = None  # the training actor looks, and saves first
         super().fit(episode, total_consumed_prompts)
 
 
 class TrainingActor(MELSteps, _UpstreamTraining):
     """Upstream's, with MEL's steps."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """As for every trainer; a generator that waits at a queue of a trainer that has stopped would wait for ever."""
+        try:
+            super().fit(*args, **kwargs)
+        except Stopped:
+            self.rollout_queue.shutdown(force=True)
+            self.rollout_slots.shutdown(force=True)
+            raise
 
 
 class MELTrainerAsync(_UpstreamAsync):

@@ -8,16 +8,17 @@ So only one graph is alive at a time, and the order of collectives is the same o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from openrlhf.trainer.ray import ppo_actor
 
-from openrlhf_mel import internalization
+from openrlhf_mel import checkpoint, internalization
 from openrlhf_mel.head import NLLHead
 from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
-from openrlhf_mel.upstream import lora
+from openrlhf_mel.upstream import lora, saving
 from openrlhf_mel.upstream.gradients import GradientLedger
 from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, RejectionPolicyLoss, iter_counting_correct
 
@@ -253,6 +254,30 @@ class PolicyModel(_UpstreamActor):
     def take_rows(self, rows: list[Row], coefficient: float) -> None:
         """The Ms to learn with the next `fit`, and R_MEL's coefficient; every rank gets all Ms and picks its own."""
         self.trainer.rows, self.trainer.coefficient = rows, coefficient
+
+    def save_checkpoint(
+        self,
+        tag: str,
+        client_states: dict[str, Any] | None = None,
+        metric_value: float | None = None,
+        metric_key: str | None = None,
+    ) -> None:
+        """Upstream's, but whole or not there at all, and nothing older goes before."""
+        folder = Path(self.strategy.args.ckpt.path)
+        if self.save_hf_ckpt:
+            self._export(folder / f"{tag}_hf")
+        if not self.disable_ds_ckpt:
+            saving.save(
+                self.strategy, self.actor.model, folder / "_actor", tag, client_states or {}, metric_value, metric_key
+            )
+
+    def _export(self, folder: Path) -> None:
+        """In Hugging Face's format, which cannot be resumed from."""
+        model = self.ema_model if self.strategy.args.train.enable_ema else self.actor
+        partial = folder.with_name(f"{folder.name}{checkpoint.PARTIAL}")
+        self.strategy.save_model(model, self.tokenizer, str(partial))
+        if self.strategy.is_rank_0():
+            checkpoint.replace(partial, folder)
 
 
 # Upstream finds these by the module's globals, in the driver and in every worker that imports this module.

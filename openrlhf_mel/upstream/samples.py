@@ -13,13 +13,16 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from vllm import SamplingParams
 
+from openrlhf_mel import runlog
 from openrlhf_mel.construction import Constructor, Generation, Replay, Sampling
+from openrlhf_mel.errors import Stopped
 from openrlhf_mel.experience import Group, MetaExperience, Trajectory
 from openrlhf_mel.upstream.agent_executor import unjudged
 from openrlhf_mel.upstream.dataset import QuestionDataset, prompt_format
@@ -108,12 +111,14 @@ class MetaExperienceGenerator(SamplesGenerator):
 
     Attributes:
         step: rollouts so far; set on a resume.
+        stop_file: looked for whenever a response arrives; where it is, `Stopped` is raised. None: not looked for.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mel = self.args.mel
         self.step = 0
+        self.stop_file = Path(self.mel.run_dir) / runlog.STOP if self.mel.run_dir else None
         self._began: float | None = None  # when the rollout's first construction did
         # Evaluation never constructs: one flag, set for the whole of an evaluation.
         self._evaluating = False
@@ -159,6 +164,8 @@ class MetaExperienceGenerator(SamplesGenerator):
         return per_episode * self.args.train.num_episodes
 
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
+        if self.stop_file and self.stop_file.exists():
+            raise Stopped
         sample = super()._process_response_into_experience(response, **kwargs)
         if not self._evaluating:
             self._responses.append((response, sample))

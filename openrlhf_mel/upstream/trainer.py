@@ -11,6 +11,7 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel import metrics, runlog
+from openrlhf_mel.errors import Stopped
 from openrlhf_mel.experience import Group, MetaExperience, shuffle_experiences
 from openrlhf_mel.guard import CollapseGuard
 from openrlhf_mel.internalization import Row
@@ -36,11 +37,21 @@ class MELSteps:
         self._expected_steps = 1
         self._guard = CollapseGuard(self.mel.guard_window)
         self._started = time.monotonic()
+        self._unsaved: tuple[int, dict] | None = None  # the last step, and what a checkpoint needs of it
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Upstream's; when a stop is asked for, the last whole step is saved before it ends."""
+        try:
+            super().fit(*args, **kwargs)
+        except Stopped:
+            self._save_unsaved()
+            (self.run_dir / runlog.STOP).replace(self.run_dir / runlog.STOPPED)
+            raise
 
     def init_checkpoint_states(self) -> dict[str, Any]:
         """Upstream's; the run's log is cut back to the step that was restored, and the guard has read it."""
         states = super().init_checkpoint_states()
-        for name in (runlog.METRICS, runlog.EVALUATIONS, runlog.ARCHIVE):
+        for name in (runlog.METRICS, runlog.EVALUATIONS, runlog.ARCHIVE, runlog.WARNINGS):
             if (self.run_dir / name).exists():
                 runlog.keep_up_to(self.run_dir / name, states["global_step"])
         for row in runlog.read_lines(self.run_dir / runlog.METRICS):
@@ -86,6 +97,9 @@ class MELSteps:
         for warning in self._guard.observe(row):
             self._warn(global_step, warning)
         super().save_logs_and_checkpoints(global_step, logs, client_states)
+        self._unsaved = (global_step, client_states or {}) if global_step % self.args.ckpt.save_steps else None
+        if (self.run_dir / runlog.STOP).exists():
+            raise Stopped
 
     def save_best_checkpoint(
         self, eval_metrics: dict[str, float], global_step: int, client_states: dict | None = None
@@ -93,6 +107,17 @@ class MELSteps:
         """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
         runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
+
+    def _save_unsaved(self) -> None:
+        if self._unsaved is None:
+            return
+        step, client_states = self._unsaved
+        # Upstream's own saving, with what it adds to the states, at a step at which it would not save or log.
+        every, self.args.ckpt.save_steps = self.args.ckpt.save_steps, 1
+        logged, self.args.logger.logging_steps = self.args.logger.logging_steps, float("inf")
+        super().save_logs_and_checkpoints(step, {}, client_states)
+        self.args.ckpt.save_steps, self.args.logger.logging_steps = every, logged
+        self._unsaved = None
 
     def _rows(self, candidates: list[MetaExperience], global_step: int) -> list[Row]:
         kept = [m for m in candidates if m.kept]
@@ -133,7 +158,7 @@ class MELSteps:
 
     def _warn(self, step: int, message: str) -> None:
         logger.warning(message)
-        runlog.append_lines(self.run_dir / "logs" / "warnings.jsonl", [{"step": step, "warning": message}])
+        runlog.append_lines(self.run_dir / runlog.WARNINGS, [{"step": step, "warning": message}])
 
 
 class MELTrainer(MELSteps, _UpstreamTrainer):

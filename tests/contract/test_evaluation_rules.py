@@ -18,16 +18,10 @@ def check(tmp_path):
         for name, questions in (("train", train), ("eval", evaluation)):
             rows = [{"input": q, "label": "1", "datasource": source} for q in questions]
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        preflight.check_data(
-            resolve(
-                None,
-                [
-                    "--actor.model_name_or_path=m", f"--data.prompt_dataset={tmp_path}/train.jsonl",
-                    "--data.label_key=label", "--rollout.batch_size=2", "--rollout.n_samples_per_prompt=4",
-                    "--train.batch_size=8", "--mel.runtime=cpu", f"--eval.dataset={tmp_path}/eval.jsonl", *flags,
-                ],
-            )  # fmt: skip
-        )
+        sizes = ["--rollout.batch_size=2", "--rollout.n_samples_per_prompt=4", "--train.batch_size=8"]
+        files = [f"--data.prompt_dataset={tmp_path}/train.jsonl", f"--eval.dataset={tmp_path}/eval.jsonl"]
+        other = ["--actor.model_name_or_path=m", "--data.label_key=label", "--mel.runtime=cpu"]
+        preflight.check_data(resolve(None, [*sizes, *files, *other, *flags]))
 
     return run
 

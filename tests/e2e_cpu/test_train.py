@@ -168,35 +168,6 @@ def test_minimal_configuration_on_gsm8k(train, shared):
     assert lines(out / "metrics.jsonl")[0]["verifier/error"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(480)
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, command):
-    """kill -9 after a checkpoint, then --ckpt.load_enable: every step once, in order, and a finished run."""
-    (tmp_path / "run.yaml").write_text(TOY)
-    out = tmp_path / "out"
-    argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", tmp_path / "run.yaml", "--mel.run_dir", out,
-            "--data.max_samples=48", "--ckpt.save_steps=1"]  # fmt: skip
-    first = subprocess.Popen(
-        [str(a) for a in argv], cwd=REPO, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    tag = out / "checkpoints" / "_actor" / "latest"
-    deadline = time.monotonic() + 150
-    while not tag.exists() and time.monotonic() < deadline and first.poll() is None:
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert tag.exists(), "no checkpoint within 150 s"
-    refused = command(*argv, limit=60)
-    assert refused.returncode == 2 and "--ckpt.load_enable to take it up" in refused.stderr
-    done = command(*argv, "--ckpt.load_enable", limit=200)
-    assert done.returncode == 0, done.stderr
-    assert [m["step"] for m in lines(out / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-    steps = [e["step"] for e in lines(out / "meta_experiences.jsonl")]
-    assert steps == sorted(steps) and set(steps) == {1, 2, 3, 4, 5, 6}
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["finished"] and len(manifest["resumed"]) == 1 and (out / "model" / "config.json").is_file()
-
-
 @pytest.fixture
 def cluster():
     """The address of a Ray cluster that was started elsewhere, in another folder."""

@@ -39,8 +39,19 @@ def run(tmp_path):
 
 
 def test_new_or_empty_folder_is_fine(tmp_path):
-    runlog.check_run_dir(tmp_path / "new", {}, False)
-    runlog.check_run_dir(tmp_path, {}, False)
+    assert not runlog.check_run_dir(tmp_path / "new", {}, False)
+    assert not runlog.check_run_dir(tmp_path, {}, False)
+
+
+def test_a_start_that_was_killed_before_its_manifest_is_no_run(tmp_path):
+    for name in ("logs", "checkpoints"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", runlog.METRICS, runlog.STOP, f".{runlog.MANIFEST}.77"):
+        (tmp_path / name).touch()
+    assert not runlog.check_run_dir(tmp_path, {}, True)
+    (tmp_path / runlog.METRICS).write_text("{}\n")
+    with pytest.raises(UserError, match="not a run of this package"):
+        runlog.check_run_dir(tmp_path, {}, True)
 
 
 def test_foreign_folder(tmp_path):
@@ -58,13 +69,16 @@ def test_finished_run(run):
     manifest = json.loads((run[0] / runlog.MANIFEST).read_text()) | {"finished": "2026-01-01"}
     runlog.write_json(run[0] / runlog.MANIFEST, manifest)
     with pytest.raises(UserError, match="holds a finished run"):
-        runlog.check_run_dir(*run, True)
+        runlog.check_run_dir(*run, False)
+    assert runlog.check_run_dir(*run, True)  # nothing left to do
+    with pytest.raises(UserError, match="belongs to another run"):
+        runlog.check_run_dir(run[0], run[1] | {"data.max_len": 4}, True)
 
 
 def test_unfinished_run_goes_on_only_when_asked(run):
     with pytest.raises(UserError, match=r"unfinished run.*--ckpt\.load_enable"):
         runlog.check_run_dir(*run, False)
-    runlog.check_run_dir(run[0], run[1] | {"ckpt.load_enable": True, "mel.run_dir": "moved"}, True)
+    assert not runlog.check_run_dir(run[0], run[1] | {"ckpt.load_enable": True, "mel.run_dir": "moved"}, True)
 
 
 def test_a_file_in_the_way(tmp_path):

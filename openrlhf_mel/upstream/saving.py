@@ -1,0 +1,59 @@
+"""DeepSpeed checkpoints that are whole or not there (`openrlhf_mel.checkpoint`), in the place of upstream's `save_ckpt`.
+
+Every rank takes part in the writing; naming, rotation and `latest` are rank 0's. A new checkpoint has its name before an
+old one goes.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from openrlhf_mel import checkpoint, runlog
+
+
+def save(
+    strategy: Any,
+    engine: Any,
+    folder: Path,
+    tag: str,
+    client_states: dict[str, Any],
+    metric_value: float | None,
+    metric_key: str | None,
+) -> None:
+    """Save `engine` as `folder/tag` and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
+
+    Raises:
+        checkpoint.Incomplete: on every rank, when what was written is not whole; older checkpoints are untouched.
+    """
+    partial = f"{tag}{checkpoint.PARTIAL}"
+    if strategy.is_rank_0():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.clear(folder)
+    dist.barrier()
+    engine.save_checkpoint(str(folder), tag=partial, client_state=client_states, save_latest=False)
+    dist.barrier()
+    problem: list[str | None] = [None]
+    if strategy.is_rank_0():
+        try:
+            _name(strategy, folder, folder / partial, metric_value, metric_key)
+        except (checkpoint.Incomplete, OSError) as error:
+            problem = [str(error)]
+    dist.broadcast_object_list(problem, src=0)  # so that no rank trains on while another has given up
+    if problem[0]:
+        raise checkpoint.Incomplete(problem[0])
+    gc.collect()
+
+
+def _name(strategy: Any, folder: Path, partial: Path, metric_value: float | None, metric_key: str | None) -> None:
+    ckpt = strategy.args.ckpt
+    # Upstream's own mark of a finished save, by which other tools rank checkpoints.
+    metric = {"metric_key": metric_key, "metric_value": metric_value}
+    runlog.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
+    sealed = checkpoint.seal(partial, dist.get_world_size(), metric_value, metric_key)
+    checkpoint.point(folder, sealed.name)
+    for gone in checkpoint.rotate(folder, ckpt.max_num, ckpt.max_mem * 2**30):
+        strategy.print(f"Deleted checkpoint {gone}")
