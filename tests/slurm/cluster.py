@@ -12,7 +12,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -168,13 +167,28 @@ class Cluster:
             time.sleep(0.2)
         return job
 
-    def hurry(self, number: str) -> None:
-        """Let a job that was requeued start without Slurm's pause."""
-        self._run("scontrol", "update", f"jobid={number}", "StartTime=now", check=False)
+    def wait_for_restart(self, number: str, restarts: int, limit: float) -> Job:
+        """A job that was requeued, once it runs again: after some 6 seconds, see AuthInfo (Slurm's default are two minutes).
 
-    def control(self, *arguments: str) -> str:
-        """scontrol."""
-        return self._run("scontrol", *arguments)
+        To update its StartTime is quicker, but then the old attempt's last words may count as the new one's.
+        """
+        deadline = time.monotonic() + limit
+        while (job := self.job(number)).state != "RUNNING" or job.restarts < restarts:
+            assert time.monotonic() < deadline, f"job {number} is {job.state} after {limit} s:\n{job.output[-6000:]}"
+            time.sleep(0.3)
+        return job
+
+    def nodes_of(self, number: str) -> list[str]:
+        """The nodes of a job, by name."""
+        return self._run("scontrol", "show", "hostnames", self.job(number).fields["NodeList"]).split()
+
+    def down(self, node: str) -> None:
+        """Let Slurm believe that a node is lost. It comes back by itself, since its daemon lives."""
+        self._run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def cancel(self, number: str) -> None:
+        """A job, if it still runs or waits."""
+        self._run("scancel", number, check=False)
 
     def signal(self, number: str, name: str) -> None:
         """To the batch script alone, as `--signal=B:...` does."""
@@ -230,10 +244,3 @@ def _free_ports(count: int) -> list[int]:
     with ExitStack() as held:
         return [held.enter_context(socket.create_server(("", 0))).getsockname()[1] for _ in range(count)]
 
-
-def send(pid: int, number: signal.Signals) -> None:
-    """A signal to a process that may be gone."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
