@@ -23,7 +23,7 @@ import this_node
 _PACKAGES = ("openrlhf", "torch", "vllm", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports
 # Below a session's folder in it Ray makes sockets, whose whole path may have 107 characters.
-_LONGEST_TMP = 107 - len("/mel-12345678-12345678-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
+_LONGEST_TMP = 107 - len("/mel-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 # Seen by torch is not enough: a GPU that fell off the bus, or is held by another job, fails when it is used.
 _PROBE = """
 import torch
@@ -40,7 +40,7 @@ class Unfit(Exception):
 def check_shared_folder() -> None:
     """The batch script has written a token where all nodes should see it."""
     path = Path(os.environ["MEL_LOG_DIR"], "token")
-    deadline = time.monotonic() + 20  # NFS takes a while to show a new file
+    deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) / 4  # NFS takes a while to show a new file
     while time.monotonic() < deadline:
         if path.exists() and path.read_text().strip() == os.environ["MEL_TOKEN"]:
             return

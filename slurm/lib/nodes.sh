@@ -17,7 +17,7 @@ check_nodes() {
             say "error: node $node: $address $port $versions" >&2
         elif [[ $status != ok ]]; then
             say "error: node $node: no answer within $MEL_CHECK_S s from $MEL_PYTHON there (see $found.err)" >&2
-            grep -v '^srun: .*STEP\|^slurmstepd' "$found.err" | tail -n 3 >&2
+            grep -v '^srun: ' "$found.err" | tail -n 3 >&2
         elif [[ -n $common && $versions != "$common" ]]; then
             say "error: node $node: has $versions, but $HEAD has $common" >&2
         else

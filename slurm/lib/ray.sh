@@ -19,9 +19,10 @@ start_ray() {
 
 # hold_ray NODES ROLE: holds Ray there until $LOG_DIR/ray-end is written; the batch script is told when it ends.
 hold_ray() {
-    trap '' USR1 USR2 TERM
+    trap '' USR1 USR2
+    trap 'kill "$CHILD"' TERM # by force, see end_ray
     on "$1" --kill-on-bad-exit=1
-    "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/ray_node.py "$2" >>"$LOG_DIR/ray.log" 2>&1
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/ray_node.py "$2" >>"$LOG_DIR/ray.log" 2>&1
     kill -USR1 "$$" # lost_ray
 }
 
@@ -44,12 +45,15 @@ lost_ray() {
     [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null
 }
 
-# Never `ray stop`: it ends every Ray of this user on the node, a neighbouring job's as well. Nor a signal to srun, which
-# kills: Ray could not tidy up.
+# Never `ray stop`: it ends every Ray of this user on the node, a neighbouring job's as well. And a signal to srun kills at
+# once, so that comes last: Ray could not tidy up.
 end_ray() {
+    ((ENDING == 0 && ${#RAY_STEPS[@]})) || return 0
     ENDING=1
-    ((${#RAY_STEPS[@]})) || return 0
+    local late
     touch "$LOG_DIR/ray-end"
+    { sleep 30 && kill "${RAY_STEPS[@]}"; } 2>/dev/null &
+    late=$!
     while wait "${RAY_STEPS[@]}"; (($? > 128)) && kill -0 "${RAY_STEPS[@]}" 2>/dev/null; do :; done
-    RAY_STEPS=()
+    kill "$late" 2>/dev/null
 }

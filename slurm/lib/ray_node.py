@@ -12,8 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import zlib
 from pathlib import Path
 
 import this_node
@@ -51,14 +49,21 @@ def command(role: str, folder: Path) -> list[str]:
 
 
 def make_folder() -> Path:
-    """A private one on the node's own disk; what a killed attempt of this job left here is removed."""
-    base = os.environ["MEL_TMP"]
-    # Short, for Ray's sockets; by the node's name, since several pretended nodes may share a disk.
-    prefix = f"mel-{os.environ['SLURM_JOB_ID']}-{zlib.crc32(this_node.NAME.encode()):08x}-"
-    for old in Path(base).glob(f"{prefix}*"):
-        if old.stat().st_uid == os.getuid():
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    """A private one on the node's own disk, its name short for Ray's sockets. What a killed attempt left is removed."""
+    base, job = Path(os.environ["MEL_TMP"]), os.environ["SLURM_JOB_ID"]
+    attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
+    for suffix in ("", *(f"-{i}" for i in range(1, 100))):  # nodes that share a disk
+        folder = base / f"mel-{job}{suffix}"
+        mark = folder / "attempt"
+        if mark.exists() and mark.stat().st_uid == os.getuid() and mark.read_text() != attempt:
+            shutil.rmtree(folder)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        mark.write_text(attempt)
+        return folder
+    raise SystemExit(f"{base}: holds a hundred folders mel-{job}*; remove them")
 
 
 def hold(ray: subprocess.Popen) -> int:

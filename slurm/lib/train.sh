@@ -43,7 +43,8 @@ read_flags() {
 
 # conclude STATUS: what the trainer's end means for the job
 conclude() {
-    if (($1 == 0)); then
+    # srun's 0 is not enough: it also stands for a node that Slurm gave up
+    if (($1 == 0)) && grep -q '"finished": "' "$RUN_DIR/manifest.json"; then
         say "finished: $RUN_DIR"
     elif ((CANCELLED)); then
         exit 143 # whoever cancelled or preempted the job decides what follows

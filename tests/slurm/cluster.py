@@ -183,8 +183,9 @@ class Cluster:
         return self._run("scontrol", "show", "hostnames", self.job(number).fields["NodeList"]).split()
 
     def down(self, node: str) -> None:
-        """Let Slurm believe that a node is lost. It comes back by itself, since its daemon lives."""
+        """Let Slurm believe for a moment that a node is lost."""
         self._run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        self._run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may be back already
 
     def cancel(self, number: str) -> None:
         """A job, if it still runs or waits."""

@@ -32,7 +32,7 @@ class Project:
         self.folder, self.cluster = folder, cluster
         self.jobs: list[str] = []
         self._site: dict[str, object] = {"MEL_CHECK_S": 60, "MEL_MIN_FREE_GB": 1}
-        self._stand_ins: list[str] = []
+        self._stand_ins: dict[str, str] = {}
         (folder / "slurm" / "logs").mkdir(parents=True)
         for path in [*REPO.iterdir(), *(REPO / "slurm").iterdir()]:
             if path.name not in {"slurm", "logs", "site.env", "runs", "prepared", ".git", ".venv"}:
@@ -47,8 +47,10 @@ class Project:
 
     def stand_in(self, **scripts: str) -> None:
         """Scripts of `stand_ins/` in the place of what Python would run: `stand_in(train="train.py")`."""
+        self._stand_ins |= scripts
         arms = "".join(
-            f'    *{word}*) exec {sys.executable} {STAND_INS / script} "$@" ;;\n' for word, script in scripts.items()
+            f'    *{word}*) exec {sys.executable} {STAND_INS / script} "$@" ;;\n'
+            for word, script in self._stand_ins.items()
         )
         python = self.folder / "python"
         python.write_text(f'#!/bin/sh\ncase "$*" in\n{arms}esac\nexec {self.folder}/.venv/bin/python "$@"\n')

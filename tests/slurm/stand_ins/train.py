@@ -21,7 +21,7 @@ saved = run_dir / "steps"
 done = int(saved.read_text()) if saved.exists() else 0
 with open(run_dir / "starts.jsonl", "a") as file:
     file.write(json.dumps({"from": done, "argv": arguments, "ray": os.environ.get("RAY_ADDRESS")}) + "\n")
-(run_dir / "manifest.json").write_text("{}")
+(run_dir / "manifest.json").write_text('{"finished": null}')
 for step in range(done + 1, int(value("--steps", "5")) + 1):
     print("step", step, flush=True)
     if step == int(value("--die-at", "-1")):
@@ -31,3 +31,4 @@ for step in range(done + 1, int(value("--steps", "5")) + 1):
     if (run_dir / "stop").exists():
         print("stop file found, saved", flush=True)
         sys.exit(75)
+(run_dir / "manifest.json").write_text('{"finished": "now"}')
