@@ -38,11 +38,11 @@ class Unfit(Exception):
 
 
 def check_shared_folder() -> None:
-    """The batch script has written a token where all nodes should see it."""
-    path = Path(os.environ["MEL_LOG_DIR"], "token")
+    """The batch script has written a mark where all nodes should see it."""
+    path = Path(os.environ["MEL_LOG_DIR"], "mark")
     deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) / 4  # NFS takes a while to show a new file
     while time.monotonic() < deadline:
-        if path.exists() and path.read_text().strip() == os.environ["MEL_TOKEN"]:
+        if path.exists() and path.read_text().strip() == os.environ["MEL_MARK"]:
             return
         time.sleep(0.5)
     raise Unfit(f"does not see {path}: the project must lie on a file system that all nodes share")
@@ -53,15 +53,19 @@ def check_disk() -> None:
     folder = os.environ["MEL_TMP"]
     if len(folder) > _LONGEST_TMP:
         raise Unfit(f"MEL_TMP={folder}: longer than {_LONGEST_TMP} characters, too long for Ray's sockets")
-    for name in filter(None, [folder, os.environ.get("MEL_RUN_DIR")]):
+    for name, least in ((folder, "MEL_MIN_FREE_GB"), (os.environ.get("MEL_RUN_DIR"), "MEL_RUN_FREE_GB")):
+        if not name:
+            continue
         try:
             free = shutil.disk_usage(name).free / 1e9
             with tempfile.TemporaryFile(dir=name) as file:  # a quota, or a disk that is read only
                 file.write(b"0" * 2**20)
         except OSError as error:
             raise Unfit(f"{name}: cannot be written: {error.strerror}") from None
-        if free < float(os.environ["MEL_MIN_FREE_GB"]):
-            raise Unfit(f"{name}: {free:.1f} GB free, expected MEL_MIN_FREE_GB={os.environ['MEL_MIN_FREE_GB']} or more")
+        # A run that is taken up has made its first checkpoints already.
+        share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
+        if free < float(os.environ[least]) * share:
+            raise Unfit(f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})")
 
 
 def check_gpus() -> None:

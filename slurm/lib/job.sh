@@ -32,6 +32,7 @@ fail() {
 . slurm/lib/ray.sh
 . slurm/lib/stop.sh
 . slurm/lib/train.sh
+. slurm/lib/eval.sh
 
 begin_job() {
     ATTEMPT=${SLURM_RESTART_COUNT:-0}

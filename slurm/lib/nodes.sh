@@ -5,10 +5,10 @@
 # Leaves a line a node in $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON.
 check_nodes() {
     local found=$LOG_DIR/nodes node status address port versions common='' bad=0
-    echo "$JOB.$ATTEMPT" >"$LOG_DIR/token" # what a shared file system shows to every node
+    echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark" # what a shared file system shows to every node
     MEL_NODE_ADDRESSES=$(scontrol --oneliner show node "$SLURM_JOB_NODELIST" |
         sed -nE 's/^NodeName=(\S+) .*NodeAddr=(\S+) .*/\1=\2/p')
-    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_TOKEN=$JOB.$ATTEMPT
+    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT
     on "$(list "${NODES[@]}")"
     timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/check_node.py >"$found" 2>"$found.err"
     for node in "${NODES[@]}"; do

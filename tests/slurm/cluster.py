@@ -178,6 +178,10 @@ class Cluster:
             time.sleep(0.3)
         return job
 
+    def queue(self) -> list[str]:
+        """The ids of all jobs that run or wait."""
+        return self._run("squeue", "-h", "-o", "%i").split()
+
     def nodes_of(self, number: str) -> list[str]:
         """The nodes of a job, by name."""
         return self._run("scontrol", "show", "hostnames", self.job(number).fields["NodeList"]).split()
