@@ -3,11 +3,13 @@
 
 # Reads slurm/site.env (or $MEL_SITE), and gives everything that it leaves out a value. All are exported: steps read them.
 load_site() {
-    local file=${MEL_SITE:-slurm/site.env}
+    local file=${MEL_SITE:-slurm/site.env} strict=$-
     [[ -z ${MEL_SITE:-} || -f $file ]] || fail "MEL_SITE=$file: no such file"
-    set -a
+    set -a +eu # `module` and its like are not written for -e and -u
     # shellcheck source=slurm/site.env.example
     [[ ! -f $file ]] || . "$file"
+    set -u
+    [[ $strict != *e* ]] || set -e
     MEL_PYTHON=${MEL_PYTHON:-$PWD/.venv/bin/python}
     MEL_TMP=${MEL_TMP:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}
     MEL_MIN_FREE_GB=${MEL_MIN_FREE_GB:-20}
