@@ -6,6 +6,7 @@ The YAML nests upstream's dotted names and `mel:`; the command line wins over it
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -33,7 +34,7 @@ _PATHS = (
 )
 _OUTPUTS = ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir")
 # The least that makes sense; below it upstream fails in a worker, late.
-_LEAST = {
+LEAST = {
     "data.max_len": 2,
     "data.max_samples": 1,
     "rollout.batch_size": 1,
@@ -84,20 +85,39 @@ class Settings:
         return dict(sorted((self.upstream | mel).items()))
 
 
-def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
+def resolve(
+    config_path: str | None,
+    arguments: Sequence[str],
+    *,
+    device: str | None = None,
+    contradictions: list[str] | None = None,
+) -> Settings:
     """The settings of `--config config_path` and the command line's other `arguments`.
 
+    Args:
+        device: `cuda` or `cpu`, what the run will find (then `auto` means it, and `mel.runtime: cuda` is taken at its
+            word); None: this machine is asked.
+        contradictions: takes what contradicts, a message each, in the place of a UserError.
+
     Raises:
-        UserError: an unknown or misspelt key, a value out of range, a contradiction, or a missing one.
+        UserError: unknown or misspelt keys, values out of range, contradictions, missing ones; all that are of a kind.
     """
-    given = (_read_yaml(config_path) if config_path else {}) | _read_arguments(arguments)
+    found: list[str] = []
+    given: dict[str, Any] = {}
+    with _noting(found):
+        given = _read_yaml(config_path) if config_path else {}
+    with _noting(found):
+        given = given | _read_arguments(arguments)
+    _refuse(found)
     # `key: null` leaves a key to its default, here as upstream.
     given = {name: value for name, value in given.items() if value is not None}
-    mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
-    mel = replace(mel, runtime=_runtime(mel.runtime))
+    mel = MELConfig()
+    with _noting(found):
+        mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
+        mel = replace(mel, runtime=_runtime(mel.runtime, device))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
     if missing := [f"--{n}" for n in REQUIRED if upstream_given.get(n) is None]:
-        raise UserError(
+        found.append(
             f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag"
         )
     name = Path(config_path).stem if config_path else "run"
@@ -106,13 +126,39 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
     if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
         chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
-    chosen |= {flag: _absolute(chosen.get(flag)) for flag in _PATHS}
-    chosen |= {flag: os.path.abspath(chosen[flag]) for flag in _OUTPUTS}
-    argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
+    argv: list[str] = []
+    for flag, value in chosen.items():
+        with _noting(found):
+            if isinstance(value, str):
+                value = os.path.abspath(value) if flag in _OUTPUTS else _absolute(value) if flag in _PATHS else value
+            tokens = flags.to_argv(flag, value)
+            flags.parser().parse_args(tokens)
+            argv += tokens
+    _refuse(found)
     values = vars(flags.parser().parse_args(argv))
-    _refuse_contradictions(mel, values, upstream_given)
-    mel = config.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
+    with _noting(found):
+        found.extend(_contradictions(mel, values, upstream_given))
+    with _noting(found):
+        mel = config.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
+    if contradictions is None:
+        _refuse(found)
+    else:
+        contradictions += found
     return Settings(mel, values, argv, run_dir)
+
+
+@contextlib.contextmanager
+def _noting(found: list[str]) -> Iterator[None]:
+    """Add what a UserError says to `found`, and go on."""
+    try:
+        yield
+    except UserError as error:
+        found.extend(error.args)
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise UserError(*found)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -130,12 +176,15 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML{f' at line {where.line + 1}' if where else ''}: {problem}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: found {type(tree).__name__}, expected keys such as `data:` and `mel:`")
-    known = _known()
+    known, found = _known(), []
     given = {}
     for name, value in _flatten(tree, known, path):
         if name not in known:
-            raise UserError(f"{path}: unknown key {name!r}{_nearest(name, known)}")
-        given[name] = _mel_from_yaml(name, value) if name.startswith("mel.") else value
+            found.append(f"{path}: unknown key {name!r}{_nearest(name, known)}")
+            continue
+        with _noting(found):
+            given[name] = _mel_from_yaml(name, value) if name.startswith("mel.") else value
+    _refuse(found)
     return given
 
 
@@ -177,7 +226,7 @@ def _mel_from_yaml(name: str, value: Any) -> Any:
 
 def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """`--name value...`, `--name=value` and bare `--switch` tokens, by dotted name."""
-    known, given, i = _known(), {}, 0
+    known, given, found, i = _known(), {}, [], 0
     actions = flags.actions()
     while i < len(arguments):
         token = arguments[i]
@@ -185,13 +234,16 @@ def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         if not token.startswith("--"):
             raise UserError(f"found {token!r}, expected a flag such as --data.max_len")
         name, equals, rest = token.removeprefix("--").partition("=")
-        if name not in known:
-            raise UserError(f"unknown flag --{name}{_nearest(name, known)}")
         values = [rest] if equals else []
         while not equals and i < len(arguments) and not re.match(r"--[A-Za-z]", arguments[i]):
             values.append(arguments[i])
             i += 1
-        given[name] = _argument(name, values, actions)
+        if name not in known:
+            found.append(f"unknown flag --{name}{_nearest(name, known)}")
+            continue
+        with _noting(found):
+            given[name] = _argument(name, values, actions)
+    _refuse(found)
     return given
 
 
@@ -225,17 +277,21 @@ def _nearest(name: str, known: set[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; see --help and --help-upstream"
 
 
-def _runtime(asked: str) -> str:
-    """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
-    if asked == "cpu":
-        return "cpu"
+def here() -> str:
+    """`cuda` or `cpu`: what a run finds on this machine."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if asked == "cuda":
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _runtime(asked: str, device: str | None) -> str:
+    """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
+    if asked == "cpu" or (asked == "cuda" and device):
+        return asked
+    found = device or here()
+    if asked == "cuda" and found == "cpu":
         raise UserError("--mel.runtime cuda: torch sees no CUDA device; check the allocation, or use --mel.runtime cpu")
-    return "cpu"
+    return found
 
 
 def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -259,68 +315,68 @@ def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str,
     return chosen
 
 
-def _refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> None:
+def _contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
     wanted = config.algorithm_flags(mel.algorithm)
     estimator = given.get("algo.advantage.estimator")
     if estimator is not None and estimator != wanted["algo.advantage.estimator"] and mel.algorithm != "rft":
-        raise UserError(
+        yield (
             f"--algo.advantage.estimator {estimator} contradicts --mel.algorithm {mel.algorithm}, "
             f"which is {wanted['algo.advantage.estimator']}; leave one of them out"
         )
     if values["logger.wandb.key"] not in (None, "env"):
-        raise UserError(
+        yield (
             "--logger.wandb.key: a key on the command line or in a file can be read by others; "
             "export WANDB_API_KEY and set logger.wandb.key to `env`"
         )
     if values["logger.wandb.key"] == "env" and not os.environ.get("WANDB_API_KEY"):
-        raise UserError("--logger.wandb.key env: WANDB_API_KEY is not set; export it")
+        yield "--logger.wandb.key env: WANDB_API_KEY is not set; export it"
     if mel.runtime == "cuda" and mel.cpu_dtype != "bf16":
-        raise UserError("--mel.cpu_dtype fp32: only for --mel.runtime cpu")
-    for name, least in _LEAST.items():
-        if values[name] is not None and values[name] < least:
-            raise UserError(f"--{name}: found {values[name]}, expected at least {least}")
+        yield "--mel.cpu_dtype fp32: only for --mel.runtime cpu"
+    low = {n: least for n, least in LEAST.items() if values[n] is not None and values[n] < least}
+    for name, least in low.items():
+        yield f"--{name}: found {values[name]}, expected at least {least}"
     for name in ("ckpt.save_steps", "eval.steps"):
         if values[name] == 0 or values[name] < -1:
-            raise UserError(f"--{name}: found {values[name]}, expected at least 1, or -1 for never")
+            yield f"--{name}: found {values[name]}, expected at least 1, or -1 for never"
+    if low:
+        return  # the rest reckons with them
     group, prompts = values["rollout.n_samples_per_prompt"], values["rollout.batch_size"]
     samples = group * prompts
     if values["train.batch_size"] > samples:
-        raise UserError(
+        yield (
             f"--train.batch_size {values['train.batch_size']}: expected at most --rollout.batch_size x "
             f"--rollout.n_samples_per_prompt ({prompts} x {group} = {samples}); OpenRLHF counts samples here"
         )
     if mel.algorithm in ("grpo", "reinforce++-baseline") and group < 2:
-        raise UserError(
-            f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
-        )
+        yield f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
     gpus = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
     window = values["train.micro_batch_size"] * gpus
     window //= math.gcd(window, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"])
     if not values["train.dynamic_batch_enable"] and values["train.batch_size"] % window:
-        raise UserError(
+        yield (
             f"--train.batch_size {values['train.batch_size']}: expected a multiple of --train.micro_batch_size x "
             f"the policy's GPUs ({values['train.micro_batch_size']} x {gpus})"
         )
     if (values["rollout.max_new_tokens"] or 0) >= values["data.max_len"]:
-        raise UserError(
+        yield (
             f"--rollout.max_new_tokens {values['rollout.max_new_tokens']}: expected less than --data.max_len "
             f"({values['data.max_len']}), which holds the prompt as well"
         )
     for name in ("data.prompt_dataset", "eval.dataset"):
         scripts = [part for part in (values[name] or "").split(",") if part.split("@")[0].strip().endswith(".py")]
         if scripts and not mel.trust_remote_code:
-            raise UserError(f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it")
+            yield f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it"
     if values["ds.zero_stage"] not in (1, 2, 3):
-        raise UserError(f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3")
-    _refuse_unsupported(mel, values)
+        yield f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3"
+    yield from _unsupported(mel, values)
 
 
-def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
+def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     """What the joint objective does not hold for yet, or the CPU runtime lacks, is refused."""
     if values["train.async_enable"]:
-        raise UserError("--train.async_enable: not supported (the asynchronous trainer samples in an actor of its own)")
+        yield "--train.async_enable: not supported (the asynchronous trainer samples in an actor of its own)"
     if mel.algorithm == "rft" and (values["actor.entropy_coef"] is not None or values["algo.kl.use_loss"]):
-        raise UserError(
+        yield (
             "--mel.algorithm rft: not supported with --actor.entropy_coef or --algo.kl.use_loss, which average over "
             "all responses"
         )
@@ -330,12 +386,10 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
             "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
             if values[flag]:
-                raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
+                yield f"--{flag}: not supported with meta-experiences or rft ({reason})"
         for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
             if values[flag] > 1:
-                raise UserError(
-                    f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)"
-                )
+                yield f"--{flag}: not supported with meta-experiences or rft (M's rows are not split over it)"
     if mel.runtime == "cpu":
         for flag in (
             "ds.adam_offload",
@@ -348,4 +402,4 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
             "reward.model_name_or_path",
         ):
             if values[flag]:
-                raise UserError(f"--{flag}: needs a GPU; not available with --mel.runtime cpu")
+                yield f"--{flag}: needs a GPU; not available with --mel.runtime cpu"
