@@ -65,7 +65,9 @@ def check_disk() -> None:
         # A run that is taken up has made its first checkpoints already.
         share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
         if free < float(os.environ[least]) * share:
-            raise Unfit(f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})")
+            raise Unfit(
+                f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})"
+            )
 
 
 def check_gpus() -> None:
@@ -80,7 +82,9 @@ def check_gpus() -> None:
     said = found.stdout.split("\n")[-2:-1]
     if found.returncode or not said or not said[0].strip().isdigit():
         words = (found.stderr.strip().splitlines() or ["no word"])[-1]
-        raise Unfit(f"a GPU does not work: {words[:300]} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})")
+        raise Unfit(
+            f"a GPU does not work: {words[:300]} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
+        )
     if int(said[0]) < this_node.GPUS:
         raise Unfit(f"{this_node.GPUS} GPUs were asked for, {said[0].strip()} found")
 

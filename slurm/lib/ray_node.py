@@ -45,7 +45,16 @@ def command(role: str, folder: Path) -> list[str]:
         options |= {"address": head}
     flags = [f"--{name}={value}" for name, value in options.items()]
     head_flag = ["--head"] if role == "head" else []
-    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *head_flag, *flags]
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        *head_flag,
+        *flags,
+    ]
 
 
 def make_folder() -> Path:

@@ -36,7 +36,9 @@ def address() -> str:
     }
     if interface := os.environ.get("MEL_INTERFACE"):
         if not here.get(interface):
-            raise LookupError(f"MEL_INTERFACE={interface}: no such interface with an IPv4 address; found {', '.join(here)}")
+            raise LookupError(
+                f"MEL_INTERFACE={interface}: no such interface with an IPv4 address; found {', '.join(here)}"
+            )
         return here[interface][0]
     named = dict(pair.split("=", 1) for pair in os.environ.get("MEL_NODE_ADDRESSES", "").split())
     name = named.get(NAME, NAME)

@@ -248,4 +248,3 @@ def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on; all are held until the last is found, so none comes twice."""
     with ExitStack() as held:
         return [held.enter_context(socket.create_server(("", 0))).getsockname()[1] for _ in range(count)]
-

@@ -83,7 +83,9 @@ def test_an_array_over_benchmarks(project, cluster):
     """Two elements, a benchmark each; whoever is last merges."""
     flags = ["--config", "slurm/configs/eval/smoke.yaml", "--benchmarks", "test,train", "--model", "data/toy/model",
              "--template", "data/toy/templates", "--limit", 8, "--output-dir", "out"]  # fmt: skip
-    number = project.submit("--array=3-4", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G", "slurm/eval.sbatch", *flags)
+    number = project.submit(
+        "--array=3-4", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G", "slurm/eval.sbatch", *flags
+    )
     for element in (3, 4):
         job = cluster.wait(f"{number}_{element}", limit=180)
         assert job.state == "COMPLETED", job.output
@@ -101,7 +103,11 @@ def evaluate(tmp_path, command):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         if element:
             index, count = element
-            environment |= {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": str(count)}
+            environment |= {
+                "SLURM_ARRAY_TASK_ID": str(index),
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_COUNT": str(count),
+            }
         done = command(sys.executable, EVALUATE, "--config", tmp_path / "eval.yaml", *flags, limit=100, env=environment)
         assert done.returncode == code, done.stderr
         return done

@@ -109,7 +109,9 @@ def test_a_ray_that_dies_at_once(project):
 def test_a_second_node_that_never_joins(project):
     project.site(MEL_RAY_S=30)
     project.stand_in(**{"ray_node.py": "hang_on_n1.py"})
-    job = failed(project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=110, says="error: n1: not in the Ray cluster after 30 s")
+    job = failed(
+        project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=110, says="error: n1: not in the Ray cluster after 30 s"
+    )
     assert "Ray: 1 of 1 nodes" in job.output
 
 

@@ -46,7 +46,14 @@ def test_a_lost_node_and_a_preemption_without_warning_are_taken_up(trainer, clus
     cluster.down(cluster.nodes_of(number)[1])
     cluster.wait_for_restart(number, 1, limit=40)
     cluster.wait_for(number, "attempt 2", limit=20)
-    trainer.run("--partition=high", f"--nodelist={','.join(cluster.nodes_of(number))}", "--exclusive", "--wrap", "true", limit=60)
+    trainer.run(
+        "--partition=high",
+        f"--nodelist={','.join(cluster.nodes_of(number))}",
+        "--exclusive",
+        "--wrap",
+        "true",
+        limit=60,
+    )
     cluster.wait_for_restart(number, 2, limit=40)
     job = cluster.wait(number, limit=40)
     assert job.state == "COMPLETED", job.output

@@ -13,11 +13,23 @@ SLURM = REPO / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
 TRAINING = sorted((SLURM / "configs" / "train").glob("*.yaml"))
 SHELL = [*SCRIPTS, *sorted(SLURM.glob("**/*.sh")), SLURM / "site.env.example"]
-OURS = [path for path in SLURM.rglob("*") if path.is_file() and "logs" not in path.parts and "__pycache__" not in path.parts]
+OURS = [
+    path for path in SLURM.rglob("*") if path.is_file() and "logs" not in path.parts and "__pycache__" not in path.parts
+]
 
 
 def test_what_has_to_be_there():
-    wanted = "qwen3-4b qwen2.5-7b qwen3-8b qwen3-14b qwen2.5-32b eval prepare_data smoke first-hour".split()
+    wanted = [
+        "qwen3-4b",
+        "qwen2.5-7b",
+        "qwen3-8b",
+        "qwen3-14b",
+        "qwen2.5-32b",
+        "eval",
+        "prepare_data",
+        "smoke",
+        "first-hour",
+    ]
     assert {path.stem for path in SCRIPTS} == set(wanted)
     assert {path.stem for path in TRAINING} == {"smoke", *(name for name in wanted if name.startswith("qwen"))}
 
@@ -100,4 +112,4 @@ def test_nothing_that_harms_a_neighbour_or_belongs_to_a_site():
         if path.suffix in (".sh", ".sbatch"):
             assert not re.search(r"(?:KEY|TOKEN)[=\"' ]*\$", code), f"{path}: a secret in a command"
             sleeps = re.findall(r"\bsleep\b.*", code)
-            assert sleeps in ([], ["sleep 30 && kill \"${RAY_STEPS[@]}\"; } 2>/dev/null &"]), f"{path}: {sleeps}"
+            assert sleeps in ([], ['sleep 30 && kill "${RAY_STEPS[@]}"; } 2>/dev/null &']), f"{path}: {sleeps}"

@@ -35,7 +35,9 @@ def test_apptainer(trainer, tools, tmp_path):
     job = trainer.run(SMOKE, limit=60, PATH=path)
     assert job.state == "COMPLETED", job.output
     steps = said.read_text().splitlines()
-    start = f"exec --bind {trainer.folder},/tmp,/cache,/more --pwd {trainer.folder} /images/mel.sif {trainer.folder}/python"
+    start = (
+        f"exec --bind {trainer.folder},/tmp,/cache,/more --pwd {trainer.folder} /images/mel.sif {trainer.folder}/python"
+    )
     assert len(steps) == 4 and all(step.startswith(start) for step in steps), steps
     assert [re.search(r"(check_node|ray_node|wait_for_ray|openrlhf_mel.train)", step)[0] for step in steps] == [
         "check_node", "ray_node", "wait_for_ray", "openrlhf_mel.train",
@@ -44,7 +46,9 @@ def test_apptainer(trainer, tools, tmp_path):
 
 def test_apptainer_with_gpus(trainer, tools, tmp_path):
     trainer.site(MEL_CONTAINER="/images/mel.sif", MEL_GPU_PROBE="echo 8")
-    path = tools(apptainer='[[ " $* " == *" --nv "* ]] || exit 9; while [[ $1 != *.sif ]]; do shift; done; shift; exec "$@"')
+    path = tools(
+        apptainer='[[ " $* " == *" --nv "* ]] || exit 9; while [[ $1 != *.sif ]]; do shift; done; shift; exec "$@"'
+    )
     job = trainer.run("--gpus-per-node=8", SMOKE, limit=60, PATH=path)
     assert job.state == "COMPLETED", job.output
 
@@ -86,7 +90,9 @@ def test_the_network_interface(trainer):
     assert job.state == "COMPLETED" and re.search(r"the head on n\d, 127.0.0.1:\d+", job.output), job.output
     trainer.site(MEL_INTERFACE="ib7")
     job = trainer.run(SMOKE, limit=60)
-    assert job.state == "FAILED" and re.search(r"node n\d: MEL_INTERFACE=ib7: no such interface", job.output), job.output
+    assert job.state == "FAILED" and re.search(r"node n\d: MEL_INTERFACE=ib7: no such interface", job.output), (
+        job.output
+    )
 
 
 @pytest.fixture

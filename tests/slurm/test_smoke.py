@@ -44,7 +44,9 @@ def test_over_two_nodes(project):
 
 def test_two_jobs_on_one_node(project, cluster):
     """Their ports, folders, CPUs and Rays are their own, and the end of one is none of the other's business."""
-    numbers = [project.submit("--nodelist=n0", f"--job-name={run}", SMOKE, "--mel.run_dir", f"runs/{run}") for run in "ab"]
+    numbers = [
+        project.submit("--nodelist=n0", f"--job-name={run}", SMOKE, "--mel.run_dir", f"runs/{run}") for run in "ab"
+    ]
     jobs = [cluster.wait(number, limit=500) for number in numbers]
     heads = {line.split()[-1] for job in jobs for line in job.output.splitlines() if "the head on n0" in line}
     assert len(heads) == 2
