@@ -87,9 +87,14 @@ class MELConfig:
     cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the CPU runtime; fp32 is for exact tests")
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints, found = get_type_hints(type(self)), []
         for f in dataclasses.fields(self):
-            _check(f"--mel.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
+            try:
+                _check(f"--mel.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
+            except UserError as error:
+                found.extend(error.args)
+        if found:
+            raise UserError(*found)
         if self.replays_required > self.replays:
             raise UserError(
                 f"--mel.replays_required: found {self.replays_required}, expected at most --mel.replays ({self.replays})"

@@ -2,7 +2,13 @@
 
 
 class UserError(Exception):
-    """Bad input. The entry prints its message alone (no traceback) and exits with code 2."""
+    """Bad input. The entry prints its messages alone (no traceback) and exits with code 2.
+
+    `args` are the messages, one for each thing that is wrong; as text they stand on lines of their own.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class Stopped(Exception):

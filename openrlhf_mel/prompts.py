@@ -103,6 +103,13 @@ class PromptFormat:
         )
 
 
+def question_of(value: Any) -> str | None:
+    """The bare question that a row holds: a text, or a conversation of one user message; None for anything else."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+        value = value[0].get("content")
+    return value if isinstance(value, str) and value.strip() else None
+
+
 def without_special_tokens(text: str, tokenizer: Any) -> str:
     """The text without the tokenizer's special tokens that are written out in it."""
     before = None

@@ -24,7 +24,7 @@ from openrlhf_mel import __version__, checkpoint, config, runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.upstream import contract, flags
-from openrlhf_mel.upstream.settings import Settings, resolve
+from openrlhf_mel.upstream.settings import Settings, here, resolve
 
 STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
 _PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "flash-attn", "math-verify")
@@ -49,13 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
         if own.help_upstream:
             flags.parser().print_help()
             return 0
-        settings = resolve(own.config, rest)
+        # What is only printed may be meant for another machine.
+        settings = resolve(own.config, rest, device=here() if own.dry_run else None)
         if own.dry_run:
             print(json.dumps(settings.as_dict(), indent=2, ensure_ascii=False))
             return 0
         return train(settings)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for message in error.args:
+            print(f"error: {message}", file=sys.stderr)
         return 2
 
 

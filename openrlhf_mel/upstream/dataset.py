@@ -8,7 +8,7 @@ from openrlhf.datasets import PromptDataset
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.prompts import PromptFormat, Templates
+from openrlhf_mel.prompts import PromptFormat, Templates, question_of
 
 logger = init_logger(__name__)
 
@@ -18,13 +18,6 @@ def prompt_format(args: Any, tokenizer: Any) -> PromptFormat:
     return PromptFormat(
         Templates.load(args.mel.template_dir), tokenizer, args.data.apply_chat_template, args.data.input_template
     )
-
-
-def question_of(value: Any) -> str | None:
-    """The bare question that a row holds: a text, or a conversation of one user message; None for anything else."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
-        value = value[0].get("content")
-    return value if isinstance(value, str) and value.strip() else None
 
 
 class QuestionDataset(PromptDataset):

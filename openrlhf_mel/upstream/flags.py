@@ -28,12 +28,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def source_path() -> Path:
-    """Path of the installed `openrlhf/cli/train_ppo_ray.py`. Raises UserError where OpenRLHF is missing."""
+def source_path(file: str = "cli/train_ppo_ray.py") -> Path:
+    """Path of a file of the installed `openrlhf`. Raises UserError where OpenRLHF is missing."""
     spec = importlib.util.find_spec("openrlhf")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("openrlhf is not installed; expected openrlhf==0.11.2 (make setup, or requirements.txt)")
-    return Path(spec.submodule_search_locations[0]) / "cli" / "train_ppo_ray.py"
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.settings import Settings
 
 _UPSTREAM_ENV = {  # what upstream's own ray.init would pass on
@@ -99,23 +100,16 @@ def _check_devices(settings: Settings) -> None:
     """Upstream's placement groups would wait for missing devices for ever, and say nothing."""
     import ray
 
-    values = settings.upstream
-    actors = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
-    engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
-    shared = values["train.colocate_all"] and not values["train.async_enable"]  # asynchronous, engines have their own
-    if shared or settings.mel.runtime == "cpu":
-        engines = 0
-    reference = 0
-    if values["algo.kl.init_coef"] > 0 and not (values["train.colocate_all"] or values["train.colocate_actor_ref"]):
-        reference = values["ref.num_nodes"] * values["ref.num_gpus_per_node"]
+    gpus = placement(settings.upstream, settings.mel.runtime)
     found = int(ray.cluster_resources().get("GPU", 0))
-    if found < actors + engines + reference:
+    if found < gpus.total:
         ray.shutdown()
         raise UserError(
-            f"the Ray cluster has {found} GPUs, expected at least {actors + engines + reference}: {actors} for the "
-            f"policy (--actor.num_nodes x --actor.num_gpus_per_node), {engines} for engines (--vllm.num_engines x "
-            f"--vllm.tensor_parallel_size), {reference} for the reference model (--ref.num_gpus_per_node); change "
-            "these, or share GPUs with --train.colocate_all"
+            f"the Ray cluster has {found} GPUs, expected at least {gpus.total}: {gpus.actors} for the "
+            f"policy (--actor.num_nodes x --actor.num_gpus_per_node), {gpus.engines} for engines (--vllm.num_engines x "
+            f"--vllm.tensor_parallel_size), {gpus.reference} for the reference model (--ref.num_gpus_per_node), "
+            f"{gpus.rewards} for reward models (--reward.num_gpus_per_node); change these, or share GPUs with "
+            "--train.colocate_all"
         )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.prompts import Templates
+from openrlhf_mel.prompts import Templates, question_of
+from openrlhf_mel.upstream import flags
 from openrlhf_mel.upstream.settings import Settings
+
+DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"}  # flag: the flag of its split
 
 
 def check_model(settings: Settings) -> None:
@@ -25,14 +29,14 @@ def check_model(settings: Settings) -> None:
     if settings.mel.trust_remote_code:
         return
     for file in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        if "auto_map" in _model_json(name, file, flag):
+        if "auto_map" in model_json(name, file, flag):
             raise UserError(
                 f"{flag}: its {file} names Python code of its own (auto_map), which would be run; "
                 "pass --mel.trust_remote_code if you trust it"
             )
 
 
-def _model_json(name: str, file: str, flag: str) -> dict[str, Any]:
+def model_json(name: str, file: str, flag: str) -> dict[str, Any]:
     """A JSON file of the model, local or from the hub; empty when the model has none of that name."""
     path = Path(name) / file
     if os.path.isdir(name):
@@ -44,8 +48,10 @@ def _model_json(name: str, file: str, flag: str) -> dict[str, Any]:
 
         try:
             path = Path(hf_hub_download(name, file))
-        except EntryNotFoundError:
-            return {}
+        except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
+            if file != "config.json":
+                return {}
+            raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
         except Exception as error:
             raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
     try:
@@ -60,33 +66,38 @@ def check_templates(settings: Settings) -> None:
 
 
 def check_data(settings: Settings) -> None:
-    """Training and evaluation data load by upstream's own function and have the configured columns, not empty."""
-    from openrlhf.datasets.utils import blending_datasets
+    """Training and evaluation data load by upstream's own function, have the configured columns, and go together."""
+    train, evaluation = (read_data(settings, flag) for flag in DATA)
+    check_evaluation(settings.upstream, train, evaluation)
 
+
+def read_data(settings: Settings, flag: str) -> Any:
+    """The checked rows that `flag` (of `DATA`) names, as upstream's function reads them; None when it names none.
+
+    The function is loaded from its file: importing its package takes seconds, and all of torch.
+    """
     values = settings.upstream
+    name = values[flag]
+    if not name:
+        return None
     quiet = SimpleNamespace(
         print=lambda *_: None, is_rank_0=lambda: False, args=SimpleNamespace(use_ms=values["use_ms"])
     )
-    loaded: dict[str, Any] = {}
-    for flag, split in (("data.prompt_dataset", "data.prompt_split"), ("eval.dataset", "eval.split")):
-        name = values[flag]
-        if not name:
-            continue
-        for part in name.split(","):
-            path = part.strip().split("@")[0]
-            if not os.path.exists(path) and (Path(path).suffix or path.startswith((".", "/", "~"))):
-                raise UserError(f"--{flag} {path}: no such file; expected jsonl, parquet, csv, or a name on the hub")
-        probabilities = values["data.prompt_probs"] if flag == "data.prompt_dataset" else None
-        try:
-            data = blending_datasets(name, probabilities, quiet, dataset_split=values[split])
-        except Exception as error:
-            raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
-        _check_columns(data, flag, name, values)
-        loaded[flag] = data
-    _check_evaluation(values, loaded["data.prompt_dataset"], loaded.get("eval.dataset"))
+    for part in name.split(","):
+        path = part.strip().split("@")[0]
+        if not os.path.exists(path) and (Path(path).suffix or path.startswith((".", "/", "~"))):
+            raise UserError(f"--{flag} {path}: no such file; expected jsonl, parquet, csv, or a name on the hub")
+    probabilities = values["data.prompt_probs"] if flag == "data.prompt_dataset" else None
+    blend = runpy.run_path(str(flags.source_path("datasets/utils.py")))["blending_datasets"]
+    try:
+        data = blend(name, probabilities, quiet, dataset_split=values[DATA[flag]])
+    except Exception as error:
+        raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
+    _check_columns(data, flag, name, values)
+    return data
 
 
-def _check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
+def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
     """Evaluation is of what was asked, and a checkpoint is chosen by questions that the policy does not learn from."""
     key = values["ckpt.best_metric_key"]
     choosing = key not in ("", "none")
@@ -112,8 +123,6 @@ def _check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None
             f"--ckpt.best_metric_key {key}: not among what is measured on {values['eval.dataset']}; expected one of "
             f"{', '.join(keys)}, or none"
         )
-    from openrlhf_mel.upstream.dataset import question_of
-
     column = values["data.input_key"]
     learned = {" ".join(question_of(value).split()) for value in train[column]}
     for i, (value, source) in enumerate(zip(evaluation[column], sources, strict=True)):
@@ -127,11 +136,10 @@ def _check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None
 def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> None:
     if not len(data):
         raise UserError(f"--{flag} {name}: no rows; expected at least one question")
-    for key in ("data.input_key", "data.label_key"):
-        if values[key] not in data.column_names:
-            raise UserError(f"--{key} {values[key]}: {name} has no such column; found {', '.join(data.column_names)}")
-    from openrlhf_mel.upstream.dataset import question_of
-
+    missing = [key for key in ("data.input_key", "data.label_key") if values[key] not in data.column_names]
+    if missing:
+        found = ", ".join(data.column_names)
+        raise UserError(*(f"--{key} {values[key]}: {name} has no such column; found {found}" for key in missing))
     for i, value in enumerate(data[values["data.input_key"]]):
         if question_of(value) is None:
             raise UserError(

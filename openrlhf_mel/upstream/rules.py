@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from openrlhf_mel import config
 from openrlhf_mel.config import MELConfig
-from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream.batches import samples_unit
+from openrlhf_mel.upstream.placement import placement
 
 # The least that makes sense; below it upstream fails in a worker, late.
-_LEAST = {
+LEAST = {
     "data.max_len": 2,
     "data.max_samples": 1,
     "rollout.batch_size": 1,
@@ -35,8 +36,8 @@ _LEAST = {
 }
 
 
-def refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise UserError for the first rule that is broken.
+def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    """A message for each rule that is broken.
 
     Args:
         values: every upstream flag with its value, by dotted name.
@@ -45,47 +46,47 @@ def refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[st
     wanted = config.algorithm_flags(mel.algorithm)
     estimator = given.get("algo.advantage.estimator")
     if estimator is not None and estimator != wanted["algo.advantage.estimator"] and mel.algorithm != "rft":
-        raise UserError(
+        yield (
             f"--algo.advantage.estimator {estimator} contradicts --mel.algorithm {mel.algorithm}, "
             f"which is {wanted['algo.advantage.estimator']}; leave one of them out"
         )
     if values["logger.wandb.key"] not in (None, "env"):
-        raise UserError(
+        yield (
             "--logger.wandb.key: a key on the command line or in a file can be read by others; "
             "export WANDB_API_KEY and set logger.wandb.key to `env`"
         )
     if values["logger.wandb.key"] == "env" and not os.environ.get("WANDB_API_KEY"):
-        raise UserError("--logger.wandb.key env: WANDB_API_KEY is not set; export it")
+        yield "--logger.wandb.key env: WANDB_API_KEY is not set; export it"
     if mel.runtime == "cuda" and mel.cpu_dtype != "bf16":
-        raise UserError("--mel.cpu_dtype fp32: only for --mel.runtime cpu")
-    for name, least in _LEAST.items():
-        if values[name] is not None and values[name] < least:
-            raise UserError(f"--{name}: found {values[name]}, expected at least {least}")
+        yield "--mel.cpu_dtype fp32: only for --mel.runtime cpu"
+    low = {n: least for n, least in LEAST.items() if values[n] is not None and values[n] < least}
+    for name, least in low.items():
+        yield f"--{name}: found {values[name]}, expected at least {least}"
     for name in ("ckpt.save_steps", "eval.steps"):
         if values[name] == 0 or values[name] < -1:
-            raise UserError(f"--{name}: found {values[name]}, expected at least 1, or -1 for never")
+            yield f"--{name}: found {values[name]}, expected at least 1, or -1 for never"
+    if low:
+        return  # the rest reckons with them
     group, prompts = values["rollout.n_samples_per_prompt"], values["rollout.batch_size"]
     samples = group * prompts
     if values["train.batch_size"] > samples:
-        raise UserError(
+        yield (
             f"--train.batch_size {values['train.batch_size']}: expected at most --rollout.batch_size x "
             f"--rollout.n_samples_per_prompt ({prompts} x {group} = {samples}); OpenRLHF counts samples here"
         )
     if mel.algorithm in ("grpo", "reinforce++-baseline") and group < 2:
-        raise UserError(
-            f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
-        )
+        yield f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
     gpus = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
     window = values["train.micro_batch_size"] * gpus
     window //= math.gcd(window, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"])
     if not values["train.dynamic_batch_enable"] and values["train.batch_size"] % window:
-        raise UserError(
+        yield (
             f"--train.batch_size {values['train.batch_size']}: expected a multiple of --train.micro_batch_size x "
             f"the policy's GPUs ({values['train.micro_batch_size']} x {gpus})"
         )
-    ranks = gpus // (values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"])
+    ranks = max(1, gpus // (values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]))
     dynamic = values["train.batch_size"] if values["train.dynamic_batch_enable"] else None
-    unit = samples_unit(max(1, ranks), values["rollout.micro_batch_size"], values["train.micro_batch_size"], dynamic)
+    unit = samples_unit(ranks, values["rollout.micro_batch_size"], values["train.micro_batch_size"], dynamic)
     if samples % unit:
         reason = (
             "--train.batch_size: with --train.dynamic_batch_enable upstream trains whole optimizer steps alone"
@@ -93,65 +94,69 @@ def refuse_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[st
             else f"the policy's ranks ({ranks}) x --rollout.micro_batch_size ({values['rollout.micro_batch_size']}) and x "
             f"--train.micro_batch_size ({values['train.micro_batch_size']}): else ranks get unequal shares"
         )
-        raise UserError(
+        yield (
             f"--rollout.batch_size x --rollout.n_samples_per_prompt: found {prompts} x {group} = {samples}, expected a "
             f"multiple of {unit} ({reason})"
         )
+    if dynamic and dynamic % ranks:
+        yield (
+            f"--train.batch_size {dynamic}: expected a multiple of the policy's ranks ({ranks}); with dynamic batches the "
+            "rest would be left out in silence"
+        )
     if (values["rollout.max_new_tokens"] or 0) >= values["data.max_len"]:
-        raise UserError(
+        yield (
             f"--rollout.max_new_tokens {values['rollout.max_new_tokens']}: expected less than --data.max_len "
             f"({values['data.max_len']}), which holds the prompt as well"
         )
     for name in ("data.prompt_dataset", "eval.dataset"):
         scripts = [part for part in (values[name] or "").split(",") if part.split("@")[0].strip().endswith(".py")]
         if scripts and not mel.trust_remote_code:
-            raise UserError(f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it")
+            yield f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it"
     if values["ds.zero_stage"] not in (1, 2, 3):
-        raise UserError(f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3")
-    _refuse_sharing(values)
-    _refuse_unsupported(mel, values)
+        yield f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3"
+    yield from _sharing(values)
+    yield from _unsupported(mel, values)
 
 
-def _refuse_sharing(values: dict[str, Any]) -> None:
+def _sharing(values: dict[str, Any]) -> Iterator[str]:
     """How policy and engines share GPUs and time. Upstream asserts this after Ray has started, or corrects it in silence."""
     asynchronous = values["train.async_enable"]
-    if values["vllm.enable_sleep"]:
-        if asynchronous:
-            raise UserError(
-                "--vllm.enable_sleep: not possible with --train.async_enable, whose engines generate while the policy "
-                "trains; leave one of them out"
-            )
-        if not values["train.colocate_all"]:
-            raise UserError(
-                "--vllm.enable_sleep: only for --train.colocate_all, where engines and policy take turns on the same GPUs"
-            )
+    if values["vllm.enable_sleep"] and asynchronous:
+        yield (
+            "--vllm.enable_sleep: not possible with --train.async_enable, whose engines generate while the policy "
+            "trains; leave one of them out"
+        )
+    elif values["vllm.enable_sleep"] and not values["train.colocate_all"]:
+        yield (
+            "--vllm.enable_sleep: only for --train.colocate_all, where engines and policy take turns on the same GPUs"
+        )
     if values["train.partial_rollout_enable"] and not asynchronous:
-        raise UserError("--train.partial_rollout_enable: only for --train.async_enable")
+        yield "--train.partial_rollout_enable: only for --train.async_enable"
     per_call, prompts = values["rollout.vllm_generate_batch_size"], values["rollout.batch_size"]
     if per_call is not None and per_call < prompts:
-        raise UserError(
+        yield (
             f"--rollout.vllm_generate_batch_size {per_call}: expected at least --rollout.batch_size ({prompts}), which "
             "is what a step trains on"
         )
     if per_call is not None and per_call > prompts and not asynchronous:
-        raise UserError(
+        yield (
             f"--rollout.vllm_generate_batch_size {per_call}: more than --rollout.batch_size ({prompts}) only with "
             "--train.async_enable, whose queue holds the rest"
         )
-    policy = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+    gpus = placement(values)
     engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
-    if values["train.colocate_all"] and not asynchronous and policy != engines:
-        raise UserError(
-            f"--train.colocate_all: policy and engines share every GPU; found {policy} GPUs of the policy and "
-            f"--vllm.num_engines x --vllm.tensor_parallel_size = {values['vllm.num_engines']} x "
-            f"{values['vllm.tensor_parallel_size']} = {engines} of the engines, expected as many"
+    if gpus.shared and gpus.actors != engines:
+        yield (
+            f"--train.colocate_all: policy and engines share every GPU; found {gpus.actors} GPUs of the policy "
+            f"(--actor.num_nodes x --actor.num_gpus_per_node) and --vllm.num_engines x --vllm.tensor_parallel_size = "
+            f"{values['vllm.num_engines']} x {values['vllm.tensor_parallel_size']} = {engines} of the engines, expected as many"
         )
 
 
-def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
+def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     """What the joint objective does not hold for yet, or the CPU runtime lacks, is refused."""
     if mel.algorithm == "rft" and (values["actor.entropy_coef"] is not None or values["algo.kl.use_loss"]):
-        raise UserError(
+        yield (
             "--mel.algorithm rft: not supported with --actor.entropy_coef or --algo.kl.use_loss, which average over "
             "all responses"
         )
@@ -161,10 +166,10 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
             "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
             if values[flag]:
-                raise UserError(f"--{flag}: not supported with meta-experiences or rft ({reason})")
+                yield f"--{flag}: not supported with meta-experiences or rft ({reason})"
         for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
             if values[flag] > 1:
-                raise UserError(
+                yield (
                     f"--{flag} {values[flag]}: not supported with meta-experiences or rft: a sequence, or its logits, is "
                     "then cut over ranks, and M's tokens may lie on any of them; expected 1 (long contexts: "
                     "--ds.zero_stage 3, --actor.gradient_checkpointing_enable)"
@@ -180,4 +185,4 @@ def _refuse_unsupported(mel: MELConfig, values: dict[str, Any]) -> None:
             "reward.model_name_or_path",
         ):
             if values[flag]:
-                raise UserError(f"--{flag}: needs a GPU; not available with --mel.runtime cpu")
+                yield f"--{flag}: needs a GPU; not available with --mel.runtime cpu"

@@ -6,6 +6,7 @@ The YAML nests upstream's dotted names and `mel:`; the command line wins over it
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -64,20 +65,39 @@ class Settings:
         return dict(sorted((self.upstream | mel).items()))
 
 
-def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
+def resolve(
+    config_path: str | None,
+    arguments: Sequence[str],
+    *,
+    device: str | None = None,
+    contradictions: list[str] | None = None,
+) -> Settings:
     """The settings of `--config config_path` and the command line's other `arguments`.
 
+    Args:
+        device: `cuda` or `cpu`, what the run will find (then `auto` means it, and `mel.runtime: cuda` is taken at its
+            word); None: this machine is asked.
+        contradictions: takes what contradicts, a message each, in the place of a UserError.
+
     Raises:
-        UserError: an unknown or misspelt key, a value out of range, a contradiction, or a missing one.
+        UserError: unknown or misspelt keys, values out of range, contradictions, missing ones; all that are of a kind.
     """
-    given = (_read_yaml(config_path) if config_path else {}) | _read_arguments(arguments)
+    found: list[str] = []
+    given: dict[str, Any] = {}
+    with _noting(found):
+        given = _read_yaml(config_path) if config_path else {}
+    with _noting(found):
+        given = given | _read_arguments(arguments)
+    _refuse(found)
     # `key: null` leaves a key to its default, here as upstream.
     given = {name: value for name, value in given.items() if value is not None}
-    mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
-    mel = replace(mel, runtime=_runtime(mel.runtime))
+    mel = MELConfig()
+    with _noting(found):
+        mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
+        mel = replace(mel, runtime=_runtime(mel.runtime, device))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
     if missing := [f"--{n}" for n in REQUIRED if upstream_given.get(n) is None]:
-        raise UserError(
+        found.append(
             f"{config_path or 'command line'}: {', '.join(missing)} not given; set it in the YAML or as a flag"
         )
     name = Path(config_path).stem if config_path else "run"
@@ -86,13 +106,39 @@ def resolve(config_path: str | None, arguments: Sequence[str]) -> Settings:
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
     if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
         chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
-    chosen |= {flag: _absolute(chosen.get(flag)) for flag in _PATHS}
-    chosen |= {flag: os.path.abspath(chosen[flag]) for flag in _OUTPUTS}
-    argv = [token for name, value in chosen.items() for token in flags.to_argv(name, value)]
+    argv: list[str] = []
+    for flag, value in chosen.items():
+        with _noting(found):
+            if isinstance(value, str):
+                value = os.path.abspath(value) if flag in _OUTPUTS else _absolute(value) if flag in _PATHS else value
+            tokens = flags.to_argv(flag, value)
+            flags.parser().parse_args(tokens)
+            argv += tokens
+    _refuse(found)
     values = vars(flags.parser().parse_args(argv))
-    rules.refuse_contradictions(mel, values, upstream_given)
-    mel = config.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
+    with _noting(found):
+        found.extend(rules.contradictions(mel, values, upstream_given))
+    with _noting(found):
+        mel = config.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
+    if contradictions is None:
+        _refuse(found)
+    else:
+        contradictions += found
     return Settings(mel, values, argv, run_dir)
+
+
+@contextlib.contextmanager
+def _noting(found: list[str]) -> Iterator[None]:
+    """Add what a UserError says to `found`, and go on."""
+    try:
+        yield
+    except UserError as error:
+        found.extend(error.args)
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise UserError(*found)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -110,12 +156,15 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML{f' at line {where.line + 1}' if where else ''}: {problem}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: found {type(tree).__name__}, expected keys such as `data:` and `mel:`")
-    known = _known()
+    known, found = _known(), []
     given = {}
     for name, value in _flatten(tree, known, path):
         if name not in known:
-            raise UserError(f"{path}: unknown key {name!r}{_nearest(name, known)}")
-        given[name] = _mel_from_yaml(name, value) if name.startswith("mel.") else value
+            found.append(f"{path}: unknown key {name!r}{_nearest(name, known)}")
+            continue
+        with _noting(found):
+            given[name] = _mel_from_yaml(name, value) if name.startswith("mel.") else value
+    _refuse(found)
     return given
 
 
@@ -157,7 +206,7 @@ def _mel_from_yaml(name: str, value: Any) -> Any:
 
 def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """`--name value...`, `--name=value` and bare `--switch` tokens, by dotted name."""
-    known, given, i = _known(), {}, 0
+    known, given, found, i = _known(), {}, [], 0
     actions = flags.actions()
     while i < len(arguments):
         token = arguments[i]
@@ -165,13 +214,16 @@ def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         if not token.startswith("--"):
             raise UserError(f"found {token!r}, expected a flag such as --data.max_len")
         name, equals, rest = token.removeprefix("--").partition("=")
-        if name not in known:
-            raise UserError(f"unknown flag --{name}{_nearest(name, known)}")
         values = [rest] if equals else []
         while not equals and i < len(arguments) and not re.match(r"--[A-Za-z]", arguments[i]):
             values.append(arguments[i])
             i += 1
-        given[name] = _argument(name, values, actions)
+        if name not in known:
+            found.append(f"unknown flag --{name}{_nearest(name, known)}")
+            continue
+        with _noting(found):
+            given[name] = _argument(name, values, actions)
+    _refuse(found)
     return given
 
 
@@ -205,17 +257,21 @@ def _nearest(name: str, known: set[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; see --help and --help-upstream"
 
 
-def _runtime(asked: str) -> str:
-    """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
-    if asked == "cpu":
-        return "cpu"
+def here() -> str:
+    """`cuda` or `cpu`: what a run finds on this machine."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if asked == "cuda":
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _runtime(asked: str, device: str | None) -> str:
+    """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
+    if asked == "cpu" or (asked == "cuda" and device):
+        return asked
+    found = device or here()
+    if asked == "cuda" and found == "cpu":
         raise UserError("--mel.runtime cuda: torch sees no CUDA device; check the allocation, or use --mel.runtime cpu")
-    return "cpu"
+    return found
 
 
 def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str, Any]:

@@ -1,0 +1,274 @@
+"""Memory of a GPU by part, at each moment of a step: the policy's (DeepSpeed ZeRO), the engine's (vLLM), and both where
+they share it. In bytes, by arithmetic alone; docs/preflight.md has the sources and how far measurements are off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from openrlhf_mel.preflight.shapes import Shape
+
+GIB = 2**30
+BF16, FP32 = 2, 4
+# DeepSpeed's defaults, which upstream leaves as they are ("auto"), in elements.
+_BUCKET = 500_000_000  # reduce_bucket_size
+_LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of use
+NLL_CHUNK = 256  # positions whose logits the NLL holds at once, at most
+# Assumed: CUDA context, cuBLAS and NCCL of a training process.
+_PROCESS = 1.5 * GIB
+# Measured on an H100 with vLLM 0.19 (docs/preflight.md): within its share, activations and what torch does not count ...
+_ENGINE_WORK = 2.25 * GIB
+_ENGINE_OTHER, _ENGINE_NCCL = 0.27 * GIB, 2.1 * GIB  # alone on its GPU, or tensor parallel
+_ENGINE_GRAPHS = 1.0 * GIB  # ... and CUDA graphs, which come on top
+_ENGINE_ASLEEP = 1.0 * GIB  # assumed: graphs and context, beside the above
+
+WEIGHTS, GRADIENTS, OPTIMIZER, BUFFERS = "weights", "gradients", "optimizer", "buffers"
+ACTIVATIONS, LOGITS, COPIES, PROCESS = "activations", "logits", "other models", "process"
+ENGINE_WEIGHTS, KV_CACHE, ENGINE_REST = "vLLM weights", "vLLM KV cache", "vLLM rest"
+PARTS = (
+    WEIGHTS, GRADIENTS, OPTIMIZER, BUFFERS, ACTIVATIONS, LOGITS, COPIES, PROCESS, ENGINE_WEIGHTS, KV_CACHE, ENGINE_REST,
+)  # fmt: skip
+ROLLOUT, LOG_PROBS, POLICY, NLL, STEP = "rollout", "log-probs", "policy", "NLL", "step"
+Parts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the memory of a run.
+
+    Attributes:
+        card: bytes of a GPU that programs can have.
+        ranks: data-parallel ranks of the policy; `stage` and `zpg` are ZeRO's.
+        trained: parameters with gradients and optimizer states: all, or LoRA's.
+        policy_tokens, log_prob_tokens, nll_tokens: tokens of the largest micro-batch of each pass.
+        sequence, row: tokens of the longest sequence that the policy loss sees, and of the longest row of the NLL.
+        accumulates: whether an optimizer step has several micro-batches.
+        learns: whether meta-experiences are learned.
+        copies: other models of the same size on the policy's GPUs (reference, moving average).
+        utilization: vLLM's share of the card; `engine_ranks` its tensor parallelism.
+        shared: engines run on the policy's GPUs; then `engine_sleeps` and `policy_sleeps` matter.
+    """
+
+    shape: Shape
+    card: float
+    ranks: int
+    trained: int
+    policy_tokens: int
+    log_prob_tokens: int
+    nll_tokens: int
+    sequence: int
+    row: int
+    stage: int = 2
+    zpg: int = 1
+    checkpointing: bool = False
+    offload: bool = False
+    overlap: bool = False
+    temperature: float = 1.0
+    entropy: bool = False
+    accumulates: bool = True
+    learns: bool = True
+    copies: int = 0
+    max_len: int = 4096
+    engines: int = 1
+    engine_ranks: int = 1
+    utilization: float = 0.95
+    graphs: bool = True
+    shared: bool = False
+    engine_sleeps: bool = False
+    policy_sleeps: bool = False
+
+
+def layer_bytes(shape: Shape) -> int:
+    """What autograd keeps of one layer for one token, in transformers' own modules with flash attention.
+
+    Korthikanti et al. (arXiv 2205.05198, Eq. 1) for grouped-query attention, SwiGLU, RMSNorm and no dropout: a norm keeps
+    its input in fp32, its result before and after the scale (the latter is the next matrices' input); attention its
+    q, k, v, output and fp32 log-sum-exp; SwiGLU gate, activation, up and their product.
+    """
+    norm = FP32 * shape.hidden + 2 * BF16 * shape.hidden + FP32
+    head_norms = (6 * (shape.q + shape.kv) + FP32 * (shape.heads + shape.kv_heads)) if shape.qk_norm else 0
+    attention = BF16 * (2 * shape.q + 2 * shape.kv) + FP32 * shape.heads
+    return 2 * norm + head_norms + attention + 4 * BF16 * shape.ffn
+
+
+def training_pass(plan: Plan, tokens: int, nll: bool = False) -> Parts:
+    """Activations and logits of a forward and backward, at the worse of its two peaks.
+
+    At the head all stored activations and the logits' gradients are there; within a layer that is recomputed or
+    differentiated, its own activations. Upstream keeps the fp32 logits of the whole micro-batch until the backward ends
+    (`models/actor.py`); on the way back there are their gradient, that of the division by a temperature, and the
+    bf16 one: 10 bytes an entry, or 12, and 16 with an entropy.
+    """
+    s = plan.shape
+    stored = s.layers * (BF16 * s.hidden if plan.checkpointing else layer_bytes(s)) * tokens
+    if nll:
+        entries, at_head, kept = s.vocabulary * min(NLL_CHUNK, tokens), BF16 + 3 * FP32, 0
+    else:
+        entries, kept = s.vocabulary * tokens, FP32
+        at_head = 16 if plan.entropy else 10 if plan.temperature == 1 else 12
+    head = {ACTIVATIONS: stored + 9 * s.hidden * tokens, LOGITS: at_head * entries}
+    within = max(2 * BF16 * s.ffn + 3 * s.hidden, 12 * s.hidden) + plan.checkpointing * layer_bytes(s)
+    layer = {ACTIVATIONS: stored + within * tokens, LOGITS: kept * entries}
+    return max(head, layer, key=lambda parts: sum(parts.values()))
+
+
+def inference_pass(shape: Shape, tokens: int) -> Parts:
+    """A forward without gradients: one layer's activations; bf16 logits and their fp32 copy."""
+    return {ACTIVATIONS: 6 * (shape.ffn + shape.hidden) * tokens, LOGITS: (BF16 + FP32) * shape.vocabulary * tokens}
+
+
+def gradient_bytes(plan: Plan, moment: str) -> float:
+    """bf16 gradients of a rank (Rajbhandari et al., arXiv 1910.02054, and DeepSpeed 0.19's source).
+
+    ZeRO-1 keeps all and adds its own partition at the end of an optimizer step; ZeRO-2 a partition that accumulates and
+    that of the micro-batch at hand; ZeRO-3 one partition, from start to end. Learning Ms sets one more aside.
+    """
+    part = BF16 * plan.trained / plan.ranks
+    if moment in (ROLLOUT, LOG_PROBS):
+        return part if plan.stage == 3 and not plan.offload else 0
+    if plan.offload:
+        return part
+    if moment == STEP:
+        return part
+    whole = {1: BF16 * plan.trained + part, 2: part * (2 if plan.accumulates else 1), 3: part}[plan.stage]
+    return whole + (part if moment == NLL and plan.learns else 0)
+
+
+def policy(plan: Plan, moment: str) -> Parts:
+    """A policy GPU's parts at `moment`, without the engine."""
+    s, n = plan.shape, plan.ranks
+    asleep = plan.policy_sleeps and moment in (ROLLOUT, LOG_PROBS)
+    weights = BF16 * s.parameters * (1 if plan.stage < 3 else 1 / n + (1 / plan.zpg if plan.zpg > 1 else 0))
+    parts = {
+        WEIGHTS: weights,
+        GRADIENTS: 0 if asleep else gradient_bytes(plan, moment),
+        # fp32 weights and Adam's two moments; the partition's gradient becomes fp32 for the step
+        OPTIMIZER: 0 if asleep or plan.offload else 3 * FP32 * plan.trained / n,
+        COPIES: plan.copies * BF16 * s.parameters / (n if plan.stage == 3 else 1),
+        PROCESS: _PROCESS,
+    }
+    if moment == STEP and not plan.offload:
+        parts[OPTIMIZER] += FP32 * min(plan.trained / n, 1e9 if plan.stage == 3 else plan.trained)
+    if moment in (LOG_PROBS, POLICY, NLL) and plan.stage == 3:
+        parts[BUFFERS] = BF16 * min(s.parameters * (1 - 1 / n), _LIVE)
+    if moment in (POLICY, NLL):
+        double = plan.overlap and plan.stage < 3
+        parts[BUFFERS] = parts.get(BUFFERS, 0) + BF16 * _BUCKET * (2 if double else 1)
+        tokens = plan.nll_tokens if moment == NLL else plan.policy_tokens
+        parts |= training_pass(plan, tokens, moment == NLL)
+    elif moment == LOG_PROBS:
+        parts |= inference_pass(s, plan.log_prob_tokens)
+    return parts
+
+
+def engine(plan: Plan, asleep: bool = False) -> Parts:
+    """An engine GPU's parts: vLLM takes its share of the card and fills with KV cache what it does not need."""
+    other = _ENGINE_OTHER if plan.engine_ranks == 1 else _ENGINE_NCCL
+    if asleep:
+        return {ENGINE_REST: other + _ENGINE_ASLEEP}
+    weights = BF16 * plan.shape.parameters / plan.engine_ranks
+    return {
+        ENGINE_WEIGHTS: weights,
+        KV_CACHE: max(0.0, plan.utilization * plan.card - weights - other - _ENGINE_WORK),
+        ENGINE_REST: other + _ENGINE_WORK + plan.graphs * _ENGINE_GRAPHS,
+    }
+
+
+def kv_tokens(plan: Plan) -> int:
+    """Tokens that the KV cache of one engine holds."""
+    return int(engine(plan)[KV_CACHE] / plan.shape.kv_bytes(plan.engine_ranks))
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of GPU: what runs on it, how many there are, and its parts at each moment."""
+
+    role: str
+    count: int
+    moments: dict[str, Parts]
+
+    def peak(self) -> tuple[str, float]:
+        """The moment with the most bytes, and these."""
+        totals = {moment: sum(parts.values()) for moment, parts in self.moments.items()}
+        moment = max(totals, key=lambda m: totals[m])
+        return moment, totals[moment]
+
+
+def devices(plan: Plan) -> Iterator[Device]:
+    """The kinds of GPU that a run has, each with what it holds when."""
+    moments = [ROLLOUT, LOG_PROBS, POLICY, *([NLL] if plan.learns else []), STEP]
+    if not plan.shared:
+        yield Device("policy", plan.ranks, {m: policy(plan, m) for m in moments})
+        yield Device("engine", plan.engines * plan.engine_ranks, {ROLLOUT: engine(plan)})
+        return
+    both = {m: policy(plan, m) | engine(plan, plan.engine_sleeps and m != ROLLOUT) for m in moments}
+    yield Device("policy and engine", plan.ranks, both)
+
+
+def peak(plan: Plan) -> float:
+    """Bytes of a policy GPU at its worst moment."""
+    return next(devices(plan)).peak()[1]
+
+
+def host_bytes(plan: Plan, gpus_per_node: int) -> dict[str, float]:
+    """Host memory of a node at two moments: while every rank loads the model, and with what sleep or Adam put there.
+
+    ZeRO-3 loads on one rank a node at a time at most; vLLM's sleep (level 1) keeps the engine's weights in host memory.
+    """
+    weights = BF16 * plan.shape.parameters
+    states = (3 * FP32 + BF16) * plan.trained / plan.ranks * gpus_per_node if plan.policy_sleeps or plan.offload else 0
+    engines = weights / plan.engine_ranks * gpus_per_node if plan.shared and plan.engine_sleeps else 0
+    loading = weights * (gpus_per_node if plan.stage < 3 else 1)
+    return {"loading": loading, "offloaded": states + engines}
+
+
+def checkpoint_bytes(parameters: int, trained: int, stage: int) -> float:
+    """A DeepSpeed checkpoint: fp32 weights and Adam's moments of what is trained, and (not under ZeRO-3) bf16 weights."""
+    return 3 * FP32 * trained + (BF16 * parameters if stage < 3 else 0)
+
+
+def remedies(plan: Plan, limit: float) -> Iterator[tuple[str, float]]:
+    """What lowers the peak to `limit` bytes, the cheapest first, each with the peak that it leaves.
+
+    A change is kept while the next are tried, and left out where it brings little; the first that suffices is the last.
+    """
+    before = peak(plan)
+    for text, fields in _changes(plan) if before > limit else ():
+        changed = dataclasses.replace(plan, **fields)
+        after = peak(changed)
+        if after > before - 0.25 * GIB:
+            continue
+        plan, before = changed, after
+        yield text, after
+        if after <= limit:
+            return
+
+
+def _changes(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By cost: text and the fields that it changes."""
+    one = {"policy_tokens": plan.sequence, "log_prob_tokens": plan.sequence, "nll_tokens": plan.row}
+    yield (
+        "micro-batches of one sequence: --train.micro_batch_size 1 --rollout.micro_batch_size 1, or with dynamic batches "
+        f"--train.max_tokens_per_gpu {plan.sequence}",
+        one,
+    )
+    if plan.shared:
+        yield "--vllm.enable_sleep (seconds a step)", {"engine_sleeps": True}
+        yield "--ds.enable_sleep (seconds a step)", {"policy_sleeps": True}
+    yield "--actor.gradient_checkpointing_enable (the policy's update a third slower)", {"checkpointing": True}
+    for share in (0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        if plan.shared and share < plan.utilization:
+            yield f"--vllm.gpu_memory_utilization {share} (fewer sequences at once)", {"utilization": share}
+    if plan.stage < 3:
+        yield "--ds.zero_stage 3 (more communication)", {"stage": 3}
+    yield "--ds.adam_offload (slow optimizer steps, host memory, gradient norms not logged)", {"offload": True}
+    for factor in (2, 4, 8):
+        yield f"{factor * plan.ranks} GPUs for the policy", {"ranks": factor * plan.ranks}
+    rank = 64
+    yield f"--ds.lora.rank {rank} (another method)", {"trained": plan.shape.lora(rank)}
+    yield "a shorter --rollout.max_new_tokens and --data.max_len (other results)", {
+        "policy_tokens": plan.sequence // 2, "log_prob_tokens": plan.sequence // 2, "nll_tokens": plan.row // 2,
+    }  # fmt: skip

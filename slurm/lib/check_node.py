@@ -1,0 +1,133 @@
+"""Is this node fit to run on? Prints one line: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON.
+
+check_nodes (nodes.sh) runs it on every node of the allocation before anything else, and says what it says.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import this_node
+
+_PACKAGES = ("openrlhf", "torch", "vllm", "ray", "deepspeed", "transformers")
+_FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports
+# Below a session's folder in it Ray makes sockets, whose whole path may have 107 characters.
+_LONGEST_TMP = 107 - len("/mel-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+# Seen by torch is not enough: a GPU that fell off the bus, or is held by another job, fails when it is used.
+_PROBE = """
+import torch
+for i in range(torch.cuda.device_count()):
+    torch.ones(8, device=f"cuda:{i}").sum().item()
+print(torch.cuda.device_count())
+"""
+
+
+class Unfit(Exception):
+    """What is wrong with the node."""
+
+
+def check_shared_folder() -> None:
+    """The batch script has written a mark where all nodes should see it."""
+    path = Path(os.environ["MEL_LOG_DIR"], "mark")
+    deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) / 4  # NFS takes a while to show a new file
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().strip() == os.environ["MEL_MARK"]:
+            return
+        time.sleep(0.5)
+    raise Unfit(f"does not see {path}: the project must lie on a file system that all nodes share")
+
+
+def check_disk() -> None:
+    """Room for Ray's sessions and spilled objects, and for checkpoints."""
+    folder = os.environ["MEL_TMP"]
+    if len(folder) > _LONGEST_TMP:
+        raise Unfit(f"MEL_TMP={folder}: longer than {_LONGEST_TMP} characters, too long for Ray's sockets")
+    for name, least in ((folder, "MEL_MIN_FREE_GB"), (os.environ.get("MEL_RUN_DIR"), "MEL_RUN_FREE_GB")):
+        if not name:
+            continue
+        try:
+            free = shutil.disk_usage(name).free / 1e9
+            with tempfile.TemporaryFile(dir=name) as file:  # a quota, or a disk that is read only
+                file.write(b"0" * 2**20)
+        except OSError as error:
+            raise Unfit(f"{name}: cannot be written: {error.strerror}") from None
+        # A run that is taken up has made its first checkpoints already.
+        share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
+        if free < float(os.environ[least]) * share:
+            raise Unfit(
+                f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})"
+            )
+
+
+def check_gpus() -> None:
+    """Each GPU that the job was given works. MEL_GPU_PROBE is a command whose last line is their number."""
+    if not this_node.GPUS:
+        return
+    probe = shlex.split(os.environ.get("MEL_GPU_PROBE", "")) or [sys.executable, "-c", _PROBE]
+    try:
+        found = subprocess.run(probe, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unfit(f"the GPUs could not be counted: {error}") from None
+    said = found.stdout.split("\n")[-2:-1]
+    if found.returncode or not said or not said[0].strip().isdigit():
+        words = (found.stderr.strip().splitlines() or ["no word"])[-1]
+        raise Unfit(
+            f"a GPU does not work: {words[:300]} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
+        )
+    if int(said[0]) < this_node.GPUS:
+        raise Unfit(f"{this_node.GPUS} GPUs were asked for, {said[0].strip()} found")
+
+
+def versions() -> str:
+    """What is installed, without spaces."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ",".join(f"{name}={version}" for name, version in found.items())
+
+
+def free_ports(address: str, job: int) -> int:
+    """The first of two ports, one after the other, that nobody listens on: by the job's number, so neighbours differ."""
+    blocks = (_LAST - _FIRST) // _BLOCK
+    for i in range(blocks):
+        port = _FIRST + (job + i) % blocks * _BLOCK
+        try:
+            for number in (port, port + 1):
+                for host in (address, ""):
+                    socket.create_server((host, number)).close()
+        except OSError:
+            continue
+        return port
+    raise Unfit(f"no two free ports between {_FIRST} and {_LAST}")
+
+
+def main() -> int:
+    """Print the node's line."""
+    try:
+        check_shared_folder()
+        check_disk()
+        check_gpus()
+        address = this_node.address()
+        job = int(re.sub(r"\D", "", os.environ["SLURM_JOB_ID"]))
+        print(this_node.NAME, "ok", address, free_ports(address, job), versions())
+    except (Unfit, LookupError) as error:
+        print(this_node.NAME, "bad", str(error).replace("\n", " "))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""One element's share of an evaluation that is split over benchmarks, seeds or checkpoints; the last to end merges.
+
+`slurm/eval.sbatch` runs it. A YAML file says what, with the flags of `python -m eval.run` as keys, and:
+
+  over:   benchmarks | seeds | checkpoints   what the elements share out (default: benchmarks)
+  seeds:  [0, 1, 2]                          for `over: seeds`
+  sbatch: "--array=0-4 ..."                  read by submit_experiment.sh
+
+Parts are shared out by turns, so any number of elements, one as well, does all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from eval import arguments, checkpoints, results, run, store
+from openrlhf_mel import runlog
+from openrlhf_mel.errors import UserError
+
+DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "eval" / "paper.yaml"
+OVER = ("benchmarks", "seeds", "checkpoints")
+PARTS = "parts"  # folder of what is not merged yet, and of the marks of parts that are done
+
+
+@dataclass(frozen=True)
+class Part:
+    """A name, the folder of its results, and the flags of eval.run that make it this part."""
+
+    name: str
+    folder: Path
+    flags: list[str]
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate this element's parts. Returns the exit code of eval.run where it is not 0."""
+    try:
+        flags, over, seeds = read(argv)
+        options = arguments.parser().parse_args(flags)
+        everything = parts(options, over, seeds)
+        index, count = share()
+        for part in everything[index::count]:
+            print(f"{part.name}: {part.folder}", flush=True)
+            if code := run.main([*flags, *part.flags]):
+                return code
+            mark(options.output_dir, part, flags).touch()
+        with merging(options.output_dir):
+            waiting = [part.name for part in everything if not mark(options.output_dir, part, flags).exists()]
+            if waiting:
+                print(f"not done yet: {', '.join(waiting)}; who is last merges")
+                return 0
+            return MERGE[over](flags, options, everything)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
+    """The flags of eval.run, what is shared out, and the seeds: from the YAML, then from the command line, which wins."""
+    parser = argparse.ArgumentParser(prog="slurm/eval.sbatch", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=DEFAULT)
+    parser.add_argument("--over", choices=OVER)
+    own, rest = parser.parse_known_args(argv)
+    try:
+        chosen = yaml.safe_load(own.config.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--config {own.config}: cannot be read ({error}); expected a YAML file of flags") from None
+    chosen.pop("sbatch", None)
+    over = own.over or chosen.pop("over", OVER[0])
+    chosen.pop("over", None)
+    if over not in OVER:
+        raise UserError(f"{own.config}: over: found {over!r}, expected one of {', '.join(OVER)}")
+    seeds = chosen.pop("seeds", None) or [0]
+    if chosen.get("train_report") and not Path(chosen["train_report"]).exists():
+        del chosen["train_report"]  # shown beside the scores, no more than that
+    flags = [token for key, value in chosen.items() for token in flag(key, value)]
+    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    options = arguments.parser().parse_args([*flags, *rest])
+    if options.backend == "vllm" and options.data_parallel is None and gpus:
+        rest += ["--data-parallel", str(max(1, gpus // (options.tensor_parallel or 1)))]
+    return [*flags, *rest], over, seeds
+
+
+def flag(key: str, value: Any) -> list[str]:
+    """A key of the YAML as tokens of a command line."""
+    name = f"--{key.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [name] if value else []
+    return [name, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part]:
+    """All parts, in an order that every element finds the same."""
+    out: Path = options.output_dir
+    if over == "seeds":
+        made = ((f"seed-{seed}", ["--seed", str(seed)]) for seed in seeds)
+        return [Part(name, out / name, [*flags, "--output-dir", str(out / name)]) for name, flags in made]
+    if over == "checkpoints":
+        if not options.run:
+            raise UserError("over: checkpoints needs --run, a training run's folder")
+        found = checkpoints.select(checkpoints.find(options.run), options.checkpoints)
+        asked = {c.label: "last" if c.label == "model" else "best" if c.best else str(c.step) for c in found}
+        return [Part(label, out / label, ["--checkpoints", text]) for label, text in asked.items()]
+    folders = ((name, out / PARTS / name) for name in arguments.names(options.benchmarks))
+    return [Part(name, to, ["--benchmarks", name, "--output-dir", str(to)]) for name, to in folders]
+
+
+def share() -> tuple[int, int]:
+    """Which element this is, from 0, and how many there are."""
+    environment = os.environ
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return 0, 1
+    first, step = int(environment["SLURM_ARRAY_TASK_MIN"]), int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
+    return (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step, int(environment["SLURM_ARRAY_TASK_COUNT"])
+
+
+def mark(out: Path, part: Part, flags: list[str]) -> Path:
+    """The file that says that a part is done, with these very flags."""
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:12]
+    return out / PARTS / f".{part.name}.{digest}.done"
+
+
+@contextlib.contextmanager
+def merging(out: Path) -> Iterator[None]:
+    """One at a time: two elements may end together."""
+    with open(out / PARTS / ".lock", "w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
+    """All samples into one folder, where eval.run finds nothing missing and writes the results."""
+    for part in everything:
+        for source in store.evaluations(part.folder):
+            target = options.output_dir / source.relative_to(part.folder)
+            (target / store.SAMPLES).mkdir(parents=True, exist_ok=True)
+            for path in (source / store.SAMPLES).glob("*.jsonl"):
+                aside = target / store.SAMPLES / f".{path.name}"
+                shutil.copyfile(path, aside)
+                os.replace(aside, target / store.SAMPLES / path.name)
+            settings = store.read_json(source / store.SETTINGS)
+            there = target / store.SETTINGS
+            data = store.read_json(there)["data_sha256"] if there.exists() else {}
+            runlog.write_json(there, settings | {"data_sha256": data | settings["data_sha256"]})
+    return run.main(flags)
+
+
+def merge_checkpoints(_: list[str], options: argparse.Namespace, __: list[Part]) -> int:
+    """Each has its row."""
+    results.write_checkpoints(options.output_dir)
+    print(options.output_dir / results.CHECKPOINTS)
+    return 0
+
+
+def merge_seeds(_: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
+    """Means and standard deviations over the seeds, of each model."""
+    by_model: dict[Path, list[dict[str, Any]]] = {}
+    for part in everything:
+        for folder in store.evaluations(part.folder):
+            by_model.setdefault(folder.relative_to(part.folder), []).append(store.read_json(folder / store.METRICS))
+    for model, found in by_model.items():
+        merged = {
+            "model": found[0]["model"],
+            "seeds": [result["settings"]["seed"] for result in found],
+            **_spread([result["average"] for result in found], "average"),
+            "benchmarks": {
+                name: _spread([result["benchmarks"][name] for result in found], "mean", found[0]["average"])
+                for name in found[0]["benchmarks"]
+            },
+        }
+        target = options.output_dir / model
+        target.mkdir(exist_ok=True)
+        runlog.write_json(target / store.METRICS, merged)
+        print(target / store.METRICS)
+        for metric, mean in merged["average"].items():
+            print(f"  {metric:<10}{mean:.4f} +- {merged['average_sd'][metric]:.4f}")
+    return 0
+
+
+def _spread(found: list[dict[str, Any]], name: str, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
+    columns = {metric: [result[metric] for result in found] for metric in (metrics or found[0])}
+    deviations = {m: statistics.stdev(v) if len(v) > 1 else 0.0 for m, v in columns.items()}
+    return {name: {m: statistics.fmean(v) for m, v in columns.items()}, f"{name}_sd": deviations}
+
+
+MERGE: dict[str, Callable[[list[str], argparse.Namespace, list[Part]], int]] = {
+    "benchmarks": merge_benchmarks,
+    "seeds": merge_seeds,
+    "checkpoints": merge_checkpoints,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# What every batch script begins with, from the project's root:
+#
+#   . slurm/lib/job.sh || exit
+#   begin_job
+#
+# Names in capitals are shared by the files of this folder:
+NODES=()     # the job's nodes, by name
+HEAD=''      # the first, where the batch script itself runs
+JOB=''       # the job's id, of an array the element's
+ATTEMPT=0    # restarts so far
+LOG_DIR=''   # logs of this attempt
+LAUNCH=()    # words before a command, see on()
+RUN_DIR=''   # the run that is trained
+RAY_STEPS=() # what holds Ray
+CHILD=''     # the process that is waited for
+STOPPING=0   # asked to save and come back
+CANCELLED=0  # ended by someone else
+ENDING=0     # Ray is being ended
+STOPPED=75   # the trainer's exit code after it has found the stop file and saved
+set -uo pipefail
+
+say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
+
+fail() {
+    say "error: $*" >&2
+    exit 1
+}
+
+. slurm/lib/site.sh
+. slurm/lib/nodes.sh
+. slurm/lib/ray.sh
+. slurm/lib/stop.sh
+. slurm/lib/train.sh
+. slurm/lib/eval.sh
+
+begin_job() {
+    ATTEMPT=${SLURM_RESTART_COUNT:-0}
+    # Of one element: `scontrol requeue` of its plain id may mean the whole array.
+    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    JOB=${JOB:-$SLURM_JOB_ID}
+    load_site
+    LOG_DIR=$PWD/slurm/logs/$SLURM_JOB_NAME-$JOB/$ATTEMPT
+    mkdir -p "$LOG_DIR" || fail "$LOG_DIR cannot be written"
+    ln -sfn "$ATTEMPT" "${LOG_DIR%/*}/latest"
+    mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    HEAD=${NODES[0]}
+    say "job $JOB, attempt $((ATTEMPT + 1)), on ${NODES[*]}; logs: $LOG_DIR"
+    ((ATTEMPT <= MEL_MAX_REQUEUES)) || fail "restarted $ATTEMPT times, more than MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
+    watch_signals
+}
+
+# list NAME...: with commas between
+list() { local IFS=,; echo "$*"; }

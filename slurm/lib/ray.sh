@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# A Ray cluster over the allocation: its own port, temporary folders, CPUs and GPUs. Sourced by job.sh.
+
+# Needs check_nodes. Sets RAY_ADDRESS once every node has joined; fails with the reason after MEL_RAY_S.
+start_ray() {
+    local address port others
+    read -r _ _ address port _ < <(grep "^$HEAD " "$LOG_DIR/nodes")
+    export MEL_RAY_HEAD=$address:$port
+    say "starting Ray: the head on $HEAD, $MEL_RAY_HEAD"
+    hold_ray "$HEAD" head & RAY_STEPS+=($!)
+    await_ray "$HEAD"
+    others=$(list "${NODES[@]:1}")
+    if [[ -n $others ]]; then
+        hold_ray "$others" worker & RAY_STEPS+=($!)
+        await_ray "${NODES[@]}"
+    fi
+    export RAY_ADDRESS=$MEL_RAY_HEAD
+}
+
+# hold_ray NODES ROLE: holds Ray there until $LOG_DIR/ray-end is written; the batch script is told when it ends.
+hold_ray() {
+    trap '' USR1 USR2
+    trap 'kill "$CHILD"' TERM # by force, see end_ray
+    on "$1" --kill-on-bad-exit=1
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/ray_node.py "$2" >>"$LOG_DIR/ray.log" 2>&1
+    kill -USR1 "$$" # lost_ray
+}
+
+# await_ray NODES...: until these have joined
+await_ray() {
+    local node joined=() status=0
+    for node in "$@"; do joined+=("$(awk -v n="$node" '$1 == n {print n "=" $3}' "$LOG_DIR/nodes")"); done
+    on "$HEAD"
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/wait_for_ray.py "$MEL_RAY_HEAD" "$MEL_RAY_S" "${joined[@]}" || status=$?
+    ((status)) || return 0
+    ((STOPPING)) && requeue
+    for node in "$@"; do
+        [[ -s $LOG_DIR/ray-$node.log ]] && tail -n 5 "$LOG_DIR/ray-$node.log" | sed "s/^/$node: /" >&2
+    done
+    fail "Ray did not start on all of $* (logs: $LOG_DIR)"
+}
+
+lost_ray() {
+    ((ENDING)) || say "error: a node's Ray has ended (logs: $LOG_DIR)" >&2
+    [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null
+}
+
+# Never `ray stop`: it ends every Ray of this user on the node, a neighbouring job's as well. And a signal to srun kills at
+# once, so that comes last: Ray could not tidy up.
+end_ray() {
+    ((ENDING == 0 && ${#RAY_STEPS[@]})) || return 0
+    ENDING=1
+    local late
+    touch "$LOG_DIR/ray-end"
+    { sleep 30 && kill "${RAY_STEPS[@]}"; } 2>/dev/null &
+    late=$!
+    while wait "${RAY_STEPS[@]}"; (($? > 128)) && kill -0 "${RAY_STEPS[@]}" 2>/dev/null; do :; done
+    kill "$late" 2>/dev/null
+}

@@ -1,0 +1,78 @@
+#!/bin/bash
+# A whole experiment: preflight here, then a training job, then an evaluation that starts when training has succeeded and
+# is taken out of the queue when it has failed.
+#
+#   slurm/submit_experiment.sh CONFIG [--dry-run] [--eval FILE] [--like NAME] [--skip-preflight] [--any.flag value ...]
+#
+#   CONFIG            a preset's name (qwen3-8b), or a YAML file of yours
+#   --dry-run         print what would be submitted
+#   --eval FILE       what is evaluated (default: slurm/configs/eval/ with CONFIG's name, else paper.yaml)
+#   --like NAME       run a YAML of yours with slurm/NAME.sbatch (default: the script of its own name)
+#   --skip-preflight  where the login node cannot run Python; the job's own checks remain
+#
+# All other flags are the trainer's. Account, partition and so on: slurm/site.env, or sbatch's own SBATCH_... variables.
+set -euo pipefail
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+# submit SBATCH FLAG...: the job's id; with --dry-run one is made up, and the command only shown
+submit() {
+    local id=TRAINING_JOB
+    echo "sbatch $*" >&2
+    ((dry)) || id=$(sbatch --parsable "$@")
+    echo "${id%;*}" # a federation adds the cluster's name
+}
+
+# header FLAG: its value in the training script
+header() { sed -nE "s/^#SBATCH --$1=(\S+).*/\1/p" "slurm/$like.sbatch"; }
+
+main() {
+    local config=${1:-} name like='' evaluation='' dry=0 preflight=1 flags=() allocation=() extra train_id eval_id gpus
+    [[ -n $config && $config != -* ]] || usage
+    shift
+    while (($#)); do
+        case $1 in
+            --dry-run) dry=1 ;;
+            --skip-preflight) preflight=0 ;;
+            --eval) evaluation=$(realpath -s "$2") && shift ;;
+            --like) like=$2 && shift ;;
+            *) flags+=("$1") ;;
+        esac
+        shift
+    done
+    [[ ! -f $config ]] || config=$(realpath -s "$config")
+    cd "$(dirname "$0")/.."
+    . slurm/lib/job.sh
+    load_site
+    [[ -f $config ]] || config=slurm/configs/train/$config.yaml
+    [[ -f $config ]] || fail "$config: no such file; expected one of $(list slurm/configs/train/*.yaml), or a YAML of yours"
+    config=$(realpath -s --relative-base="$PWD" "$config")
+    name=$(basename "$config" .yaml)
+    like=${like:-$name}
+    [[ -f slurm/$like.sbatch ]] || fail "slurm/$like.sbatch: no such script; --like NAME says which one $config is run with"
+    evaluation=${evaluation:-slurm/configs/eval/$name.yaml}
+    [[ -f $evaluation ]] || evaluation=slurm/configs/eval/paper.yaml
+    read_flags "$config" "${flags[@]}"
+
+    gpus=$(header gpus-per-node)
+    [[ -z $gpus ]] || allocation=(--nodes "$(header nodes)" --gpus-per-node "$gpus")
+    if ((preflight)); then
+        "$MEL_PYTHON" -m openrlhf_mel.preflight --config "$config" "${allocation[@]}" --mel.run_dir "$RUN_DIR" \
+            --ckpt.load_enable "${flags[@]}" >&2 || fail "preflight refused $config: nothing was submitted"
+    fi
+    read -ra extra < <(sed -n 's/^sbatch: *\([^#]*\).*/\1/p' "$evaluation") || true
+    train_id=$(submit "slurm/$like.sbatch" --config "$config" "${flags[@]}")
+    eval_id=$(submit --dependency="afterok:$train_id" --kill-on-invalid-dep=yes "${extra[@]}" \
+        slurm/eval.sbatch --config "$evaluation" --run "$RUN_DIR" --output-dir "$RUN_DIR-eval")
+    ((dry)) && return
+    cat <<EOS
+training    job $train_id   log: $PWD/slurm/logs/*-$train_id.log   run: $RUN_DIR
+evaluation  job $eval_id   log: $PWD/slurm/logs/eval-${eval_id}_*.log   results: $RUN_DIR-eval
+watch with: squeue -j $train_id,$eval_id   end with: scancel $train_id $eval_id
+EOS
+}
+
+main "$@"

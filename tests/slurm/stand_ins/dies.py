@@ -1,0 +1,3 @@
+"""In the place of what fails at once."""
+
+raise SystemExit("cannot start")

@@ -1,0 +1,5 @@
+"""In the place of what never answers."""
+
+import signal
+
+signal.pause()

@@ -1,0 +1,1 @@
+"""In the place of the wait for Ray: everyone has joined."""

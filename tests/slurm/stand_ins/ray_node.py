@@ -1,0 +1,12 @@
+"""In the place of a node's Ray: there until it is to end. On n1 it dies when the file $BROKEN is there."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+broken = Path(os.environ.get("BROKEN", "/nowhere"))
+while not Path(os.environ["MEL_LOG_DIR"], "ray-end").exists():
+    if os.environ["SLURMD_NODENAME"] == "n1" and broken.exists():
+        sys.exit(1)
+    time.sleep(0.1)

@@ -1,0 +1,34 @@
+"""In the trainer's place, with its contract: goes on where it was, looks for `stop` between steps, saves, exits with 75.
+
+`--steps N` is how many it takes, a tenth of a second each; `--die-at N` kills it there. What it was given is in its folder.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+arguments = sys.argv[1:]
+
+
+def value(flag, default=None):
+    return arguments[len(arguments) - 1 - arguments[::-1].index(flag) + 1] if flag in arguments else default
+
+
+run_dir = Path(value("--mel.run_dir"))
+saved = run_dir / "steps"
+done = int(saved.read_text()) if saved.exists() else 0
+with open(run_dir / "starts.jsonl", "a") as file:
+    file.write(json.dumps({"from": done, "argv": arguments, "ray": os.environ.get("RAY_ADDRESS")}) + "\n")
+(run_dir / "manifest.json").write_text('{"finished": null}')
+for step in range(done + 1, int(value("--steps", "5")) + 1):
+    print("step", step, flush=True)
+    if step == int(value("--die-at", "-1")):
+        sys.exit(1)
+    time.sleep(0.1)
+    saved.write_text(str(step))
+    if (run_dir / "stop").exists():
+        print("stop file found, saved", flush=True)
+        sys.exit(75)
+(run_dir / "manifest.json").write_text('{"finished": "now"}')

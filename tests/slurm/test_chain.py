@@ -1,0 +1,177 @@
+"""submit_experiment.sh and the evaluation's job array."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+EVALUATE = REPO / "slurm" / "lib" / "evaluate.py"
+
+
+@pytest.fixture
+def submit(project):
+    """slurm/submit_experiment.sh in the project; what it prints, and the ids of what it submitted."""
+
+    def run(*arguments, code=0):
+        project.site()
+        done = subprocess.run(
+            ["slurm/submit_experiment.sh", *map(str, arguments)], cwd=project.folder, env=project.cluster.environment,
+            capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        ids = [line.split()[2] for line in done.stdout.splitlines() if " job " in line]
+        project.jobs.extend(ids)
+        return done, ids
+
+    return run
+
+
+@pytest.mark.timeout(120)
+def test_a_dry_run_submits_nothing(submit, cluster):
+    done, ids = submit("smoke", "--dry-run", "--mel.algorithm=rft")
+    assert ids == [] and done.stdout == ""
+    training, evaluation = (line for line in done.stderr.splitlines() if line.startswith("sbatch "))
+    assert training == "sbatch slurm/smoke.sbatch --config slurm/configs/train/smoke.yaml --mel.algorithm=rft"
+    assert "--dependency=afterok:TRAINING_JOB --kill-on-invalid-dep=yes" in evaluation
+    assert "slurm/configs/eval/smoke.yaml" in evaluation and "runs/smoke-rft --output-dir" in evaluation
+    assert cluster.queue() == []
+
+
+@pytest.mark.timeout(120)
+def test_what_preflight_refuses_is_not_submitted(submit, cluster):
+    done, _ = submit("smoke", "--data.max_len=10", code=1)
+    assert "--data.max_len" in done.stderr and "nothing was submitted" in done.stderr and cluster.queue() == []
+    done, _ = submit("no-such-preset", code=1)
+    assert "slurm/configs/train/no-such-preset.yaml: no such file" in done.stderr
+    done, _ = submit(code=2)
+    assert "submit_experiment.sh CONFIG" in done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_failed_training_ends_the_chain(trainer, submit, cluster):
+    """The evaluation neither runs nor stays in the queue."""
+    _, (training, evaluation) = submit("smoke", "--skip-preflight", "--die-at", 2)
+    assert cluster.wait(training, limit=40).state == "FAILED"
+    job = cluster.wait(evaluation, limit=40)
+    assert job.state == "CANCELLED" and job.output == ""
+    assert not (trainer.folder / "runs" / "smoke-eval").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_training_then_its_evaluation(submit, project, cluster):
+    done, (training, evaluation) = submit("smoke")
+    assert f"results: {project.folder}/runs/smoke-eval" in done.stdout
+    assert cluster.job(evaluation).state == "PENDING"
+    assert cluster.wait(training, limit=360).state == "COMPLETED", cluster.job(training).output
+    job = cluster.wait(evaluation, limit=200)
+    assert job.state == "COMPLETED", job.output
+    found = json.loads((project.folder / "runs" / "smoke-eval" / "model" / "metrics.json").read_text())
+    assert found["model"] == "smoke/model" and found["benchmarks"]["test"]["n_questions"] == 64
+    assert 0 < found["average"]["avg@4"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_an_array_over_benchmarks(project, cluster):
+    """Two elements, a benchmark each; whoever is last merges."""
+    flags = ["--config", "slurm/configs/eval/smoke.yaml", "--benchmarks", "test,train", "--model", "data/toy/model",
+             "--template", "data/toy/templates", "--limit", 8, "--output-dir", "out"]  # fmt: skip
+    number = project.submit(
+        "--array=3-4", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G", "slurm/eval.sbatch", *flags
+    )
+    for element in (3, 4):
+        job = cluster.wait(f"{number}_{element}", limit=180)
+        assert job.state == "COMPLETED", job.output
+    found = json.loads((project.folder / "out" / "metrics.json").read_text())
+    assert {name: entry["n_samples"] for name, entry in found["benchmarks"].items()} == {"test": 40, "train": 40}
+    assert len(list((project.folder / "slurm" / "logs").glob(f"eval-{number}_[34].log"))) == 2
+
+
+@pytest.fixture
+def evaluate(tmp_path, command):
+    """An element's own command."""
+
+    def run(config, *flags, element=None, code=0):
+        (tmp_path / "eval.yaml").write_text(yaml.safe_dump(config))
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+        if element:
+            index, count = element
+            environment |= {
+                "SLURM_ARRAY_TASK_ID": str(index),
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_COUNT": str(count),
+            }
+        done = command(sys.executable, EVALUATE, "--config", tmp_path / "eval.yaml", *flags, limit=100, env=environment)
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+TOY = {"data_dir": "data/toy", "benchmarks": ["test"], "backend": "hf", "limit": 4, "n": 2, "temperature": 1.0,
+       "max_tokens": 64, "template": "data/toy/templates", "model": "data/toy/model"}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_seeds_give_means_and_spreads(evaluate, tmp_path):
+    evaluate(TOY | {"over": "seeds", "seeds": [5, 6]}, "--output-dir", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    single = [json.loads((tmp_path / "out" / f"seed-{s}" / "metrics.json").read_text()) for s in (5, 6)]
+    assert found["seeds"] == [5, 6]
+    assert found["average"]["avg@2"] == pytest.approx(sum(s["average"]["avg@2"] for s in single) / 2)
+    assert found["benchmarks"]["test"]["mean_sd"].keys() == found["average"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_an_element_alone_does_not_merge(evaluate, tmp_path):
+    two = TOY | {"benchmarks": ["test", "train"], "limit": 2}
+    done = evaluate(two, "--output-dir", tmp_path / "out", element=(1, 2))
+    assert "not done yet: test" in done.stdout and not (tmp_path / "out" / "metrics.json").exists()
+    evaluate(two, "--output-dir", tmp_path / "out", element=(0, 2))
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["benchmarks"]) == {"test", "train"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"over": "questions"}, "over: found 'questions', expected one of benchmarks, seeds, checkpoints"),
+        ({"over": "checkpoints"}, "over: checkpoints needs --run"),
+        ({"temprature": 1}, "--temprature"),
+    ],
+)
+def test_mistakes_of_an_evaluations_configuration(change, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(EVALUATE.parent)
+    import evaluate
+
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump(TOY | change))
+    try:
+        code = evaluate.main(["--config", str(tmp_path / "eval.yaml"), "--output-dir", str(tmp_path / "out")])
+    except SystemExit as error:  # argparse
+        code = error.code
+    assert code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_prepare_data_from_a_folder(project, shared):
+    """As on nodes without internet."""
+    folder = project.folder / "downloaded"
+    (folder / "data").mkdir(parents=True)
+    for path in (shared / "data" / "benchmarks").glob("*.jsonl"):
+        (folder / path.name).symlink_to(path)
+    (folder / "data" / "dapo-math-17k.parquet").symlink_to(shared / "data" / "train" / "dapo_math_17k_svs.parquet")
+    job = project.run("slurm/prepare_data.sbatch", "downloaded", limit=300)
+    assert job.state == "COMPLETED", job.output
+    prepared = project.folder / "prepared"
+    assert len((prepared / "dapo" / "train.jsonl").read_text().splitlines()) > 15000
+    assert len((prepared / "dapo" / "validation.jsonl").read_text().splitlines()) == 200
+    assert (prepared / "benchmarks" / "math500.jsonl").is_file()

@@ -1,0 +1,127 @@
+"""A node that is not fit, and Ray that does not come up: the job ends within its deadline, and says which node and why."""
+
+import os
+import subprocess
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+SMOKE = "slurm/smoke.sbatch"
+
+
+@pytest.fixture
+def script(tmp_path):
+    """An executable shell script."""
+
+    def write(text):
+        path = tmp_path / "script"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def failed(project, *arguments, limit, says):
+    job = project.run(*arguments, limit=limit)
+    assert job.state == "FAILED" and says in job.output, f"{job.state}: {job.output}"
+    return job
+
+
+def test_a_gpu_that_does_not_work(project):
+    """The GPUs of this cluster are links to /dev/null, and the default probe wants to compute on them."""
+    failed(project, "--gpus-per-node=8", SMOKE, limit=60, says="error: node n0: 8 GPUs were asked for, 0 found")
+
+
+def test_the_node_that_lacks_a_gpu_is_named(trainer, script):
+    trainer.site(MEL_GPU_PROBE=script("[ $SLURMD_NODENAME = n1 ] && echo 7 || echo 8"))
+    two = ("--nodes=2", "--nodelist=n0,n1", "--gpus-per-node=8", SMOKE)
+    job = failed(trainer, *two, limit=40, says="error: node n1: 8 GPUs were asked for, 7 found")
+    assert "node n0" not in job.output and not (trainer.folder / "runs" / "smoke" / "starts.jsonl").exists()
+    trainer.site(MEL_GPU_PROBE=script("echo 'Xid 79: fell off the bus' >&2; exit 1"))
+    failed(trainer, *two, limit=40, says="error: node n1: a GPU does not work: Xid 79: fell off the bus")
+
+
+def test_a_disk_that_is_too_small(project):
+    project.site(MEL_MIN_FREE_GB=10**6)
+    failed(project, SMOKE, limit=40, says="GB free, expected 1000000 or more (MEL_MIN_FREE_GB)")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a full file system")
+def test_a_full_temporary_folder(project, tmp_path):
+    full = tmp_path.parent.parent / "full"  # a short path
+    full.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", full], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
+    try:
+        (full / "file").write_bytes(b"0" * 2**16)
+        project.site(MEL_TMP=full, MEL_MIN_FREE_GB=0)
+        failed(project, SMOKE, limit=40, says=f"error: node n0: {full}: cannot be written: No space left on device")
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
+def test_a_temporary_folder_too_deep_for_rays_sockets(project, tmp_path):
+    deep = tmp_path / "a-folder-with-quite-a-long-name"
+    deep.mkdir()
+    project.site(MEL_TMP=deep)
+    failed(project, SMOKE, limit=40, says="too long for Ray's sockets")
+
+
+def test_a_node_without_the_project(trainer):
+    """What the node reads there is not what the batch script wrote."""
+    trainer.site(MEL_CHECK_S=8)
+    trainer.stand_in(**{"check_node.py": "elsewhere_on_n1.py"})
+    failed(trainer, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=60, says="error: node n1: does not see")
+
+
+def test_a_node_that_does_not_answer(trainer):
+    trainer.site(MEL_CHECK_S=4)
+    trainer.stand_in(**{"check_node.py": "hang_on_n1.py"})
+    job = failed(trainer, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=40, says="error: node n1: no answer within 4 s")
+    assert "node n0" not in job.output
+
+
+def test_python_that_is_not_there(project):
+    project.site(MEL_PYTHON="/nowhere/python")
+    failed(project, SMOKE, limit=40, says="/nowhere/python: No such file or directory")
+
+
+@pytest.mark.slow
+def test_a_head_that_never_comes(project):
+    project.site(MEL_RAY_S=3)
+    project.stand_in(**{"ray_node.py": "hang.py"})
+    job = failed(project, SMOKE, limit=60, says="error: Ray did not start on all of n0")
+    assert "error: Ray's head did not answer at 127.0.1.10:" in job.output
+
+
+def test_a_ray_that_dies_at_once(project):
+    """Nobody waits for the deadline."""
+    project.site(MEL_RAY_S=100)
+    project.stand_in(**{"ray_node.py": "dies.py"})
+    job = failed(project, SMOKE, limit=40, says="error: a node's Ray has ended")
+    assert "Ray did not start on all of n0" in job.output
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_second_node_that_never_joins(project):
+    project.site(MEL_RAY_S=30)
+    project.stand_in(**{"ray_node.py": "hang_on_n1.py"})
+    job = failed(
+        project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=110, says="error: n1: not in the Ray cluster after 30 s"
+    )
+    assert "Ray: 1 of 1 nodes" in job.output
+
+
+def test_a_site_file_that_is_not_there(project):
+    job = project.run(SMOKE, limit=30, MEL_SITE="/nowhere/site.env")
+    assert job.state == "FAILED" and "MEL_SITE=/nowhere/site.env: no such file" in job.output
+
+
+def test_submitted_from_elsewhere(project, tmp_path):
+    (tmp_path / "slurm" / "logs").mkdir(parents=True)
+    number = project.cluster.submit(project.folder / SMOKE, cwd=tmp_path)
+    job = project.cluster.wait(number, limit=30)
+    assert job.state == "FAILED" and f"submit from the project's root, not from {tmp_path}" in job.output
