@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = check(own, rest)
     except UserError as error:
         report = Report(problems=[Problem(text) for text in error.args])
+    report.problems.sort(key=lambda problem: not problem.error)
     print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) if as_json else render(report))
     for problem in report.problems:
         print(f"{'error' if problem.error else 'warning'}: {problem.text}", file=sys.stderr)
@@ -266,6 +267,13 @@ def _memory(
             if need > a_run.card:
                 yield Problem(
                     f"--vllm.gpu_memory_utilization {a_run.utilization}: an engine needs {gib}, {card}; lower it"
+                )
+            continue
+        if device.role == "reference":
+            if need > a_run.card:
+                yield Problem(
+                    f"memory of a GPU (reference): {gib}, {card}; lower --rollout.micro_batch_size or "
+                    "--rollout.max_tokens_per_gpu, or --ds.zero_stage 3"
                 )
             continue
         if need > a_run.card:

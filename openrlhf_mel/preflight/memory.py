@@ -48,6 +48,7 @@ class Plan:
         accumulates: whether an optimizer step has several micro-batches.
         learns: whether meta-experiences are learned.
         copies: other models of the same size on the policy's GPUs (reference, moving average).
+        reference_ranks: GPUs of a reference model that has its own.
         utilization: vLLM's share of the card; `engine_ranks` its tensor parallelism.
         shared: engines run on the policy's GPUs; then `engine_sleeps` and `policy_sleeps` matter.
     """
@@ -71,6 +72,7 @@ class Plan:
     accumulates: bool = True
     learns: bool = True
     copies: int = 0
+    reference_ranks: int = 0
     max_len: int = 4096
     engines: int = 1
     engine_ranks: int = 1
@@ -200,12 +202,15 @@ class Device:
 def devices(plan: Plan) -> Iterator[Device]:
     """The kinds of GPU that a run has, each with what it holds when."""
     moments = [ROLLOUT, LOG_PROBS, POLICY, *([NLL] if plan.learns else []), STEP]
-    if not plan.shared:
+    if plan.shared:
+        both = {m: policy(plan, m) | engine(plan, plan.engine_sleeps and m != ROLLOUT) for m in moments}
+        yield Device("policy and engine", plan.ranks, both)
+    else:
         yield Device("policy", plan.ranks, {m: policy(plan, m) for m in moments})
         yield Device("engine", plan.engines * plan.engine_ranks, {ROLLOUT: engine(plan)})
-        return
-    both = {m: policy(plan, m) | engine(plan, plan.engine_sleeps and m != ROLLOUT) for m in moments}
-    yield Device("policy and engine", plan.ranks, both)
+    if n := plan.reference_ranks:
+        idle = dataclasses.replace(plan, ranks=n, trained=0, copies=0, zpg=1, policy_sleeps=False)
+        yield Device("reference", n, {LOG_PROBS: policy(idle, LOG_PROBS)})
 
 
 def peak(plan: Plan) -> float:

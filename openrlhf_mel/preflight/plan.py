@@ -15,6 +15,7 @@ from openrlhf_mel.preflight.files import Tokens
 from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.shapes import Shape
 from openrlhf_mel.prompts import Templates
+from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.rules import LEAST
 from openrlhf_mel.upstream.settings import Settings
 
@@ -97,9 +98,8 @@ def memory_plan(settings: Settings, shape: Shape, hw: Hardware, lengths: Budget,
     most = values["train.max_tokens_per_gpu"]
     micro = values["train.micro_batch_size"]
     lora = values["ds.lora.rank"]
-    copies = (values["algo.kl.init_coef"] > 0 and not values["ref.offload"]) and (
-        values["train.colocate_all"] or values["train.colocate_actor_ref"]
-    )
+    reference = placement(values).reference
+    copies = values["algo.kl.init_coef"] > 0 and not values["ref.offload"] and not reference
     return memory.Plan(
         shape=shape,
         card=hw.memory_gib * USABLE * memory.GIB,
@@ -119,7 +119,8 @@ def memory_plan(settings: Settings, shape: Shape, hw: Hardware, lengths: Budget,
         entropy=values["actor.entropy_coef"] is not None,
         accumulates=dynamic or values["train.batch_size"] > micro * ranks,
         learns=learns,
-        copies=bool(copies) + values["train.enable_ema"],
+        copies=copies + values["train.enable_ema"],
+        reference_ranks=0 if values["ref.offload"] else reference,
         max_len=values["data.max_len"],
         engines=values["vllm.num_engines"],
         engine_ranks=values["vllm.tensor_parallel_size"],

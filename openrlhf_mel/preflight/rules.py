@@ -106,6 +106,11 @@ def _fit(values: Values, gpus: Placement, nodes: int, per_node: int) -> str:
     left = have - gpus.actors - gpus.reference - gpus.rewards
     if left >= tp:
         return f"set --vllm.num_engines {left // tp}, or change the allocation"
+    if gpus.reference:
+        return (
+            "let the reference model share the policy's GPUs: --train.colocate_actor_ref, with --ref.num_nodes and "
+            "--ref.num_gpus_per_node as the policy's; or change the allocation"
+        )
     actors = (nodes // 2, per_node) if nodes > 1 else (1, per_node // 2)
     engines = (have - actors[0] * actors[1]) // tp
     if not actors[1] or not engines:

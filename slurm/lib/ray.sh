@@ -46,14 +46,13 @@ lost_ray() {
 }
 
 # Never `ray stop`: it ends every Ray of this user on the node, a neighbouring job's as well. And a signal to srun kills at
-# once, so that comes last: Ray could not tidy up.
+# once, so that comes last: Ray could not tidy up. Not by `wait`: bash may lose a child that ends while a trap begins.
 end_ray() {
     ((ENDING == 0 && ${#RAY_STEPS[@]})) || return 0
     ENDING=1
-    local late
+    local deadline=$((SECONDS + 30))
     touch "$LOG_DIR/ray-end"
-    { sleep 30 && kill "${RAY_STEPS[@]}"; } 2>/dev/null &
-    late=$!
-    while wait "${RAY_STEPS[@]}"; (($? > 128)) && kill -0 "${RAY_STEPS[@]}" 2>/dev/null; do :; done
-    kill "$late" 2>/dev/null
+    while kill -0 "${RAY_STEPS[@]}" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.2; done
+    kill "${RAY_STEPS[@]}" 2>/dev/null
+    RAY_STEPS=()
 }

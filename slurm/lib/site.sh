@@ -42,7 +42,7 @@ load_secrets() {
 on() {
     local list=$1 commas=${1//[^,]/}
     shift
-    LAUNCH=(srun --overlap --mpi=none --nodelist="$list" --nodes=$((${#commas} + 1)) --ntasks=$((${#commas} + 1))
+    LAUNCH=(srun --overlap --export=ALL --mpi=none --nodelist="$list" --nodes=$((${#commas} + 1)) --ntasks=$((${#commas} + 1))
         --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 "$@")
     [[ -n ${MEL_CONTAINER:-} ]] || return 0
     local mounts=$PWD,$MEL_TMP${HF_HOME:+,$HF_HOME}${MEL_MOUNTS:+,$MEL_MOUNTS}

@@ -63,6 +63,22 @@ def test_failed_training_ends_the_chain(trainer, submit, cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_evaluation_waits_through_a_restart(trainer, submit, cluster):
+    _, (training, evaluation) = submit("smoke", "--skip-preflight", "--steps", 60)
+    cluster.wait_for(training, "step 3", limit=40)
+    cluster.signal(training, "USR2")
+    cluster.wait_for_restart(training, 1, limit=40)
+    assert cluster.job(evaluation).state == "PENDING"
+    assert cluster.wait(training, limit=40).state == "COMPLETED"
+    job = cluster.wait(evaluation, limit=60)
+    assert job.state == "FAILED" and "slurm/lib" not in job.output  # it ran; the stand-in has left no model
+    assert "holds no model and no checkpoint" in job.output or "no manifest.json of a training run" in job.output, (
+        job.output
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_training_then_its_evaluation(submit, project, cluster):

@@ -43,7 +43,9 @@ def test_the_node_that_lacks_a_gpu_is_named(trainer, script):
 
 
 def test_a_disk_that_is_too_small(project):
-    project.site(MEL_MIN_FREE_GB=10**6)
+    project.site(MEL_RUN_FREE_GB=10**6)
+    failed(project, SMOKE, limit=40, says=f"{project.folder}/runs/smoke: ")
+    project.site(MEL_MIN_FREE_GB=10**6, MEL_RUN_FREE_GB=1)
     failed(project, SMOKE, limit=40, says="GB free, expected 1000000 or more (MEL_MIN_FREE_GB)")
 
 

@@ -40,6 +40,7 @@ def test_restarts_have_a_cap(trainer, cluster):
     assert "not requeued: this was restart 0, and MEL_MAX_REQUEUES=0" in job.output
 
 
+@pytest.mark.slow
 def test_a_lost_node_and_a_preemption_without_warning_are_taken_up(trainer, cluster):
     number = trainer.submit("--nodes=2", SMOKE, "--steps", 60)
     cluster.wait_for(number, "step 3", limit=30)
@@ -62,6 +63,7 @@ def test_a_lost_node_and_a_preemption_without_warning_are_taken_up(trainer, clus
     assert begun == sorted(begun) and begun[0] == 0 and begun[-1] > 0
 
 
+@pytest.mark.slow
 def test_a_node_that_fails_under_the_run_is_named_and_the_job_comes_back(trainer, cluster, tmp_path):
     """Ray sees it long before Slurm does."""
     broken = tmp_path / "n1-is-broken"

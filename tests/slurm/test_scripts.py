@@ -111,5 +111,5 @@ def test_nothing_that_harms_a_neighbour_or_belongs_to_a_site():
             raise AssertionError(f"{path}: {place}")
         if path.suffix in (".sh", ".sbatch"):
             assert not re.search(r"(?:KEY|TOKEN)[=\"' ]*\$", code), f"{path}: a secret in a command"
-            sleeps = re.findall(r"\bsleep\b.*", code)
-            assert sleeps in ([], ['sleep 30 && kill "${RAY_STEPS[@]}"; } 2>/dev/null &']), f"{path}: {sleeps}"
+            # One, in a loop with a deadline that looks whether Ray has ended.
+            assert len(re.findall(r"\bsleep\b", code)) == (path.name == "ray.sh"), path
