@@ -70,10 +70,10 @@ def train(settings: Settings) -> int:
     if runlog.check_run_dir(run_dir, settings.as_dict(), resume):
         print(f"run: {run_dir} is finished already")
         return 0
+    launch.prepare_process(settings.mel.runtime)
     contract.check_version()
     preflight.check_templates(settings)
     preflight.check_model(settings)
-    launch.prepare_process(settings.mel.runtime)
     preflight.check_data(settings)
     if differing := contract.differences():
         raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing[:8]))
