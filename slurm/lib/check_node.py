@@ -79,7 +79,7 @@ def check_gpus() -> None:
         found = subprocess.run(probe, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"the GPUs could not be counted: {error}") from None
-    said = found.stdout.split("\n")[-2:-1]
+    said = found.stdout.strip().splitlines()[-1:]
     if found.returncode or not said or not said[0].strip().isdigit():
         words = (found.stderr.strip().splitlines() or ["no word"])[-1]
         raise Unfit(
@@ -90,14 +90,17 @@ def check_gpus() -> None:
 
 
 def versions() -> str:
-    """What is installed, without spaces."""
-    found = {"python": platform.python_version()}
+    """What is installed, without spaces, and where that is not what requirements.txt pins, the latter."""
+    pinned = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", Path("requirements.txt").read_text(), re.MULTILINE))
+    found = [f"python={platform.python_version()}"]
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ",".join(f"{name}={version}" for name, version in found.items())
+        same = version.split("+")[0] == pinned.get(name)
+        found.append(f"{name}={version}" + ("" if same else f"(tested:{pinned.get(name)})"))
+    return ",".join(found)
 
 
 def free_ports(address: str, job: int) -> int:
