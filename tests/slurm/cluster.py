@@ -195,6 +195,10 @@ class Cluster:
         """A job, if it still runs or waits."""
         self._run("scancel", number, check=False)
 
+    def requeue(self, number: str) -> None:
+        """Back into the queue at once, without warning."""
+        self._run("scontrol", "requeue", number)
+
     def signal(self, number: str, name: str) -> None:
         """To the batch script alone, as `--signal=B:...` does."""
         self._run("scancel", "--batch", f"--signal={name}", number)

@@ -13,14 +13,14 @@ def metrics(project, run="smoke"):
     return [json.loads(line) for line in (project.folder / "runs" / run / "metrics.jsonl").read_text().splitlines()]
 
 
-def whole(project, job, run="smoke"):
+def whole(project, job, run="smoke", steps=4):
     """What a finished run has to have left."""
     assert job.state == "COMPLETED", job.output
     folder = project.folder / "runs" / run
     assert json.loads((folder / "manifest.json").read_text())["finished"]
     assert (folder / "model" / "model.safetensors").is_file()
     rows = metrics(project, run)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == list(range(1, steps + 1))
     assert all(row["mel/kept"] > 0 and row["loss/nll"] > 0 for row in rows)
 
 
@@ -54,12 +54,34 @@ def test_two_jobs_on_one_node(project, cluster):
         whole(project, job, run)
 
 
-def test_preempted_without_warning_and_taken_up(project, cluster):
-    """Another job takes the node in the middle; this one comes back by itself, and goes on from its last checkpoint."""
-    number = project.submit("--nodelist=n2", SMOKE)
-    cluster.wait_for(number, "step 2 ", limit=200)
-    project.submit("--partition=high", "--nodelist=n2", "--exclusive", "--wrap", "true")
-    cluster.wait_for_restart(number, 1, limit=90)
-    job = cluster.wait(number, limit=300)
-    whole(project, job)
-    assert "attempt 2" in job.output and job.output.count("step 1 ") == 1
+@pytest.mark.timeout(900)
+def test_signal_requeue_preemption_and_a_lost_node_one_after_the_other(project, cluster):
+    """Each time the job comes back by itself; the run ends with every step once and no question twice."""
+    steps = 10
+    number = project.submit(SMOKE, "--data.max_samples", steps * 16)
+    events = {
+        2: lambda: cluster.signal(number, "USR2"),
+        4: lambda: cluster.requeue(number),
+        6: lambda: project.submit(
+            "--partition=high", f"--nodelist={cluster.nodes_of(number)[0]}", "--exclusive", "--wrap", "true"
+        ),
+        8: lambda: cluster.down(cluster.nodes_of(number)[0]),
+    }
+    for restarts, (step, event) in enumerate(events.items(), 1):
+        cluster.wait_for(number, f"step {step} ", limit=200)
+        event()
+        cluster.wait_for_restart(number, restarts, limit=120)
+    job = cluster.wait(number, limit=200)
+    whole(project, job, steps=steps)
+    assert job.restarts == len(events)
+    archive = [
+        json.loads(line)
+        for line in (project.folder / "runs" / "smoke" / "meta_experiences.jsonl").read_text().splitlines()
+    ]
+    assert [e["step"] for e in archive] == sorted(e["step"] for e in archive)
+    asked = {(e["question"], e["step"]) for e in archive}
+    assert len({question for question, _ in asked}) == len(asked) > steps
+    # the next start of a finished run ends at once
+    again = project.run(SMOKE, "--data.max_samples", steps * 16, limit=120)
+    assert again.state == "COMPLETED" and "is finished already" in again.output
+    assert len(metrics(project)) == steps
