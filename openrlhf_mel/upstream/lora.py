@@ -45,10 +45,10 @@ def _merge(layer: Any) -> torch.Tensor:
     name = layer.active_adapter[0] if isinstance(layer.active_adapter, list) else layer.active_adapter
     factors = [p for n, p in layer.named_parameters() if "lora_" in n]
     zero3 = hasattr(base, "ds_id")
-    with (
-        deepspeed.zero.GatheredParameters(factors, enabled=zero3),
-        deepspeed.zero.GatheredParameters([base], modifier_rank=0, enabled=zero3),
-    ):
+    with contextlib.ExitStack() as gathered:
+        for factor in factors:  # one by one: of several at once DeepSpeed 0.19.6 waits for the last alone
+            gathered.enter_context(deepspeed.zero.GatheredParameters([factor], enabled=zero3))
+        gathered.enter_context(deepspeed.zero.GatheredParameters([base], modifier_rank=0, enabled=zero3))
         base.data += layer.get_delta_weight(name).to(base.dtype)
     return kept
 

@@ -114,6 +114,11 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
             yield f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it"
     if values["ds.zero_stage"] not in (1, 2, 3):
         yield f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3"
+    if values["ds.zero_stage"] == 1 and values["ds.grad_accum_dtype"] == "fp32":
+        yield (
+            "--ds.grad_accum_dtype fp32: not with --ds.zero_stage 1, for which DeepSpeed then takes an optimizer that keeps "
+            "gradients elsewhere; use --ds.zero_stage 2"
+        )
     yield from _sharing(values)
     yield from _unsupported(mel, values)
 

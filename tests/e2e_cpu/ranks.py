@@ -1,272 +1,240 @@
-"""Upstream's policy actor with MEL's trainer in plain process groups, and the oracle that it is held to.
-
-Rebuilding a DeepSpeed engine takes about a second; a Ray run takes half a minute. So many cases share one start of
-the ranks: `run_cases` starts them, and each rank goes through the list.
-"""
+"""Upstream's policy actor with MEL's trainer in plain process groups, its gradients taken at the optimizer's boundary."""
 
 from __future__ import annotations
 
-import os
-import random
+import functools
 import socket
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
+from e2e_cpu import nursery, oracle
+from e2e_cpu.oracle import Data, Rollout
 
-VOCABULARY = 61
-LEARNING_RATE = 1e-3
+FP32 = "--mel.cpu_dtype=fp32"
+PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2")
+DYNAMIC = (*PACKED, "--train.dynamic_batch_enable", "--train.max_tokens_per_gpu=32")  # several micro-batches
 
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of the trainer and one rollout.
+    """A configuration of the trainer, and the rollouts that one engine goes through.
 
-    `meta` is the number of Ms; `questions` of 4 responses each are spread over the ranks.
+    Attributes:
+        learning_rate: 0 leaves the parameters as they are, so that every rollout finds the same ones.
+        coefficients: of R_MEL in each rollout; none: `mel.nll_coef` in all.
+        ledger: False: gradients cannot be set aside, as under offloading.
+        upstream_only: upstream's own trainer, unmodified: the baseline.
+        fault: done in every rank before the actor is made: a mistake that the check must find.
     """
 
-    name: str
-    flags: tuple[str, ...] = ()
-    questions: int = 4
-    meta: int = 3
+    flags: tuple[str, ...] = (FP32,)
+    rollouts: tuple[Rollout, ...] = (Rollout(),)
     train_batch: int = 16
     micro_batch: int = 2
-    seed: int = 0
-    upstream_only: bool = False  # upstream's own trainer, unmodified: the baseline
-    still: bool = False  # no policy term and no learning: every step's gradient is the NLL's at the start
-    ledger: bool = True  # False: gradients cannot be set aside, as under offloading
+    learning_rate: float = 0.0
+    coefficients: tuple[float, ...] | None = None
+    lora_rank: int = 0
+    ledger: bool = True
+    upstream_only: bool = False
+    fault: Callable[[Data], None] | None = None
 
     @property
     def arguments(self) -> list[str]:
         return [
             "--actor.model_name_or_path=tiny", "--data.prompt_dataset=x.jsonl", "--data.label_key=label",
-            "--data.max_len=128", "--mel.runtime=cpu", "--actor.max_norm=0",
-            f"--rollout.batch_size={self.questions}", "--rollout.n_samples_per_prompt=4",
+            "--data.max_len=128", "--mel.runtime=cpu", "--actor.max_norm=0", "--rollout.micro_batch_size=1",
+            f"--rollout.batch_size={self.rollouts[0].questions}", f"--rollout.n_samples_per_prompt={oracle.GROUP}",
             f"--train.batch_size={self.train_batch}", f"--train.micro_batch_size={self.micro_batch}",
-            f"--actor.adam.lr={0 if self.still else LEARNING_RATE}", "--actor.lr_scheduler=constant", "--actor.lr_warmup_ratio=0",
+            f"--actor.adam.lr={self.learning_rate}", "--actor.lr_scheduler=constant", "--actor.lr_warmup_ratio=0",
             *self.flags,
         ]  # fmt: skip
 
+    @property
+    def dtype(self) -> str:
+        return "fp32" if FP32 in self.flags else "bf16"
+
+    @functools.cache  # noqa: B019 (cases live as long as the tests)
+    def settings(self, ranks: int, *more: str) -> Any:
+        from openrlhf_mel.upstream.settings import resolve
+
+        return resolve(None, [*self.arguments, f"--actor.num_gpus_per_node={ranks}", *more])
+
+    def data(self, folder: Path, ranks: int) -> list[Data]:
+        """Of each rollout."""
+        temperature = self.settings(ranks).upstream["rollout.temperature"]
+        return [oracle.data(folder, rollout, temperature, self.lora_rank) for rollout in self.rollouts]
+
+    def coefficient(self, i: int, ranks: int) -> float:
+        return self.coefficients[i] if self.coefficients else self.settings(ranks).mel.nll_coef
+
 
 @dataclass
-class Rollout:
-    """Responses and Ms of a case, the same on every rank."""
+class Outcome:
+    """What became of one rollout. Lists have one entry for each optimizer step.
 
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    advantages: list[float]
-    scores: list[float]
-    old_noise: list[torch.Tensor]
-    rows: list[Any] = field(default_factory=list)
-
-
-def make_rollout(case: Case) -> Rollout:
-    """Random ids of unequal lengths; the last questions may have no M, the first ones two."""
-    from openrlhf_mel.internalization import Row
-
-    rng = random.Random(case.seed)
-    torch.manual_seed(case.seed)
-
-    def ids(low: int, high: int) -> list[int]:
-        return [rng.randrange(3, VOCABULARY) for _ in range(rng.randint(low, high))]
-
-    count = case.questions * 4
-    prompts = [ids(3, 9) for _ in range(case.questions) for _ in range(4)]
-    responses = [ids(2, 14) for _ in range(count)]
-    rollout = Rollout(
-        prompts,
-        responses,
-        [0.0 if case.still else rng.uniform(-1.5, 1.5) for _ in range(count)],
-        [float(rng.random() < 0.5) for _ in range(count)],
-        [0.3 * torch.randn(len(r)) for r in responses],
-    )
-    for i in range(case.meta):  # last, so that the responses are the same with and without Ms
-        rollout.rows.append(Row(tuple(ids(10, 40)), tuple(ids(2, 12)), f"q{i // 2 if i < 4 else i}"))
-    return rollout
-
-
-def make_model(folder: Path) -> Path:
-    """A random two-layer model in fp32, with a tokenizer that has a padding id."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    words = ["<pad>", "<eos>", "<unk>"] + [f"w{i}" for i in range(VOCABULARY - 3)]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=0,
-        eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():  # away from the flat start, so that gradients differ
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return folder
-
-
-def sequence_log_probs(model: Any, prefix: list[int], continuation: list[int]) -> torch.Tensor:
-    """(len(continuation),) log-probabilities, one row at a time: no padding, no packing, no batch."""
-    ids = torch.tensor([prefix + continuation])
-    log_probs = model(input_ids=ids).logits[0, len(prefix) - 1 : -1].log_softmax(-1)
-    return log_probs.gather(-1, torch.tensor(continuation)[:, None])[:, 0]
-
-
-def oracle(folder: Path, case: Case, rollout: Rollout, mel: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Eq. 10's gradient over the whole batch, by autograd in one process, in float64.
-
-    Returns the gradient of the loss by parameter name, and the values of its two terms.
+    Attributes:
+        gradients: by parameter name, averaged over ranks, before clipping.
+        samples: which were learned, over all ranks.
+        before: the trainable parameters, where there is a learning rate.
+        after: all parameters in the end, where there is a learning rate.
+        micro_batches: of the policy, on this rank.
     """
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    terms, lengths, correct = [], [], []
-    for i, response in enumerate(rollout.responses):
-        log_probs = sequence_log_probs(model, rollout.prompts[i], response)
-        if mel.algorithm == "rft":
-            if rollout.scores[i] >= mel.correct_at:
-                correct.append(-log_probs.mean())
-            continue
-        ratio = (log_probs - (log_probs.detach() + rollout.old_noise[i].double())).exp()
-        a = rollout.advantages[i]
-        terms.append(-torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a))
-        lengths.append(len(response))
-    if mel.algorithm == "rft":
-        policy = sum(correct) / max(1, len(correct)) if correct else torch.zeros((), dtype=torch.float64)
-    elif mel.algorithm == "grpo":
-        policy = sum(t.mean() for t in terms) / len(terms)
-    else:
-        policy = sum(t.sum() for t in terms) / sum(lengths)
-    nll = torch.zeros((), dtype=torch.float64)
-    if rollout.rows:
-        each = [-sequence_log_probs(model, list(r.context_ids), list(r.token_ids)).mean() for r in rollout.rows]
-        if mel.nll_mean_over == "experiences":
-            nll = sum(each) / len(each)
-        else:
-            questions = {r.question for r in rollout.rows}
-            of = {q: [n for n, r in zip(each, rollout.rows, strict=True) if r.question == q] for q in questions}
-            nll = sum(sum(v) / len(v) for v in of.values()) / case.questions
-    (policy + mel.nll_coef * nll).backward()
-    gradients = {n: p.grad for n, p in model.named_parameters()}
-    return gradients, {"loss/policy": policy.item(), "loss/nll": nll.item()}
+    gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    samples: list[list[int]] = field(default_factory=list)
+    before: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    after: dict[str, torch.Tensor] = field(default_factory=dict)
+    status: dict[str, float] = field(default_factory=dict)
+    micro_batches: int = 0
 
 
-def run_cases(folder: Path, cases: list[Case], ranks: int) -> dict[str, dict[str, Any]]:
-    """Each case's gradients, status and parameters after the update, as rank 0 saw them."""
-    results = folder / f"results-{ranks}-{os.getpid()}.pt"
+def run(folder: Path, case: Case, ranks: int, limit: float = nursery.LIMIT_S) -> list[Outcome]:
+    """The real trainer's, for each rollout of the case; gradients are rank 0's."""
+    found = nursery.run(_rank, ranks, free_port(), folder, case, case.data(folder, ranks), ranks=ranks, limit=limit)
+    return [together(list(of_ranks)) for of_ranks in zip(*found, strict=True)]
+
+
+def together(of_ranks: list[Outcome]) -> Outcome:
+    """Rank 0's, with the samples of all ranks."""
+    steps = zip(*(outcome.samples for outcome in of_ranks), strict=True)
+    return replace(of_ranks[0], samples=[sorted(i for own in step for i in own) for step in steps])
+
+
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        _rank, args=(ranks, port, folder, cases, results), nprocs=ranks, start_method="spawn"
-    )
-    return torch.load(results, weights_only=False)
+        return s.getsockname()[1]
 
 
-def _rank(rank: int, ranks: int, port: int, folder: Path, cases: list[Case], results: Path) -> None:
-    from openrlhf_mel.cpu import standins
-
-    standins.install()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    found = {case.name: _run(case, rank, ranks, port, folder) for case in cases}
-    if rank == 0:
-        torch.save(found, results)
+def _rank(rank: int, ranks: int, port: int, folder: Path, case: Case, data: list[Data]) -> list[Outcome]:
+    if case.fault:
+        case.fault(data[0])
+    strategy, actor = start(case, arguments(case, ranks), rank, ranks, port, folder)
+    return learn(case, strategy, actor, data, rank, ranks)
 
 
-def _run(case: Case, rank: int, ranks: int, port: int, folder: Path) -> dict[str, Any]:
-    from openrlhf.trainer.ray import ppo_actor
-    from openrlhf.utils import get_strategy
+def learn(case: Case, strategy: Any, actor: Any, data: list[Data], rank: int, ranks: int) -> list[Outcome]:
+    """Every rollout in turn, on one engine."""
+    outcomes = []
+    for i, rollout in enumerate(data):
+        outcomes.append(outcome := Outcome())
+        record(case, strategy, actor, outcome)
+        for experience in experiences(rollout, rank, ranks):
+            actor.append(experience)
+        if not case.upstream_only:
+            actor.take_rows(rollout.rows, case.coefficient(i, ranks))
+            actor.trainer.ledger.available = case.ledger
+        outcome.status = actor.fit(0.0)
+        if case.learning_rate:
+            outcome.after = parameters(actor)
+    return outcomes
+
+
+def arguments(case: Case, ranks: int, *more: str) -> Any:
+    """Upstream's nested arguments, as its entry would make them."""
     from openrlhf.utils.config import hierarchize
 
-    from openrlhf_mel.cpu import policy
-    from openrlhf_mel.upstream import flags, policy_actor
-    from openrlhf_mel.upstream.settings import resolve
+    from openrlhf_mel.upstream import flags
 
-    settings = resolve(None, [*case.arguments, f"--actor.num_gpus_per_node={ranks}"])
+    settings = case.settings(ranks, *more)
     args = hierarchize(flags.parser().parse_args(settings.argv))
     args.mel = settings.mel
     args.actor.eps_clip_low_high = (args.actor.eps_clip, args.actor.eps_clip)
     args.rollout.max_tokens_per_gpu = args.train.max_tokens_per_gpu
+    args.ds.lora.rank = case.lora_rank
+    return args
+
+
+def start(case: Case, args: Any, rank: int, ranks: int, port: int, folder: Path) -> tuple[Any, Any]:
+    """The strategy and the policy actor, its engine built."""
+    import openrlhf.models.actor
+    from openrlhf.trainer.ray import ppo_actor
+    from openrlhf.utils import get_strategy, loss_utils
+
+    from openrlhf_mel.cpu import policy
+    from openrlhf_mel.upstream import policy_actor
+
+    if case.lora_rank:
+        made = openrlhf.models.actor.get_peft_model
+        openrlhf.models.actor.get_peft_model = lambda *args: _set_adapters(made(*args))
     if case.upstream_only:
         policy.install()
         ppo_actor.ActorPPOTrainer = policy_actor._UpstreamTrainer
-        ppo_actor.iter_grad_accum_global_norm = policy_actor.iter_grad_accum_global_norm
+        ppo_actor.iter_grad_accum_global_norm = loss_utils.iter_grad_accum_global_norm
         actor = policy_actor._UpstreamActor(ranks, rank, "127.0.0.1", port)
-        strategy = get_strategy(args)
-        strategy.param_dtype = strategy.args.ds.param_dtype = policy.cpu_dtype(args)
+        args.ds.param_dtype = policy.cpu_dtype(args)
     else:
-        ppo_actor.iter_grad_accum_global_norm = policy_actor._iter_counting_correct
         actor = policy.CPUPolicyModel(ranks, rank, "127.0.0.1", port)
-        strategy = get_strategy(args)
+    strategy = get_strategy(args)
     actor.init_model_from_pretrained(strategy, str(folder), 100, None)
-    rollout = make_rollout(case)
-    for experience in _experiences(actor, rollout, rank, ranks):
-        actor.append(experience)
-    gradients: list[dict[str, torch.Tensor]] = []
-    _record_gradients(strategy, actor, gradients)
-    if not case.upstream_only:
-        actor.take_rows(rollout.rows)
-        actor.trainer.ledger.available = case.ledger
-    status = actor.fit(0.0)
-    return {"gradients": gradients, "status": status, "parameters": _parameters(actor)}
+    return strategy, actor
 
 
-def _experiences(actor: Any, rollout: Rollout, rank: int, ranks: int) -> list[Any]:
-    """This rank's contiguous part, one response an experience, old log-probs the policy's own plus noise."""
+@torch.no_grad()
+def _set_adapters(model: Any) -> Any:
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.copy_(oracle.adapter(name, parameter.shape))
+    return model
+
+
+def experiences(data: Data, rank: int, ranks: int) -> list[Any]:
+    """This rank's contiguous part, one response an experience."""
     from openrlhf.trainer.ppo_utils.experience import Experience
 
-    share = len(rollout.responses) // ranks
+    share = len(data.responses) // ranks
     made = []
     for i in range(rank * share, (rank + 1) * share):
-        prompt, response = rollout.prompts[i], rollout.responses[i]
+        prompt, response = data.prompts[i], data.responses[i]
         ids = torch.tensor([prompt + response])
         mask = torch.zeros(1, ids.size(1) - 1, dtype=torch.long)
         mask[:, len(prompt) - 1 :] = 1
-        own = actor.forward(ids, mask, torch.ones_like(ids)).float()
-        old = own.clone()
-        old[:, len(prompt) - 1 :] += rollout.old_noise[i]
+        old = torch.zeros(mask.shape).masked_scatter(mask.bool(), data.old[i].float())
+        advantages = data.advantages[i] * mask.float()
+        score = torch.tensor([data.scores[i]])
         made.append(
             Experience(
-                sequences=ids,
-                attention_mask=torch.ones_like(ids),
-                action_mask=mask,
-                action_log_probs=old * mask,
-                advantages=rollout.advantages[i] * mask.float(),
-                returns=rollout.advantages[i] * mask.float(),
-                rewards=torch.tensor([rollout.scores[i]]),
-                scores=torch.tensor([rollout.scores[i]]),
-                response_length=torch.tensor([len(response)]),
-                truncated=torch.tensor([False]),
-                total_length=torch.tensor([float(ids.size(1))]),
-                index=[i], prompts=[""], labels=[""], images=[None], mm_train_inputs=[None],
-                info={"reward": torch.tensor([rollout.scores[i]])},
+                sequences=ids, attention_mask=torch.ones_like(ids), action_mask=mask, action_log_probs=old,
+                advantages=advantages, returns=advantages, rewards=score, scores=score,
+                response_length=torch.tensor([len(response)]), truncated=torch.tensor([False]),
+                total_length=torch.tensor([float(ids.size(1))]), index=[i], prompts=[""], labels=[""], images=[None],
+                mm_train_inputs=[None], info={"reward": score, "sample": torch.tensor([float(i)])},
             )
         )  # fmt: skip
     return made
 
 
-def _record_gradients(strategy: Any, actor: Any, gradients: list[dict[str, torch.Tensor]]) -> None:
+def record(case: Case, strategy: Any, actor: Any, outcome: Outcome) -> None:
+    """Fill `outcome` while the actor learns."""
     from deepspeed.utils import safe_get_full_grad
 
-    step = strategy.optimizer_step
+    learn, step = type(actor.trainer).training_step, type(strategy).optimizer_step
+    pending: list[int] = []
 
-    def record(optimizer: Any, model: Any, scheduler: Any, **kwargs: Any) -> None:
+    def training_step(experience: Any, *args: Any) -> Any:
+        outcome.micro_batches += 1
+        pending.extend(map(int, experience.info["sample"]))  # upstream does not keep `index`
+        return learn(actor.trainer, experience, *args)
+
+    def optimizer_step(optimizer: Any, model: Any, scheduler: Any, **kwargs: Any) -> None:
         if model.model.is_gradient_accumulation_boundary():
-            gradients.append(
-                {n: safe_get_full_grad(p).double().clone() for n, p in model.model.module.named_parameters()}
-            )
-        step(optimizer, model, scheduler, **kwargs)
+            named = [(n, p) for n, p in model.model.module.named_parameters() if p.requires_grad]
+            outcome.gradients.append({n: safe_get_full_grad(p).double().clone() for n, p in named})
+            outcome.samples.append(pending.copy())
+            pending.clear()
+            if case.learning_rate:
+                outcome.before.append(parameters(actor))
+        step(strategy, optimizer, model, scheduler, **kwargs)
 
-    strategy.optimizer_step = record
+    actor.trainer.training_step = training_step
+    strategy.optimizer_step = optimizer_step
 
 
-def _parameters(actor: Any) -> dict[str, torch.Tensor]:
+def parameters(actor: Any) -> dict[str, torch.Tensor]:
+    """All of them, whole, by name."""
     import deepspeed
 
     found = {}
@@ -274,10 +242,3 @@ def _parameters(actor: Any) -> dict[str, torch.Tensor]:
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             found[name] = parameter.detach().clone()
     return found
-
-
-def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """|g - g*| / |g*| over all parameters."""
-    off = sum(((found[n].double() - g) ** 2).sum() for n, g in expected.items())
-    size = sum((g**2).sum() for g in expected.values())
-    return float((off / size).sqrt())

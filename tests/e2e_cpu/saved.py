@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
-from e2e_cpu import ranks
+from e2e_cpu import nursery, ranks
+from e2e_cpu.oracle import Rollout, sample
 
 LIVE = "live.pt"
 
@@ -34,79 +33,56 @@ class Save:
 
     @property
     def case(self) -> ranks.Case:
-        return ranks.Case(self.name, ("--mel.enable=false", *self.flags), meta=0, micro_batch=4)
+        flags = ("--mel.enable=false", *self.flags)
+        return ranks.Case(flags, (Rollout(meta=0),), micro_batch=4, learning_rate=1e-3, lora_rank=self.lora_rank)
 
 
 def save_all(folder: Path, saves: list[Save], count: int) -> None:
     """Go through `saves` with `count` ranks; raises what a rank raised."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.start_processes(_rank, args=(count, port, folder, saves), nprocs=count, start_method="spawn")
-
-
-def _rank(rank: int, count: int, port: int, folder: Path, saves: list[Save]) -> None:
-    from openrlhf_mel.cpu import standins
-
-    standins.install()
-    os.environ["OMP_NUM_THREADS"] = "1"
     for save in saves:
-        _save(save, rank, count, port, folder / save.name)
+        nursery.run(_save, save, count, ranks.free_port(), folder / save.name, ranks=count)
 
 
-def _save(save: Save, rank: int, count: int, port: int, run_dir: Path) -> None:
-    from openrlhf.trainer.ray import ppo_actor
-    from openrlhf.utils import get_strategy
-    from openrlhf.utils.config import hierarchize
-
+def _save(rank: int, save: Save, count: int, port: int, run_dir: Path) -> None:
     from openrlhf_mel import runlog
-    from openrlhf_mel.cpu import policy
-    from openrlhf_mel.upstream import flags, policy_actor
-    from openrlhf_mel.upstream.settings import resolve
 
     case = save.case
     paths = [f"--actor.model_name_or_path={save.base}", f"--mel.run_dir={run_dir}"]
-    settings = resolve(None, [*case.arguments, *paths, f"--actor.num_gpus_per_node={count}"])
-    args = hierarchize(flags.parser().parse_args(settings.argv))
-    args.mel = settings.mel
-    args.actor.eps_clip_low_high = (args.actor.eps_clip, args.actor.eps_clip)
-    args.rollout.max_tokens_per_gpu = args.train.max_tokens_per_gpu
+    args = ranks.arguments(case, count, *paths)
     args.ckpt.output_dir = str(run_dir / "model")
-    args.ds.lora.rank = save.lora_rank  # our CPU runtime refuses it in a run, for want of a hand-over to the engine
-    ppo_actor.iter_grad_accum_global_norm = policy_actor._iter_counting_correct
-    policy.install()
     if save.sub_group:
         _set_sub_group(save.sub_group)
-    actor = policy.CPUPolicyModel(count, rank, "127.0.0.1", port)
-    strategy = get_strategy(args)
-    actor.init_model_from_pretrained(strategy, str(save.base), 100, None)
-    for experience in ranks._experiences(actor, ranks.make_rollout(case), rank, count):
-        actor.append(experience)
-    actor.fit(0.0)
+    strategy, actor = ranks.start(case, args, rank, count, port, save.base)
+    data = sample(case.rollouts[0], lambda prompt, response: _log_probs(actor, prompt, response))
+    ranks.learn(case, strategy, actor, [data], rank, count)
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
         for tag in save.tags:
             actor.save_checkpoint(tag, _client_states(), metric_value=0.5, metric_key="eval_toy_pass1")
         actor.save_model()
-    live = ranks._parameters(actor)
+    live = ranks.parameters(actor)
     if rank == 0:
         torch.save(live, run_dir / LIVE)
-        config = settings.as_dict() | {"ds.lora.rank": save.lora_rank}
+        config = case.settings(count, *paths).as_dict() | {"ds.lora.rank": save.lora_rank}
         runlog.write_json(run_dir / runlog.MANIFEST, {"config": config, "finished": "now"})
         runlog.append_lines(run_dir / runlog.METRICS, [{"step": 1}, {"step": 2}])
 
 
-def _set_sub_group(size: int) -> None:
-    """Until `policy.install` puts its own function back, with the next save."""
-    import openrlhf.utils.deepspeed.deepspeed as strategy_module
+def _log_probs(actor: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    ids = torch.tensor([prompt + response])
+    return actor.forward(ids, torch.ones(1, ids.size(1) - 1), torch.ones_like(ids))[0, -len(response) :].double()
 
-    made = strategy_module.get_train_ds_config
+
+def _set_sub_group(size: int) -> None:
+    from openrlhf_mel.cpu import policy
+
+    made = policy.get_train_ds_config
 
     def smaller(*args: Any, **kwargs: Any) -> dict[str, Any]:
         config = made(*args, **kwargs)
         config["zero_optimization"]["sub_group_size"] = size
         return config
 
-    strategy_module.get_train_ds_config = smaller
+    policy.get_train_ds_config = smaller
 
 
 def _client_states() -> dict[str, Any]:

@@ -57,10 +57,10 @@ def test_no_rows_no_work():
     assert make_plan([], steps=2, ranks=3) == [[[], [], []], [[], [], []]]
 
 
-def reference_nll(logits, rows):
-    """Row by row, without padding."""
+def transcription(logits, weighted):
+    """Row by row, without padding: `logits` (rows, S, V) of whole padded rows."""
     total = 0.0
-    for i, w in enumerate(rows):
+    for i, w in enumerate(weighted):
         m = torch.tensor(w.row.token_ids)
         log_probs = logits[i, -len(m) - 1 : -1].log_softmax(-1)
         total = total - w.weight * log_probs[torch.arange(len(m)), m].mean()
@@ -71,19 +71,19 @@ def reference_nll(logits, rows):
 def test_batch_loss_and_gradient_equal_the_transcription(sizes, seed):
     torch.manual_seed(seed)
     rows = [
-        WeightedRow(
-            Row(tuple(torch.randint(1, 11, (c,)).tolist()), tuple(torch.randint(1, 11, (m,)).tolist()), "q"), 0.3 + i
-        )
-        for i, (c, m) in enumerate(sizes)
+        Row(tuple(torch.randint(1, 11, (c,)).tolist()), tuple(torch.randint(1, 11, (m,)).tolist()), "q")
+        for c, m in sizes
     ]
-    batch = NLLBatch.collate(rows, 0, "cpu")
-    logits = torch.randn(len(rows), batch.logits_to_keep, 11, dtype=torch.float64, requires_grad=True)
-    nll = internalization.row_nll(logits[:, :-1], batch.targets, batch.mask)
-    (mine,) = torch.autograd.grad((nll * batch.weights.double()).sum(), logits)
-    expected = reference_nll(logits, [WeightedRow(w.row, batch.weights[i].double()) for i, w in enumerate(rows)])
-    (theirs,) = torch.autograd.grad(expected, logits)
+    batch = NLLBatch.collate([WeightedRow(row, 0.3 + i) for i, row in enumerate(rows)], 0, "cpu")
+    weights = batch.weights.double()
+    logits = torch.randn(*batch.input_ids.shape, 11, dtype=torch.float64, requires_grad=True)
+    predicting = logits[:, batch.positions].log_softmax(-1)
+    token_nll = -predicting.gather(-1, batch.targets[..., None])[..., 0]
+    loss = (internalization.row_mean(token_nll, batch.mask) * weights).sum()
+    expected = transcription(logits, [WeightedRow(row, w) for row, w in zip(rows, weights, strict=True)])
+    (mine,), (theirs,) = torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits)
     assert ((mine - theirs).norm() / theirs.norm()).item() < 1e-8
-    assert (nll * batch.weights.double()).sum().item() == pytest.approx(expected.item(), rel=1e-8)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-8)
 
 
 def test_collate_puts_every_m_at_the_right_edge():
@@ -93,14 +93,19 @@ def test_collate_puts_every_m_at_the_right_edge():
     assert batch.attention_mask.tolist() == [[1] * 5, [0, 0, 0, 1, 1]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [1, 1, 1, 0, 1]]
     assert batch.targets.tolist() == [[4, 5], [0, 7]] and batch.mask.tolist() == [[1, 1], [0, 1]]
-    assert batch.logits_to_keep == 3
+    assert batch.positions.tolist() == [2, 3]  # of the tokens before M's
 
 
 def test_every_m_weighs_the_same_whatever_its_length():
-    logits = torch.zeros(2, 8, 10)
     mask = torch.tensor([[1] * 8, [0] * 7 + [1]])
-    assert torch.allclose(internalization.row_nll(logits, torch.zeros(2, 8, dtype=torch.long), mask),
-                          torch.full((2,), 10.0).log())  # fmt: skip
+    assert internalization.row_mean(torch.full((2, 8), 3.0), mask).tolist() == [3.0, 3.0]
+
+
+def test_what_is_masked_out_does_not_count():
+    found = internalization.row_mean(
+        torch.tensor([[9.0, 1.0, 3.0], [9.0, 9.0, 9.0]]), torch.tensor([[0, 1, 1], [0, 0, 0]])
+    )
+    assert found.tolist() == [2.0, 0.0]
 
 
 @given(st.integers(1, 6), st.integers(0, 99))

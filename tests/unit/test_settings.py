@@ -118,6 +118,11 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
             ["--train.dynamic_batch_enable", "--train.batch_size=24"],
             "= 32, expected a multiple of 24 (--train.batch_size: with --train.dynamic_batch_enable",
         ),
+        (
+            "",
+            ["--ds.zero_stage=1", "--ds.grad_accum_dtype=fp32"],
+            "--ds.grad_accum_dtype fp32: not with --ds.zero_stage 1",
+        ),
         ("", ["--ds.ring_attn_size", "2"], "--ds.ring_attn_size 2: not supported with meta-experiences or rft: a"),
         ("", ["--ds.tensor_parallel_size", "2"], "--ds.tensor_parallel_size 2: not supported with meta-experiences"),
         ("", ["--reward.model_name_or_path", "rm"], "--reward.model_name_or_path: not supported"),

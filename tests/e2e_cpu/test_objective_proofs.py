@@ -1,0 +1,156 @@
+"""Each proof is itself proven: with a mistake put into the trainer, or a wrong gradient, the check fails."""
+
+import dataclasses
+
+import pytest
+import torch
+from e2e_cpu import agreement, oracle
+from e2e_cpu.oracle import Rollout
+from e2e_cpu.ranks import DYNAMIC, FP32, Case
+
+pytestmark = [pytest.mark.objective, pytest.mark.timeout(280)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return oracle.make_model(tmp_path_factory.mktemp("tiny"))
+
+
+def no_boundary(data):
+    """Hazard 1 with its remedy taken out: the boundary is the engine's own again, as upstream leaves it."""
+    from openrlhf_mel.upstream.policy_actor import JointStrategy
+
+    JointStrategy.backward = lambda self, loss, model, optimizer, **_: self._strategy.backward(loss, model, optimizer)
+
+
+def nothing_set_aside(data):
+    """Two losses are handed over one after the other."""
+    from openrlhf_mel.upstream.gradients import GradientLedger
+
+    GradientLedger.set_aside = lambda self: None
+
+
+def mean_over_ranks(data):
+    """The NLL is not multiplied by the number of ranks, over which the engine averages."""
+    _reweigh(lambda weight, own, ranks: weight / ranks)
+
+
+def mean_of_each_rank(data):
+    """Every rank takes the mean over its own Ms, and the engine the mean of these."""
+    _reweigh(lambda weight, own, ranks: 1 / own / ranks)
+
+
+def _reweigh(weigh):
+    from openrlhf_mel import internalization
+    from openrlhf_mel.internalization import WeightedRow
+
+    plan = internalization.plan
+
+    def wrong(rows, *, ranks, **options):
+        def rank(batches):
+            own = sum(w.weight > 0 for batch in batches for w in batch)
+            return [[WeightedRow(w.row, w.weight and weigh(w.weight, own, ranks)) for w in b] for b in batches]
+
+        return [[rank(batches) for batches in step] for step in plan(rows, ranks=ranks, **options)]
+
+    internalization.plan = wrong
+
+
+def denominator_with_ms(data):
+    """The policy's denominators count M's tokens and Ms as well."""
+    from openrlhf.trainer.ray import ppo_actor
+
+    windows = ppo_actor.iter_grad_accum_global_norm
+
+    def wrong(batches, strategy, window, mask):
+        for item, info in windows(batches, strategy, window, mask):
+            tokens = info["batch_num_tokens"] + sum(len(row.token_ids) for row in data.rows) / window
+            yield (
+                item,
+                info
+                | {
+                    "batch_num_tokens": tokens,
+                    "global_batch_size": info["global_batch_size"] + len(data.rows) / window,
+                },
+            )
+
+    ppo_actor.iter_grad_accum_global_norm = wrong
+
+
+def rollout_temperature(data):
+    """M is conditioned at the temperature at which the policy was sampled."""
+    from openrlhf_mel import head
+
+    exact = head.token_nll
+
+    def wrong(made, hidden, targets, *args):
+        return exact(lambda states: made(states) / TEMPERATURE, hidden, targets, *args)
+
+    head.token_nll = wrong
+
+
+TEMPERATURE = 0.7
+# Mistake: cases in which it counts, with 2 ranks.
+FAULTS = {
+    no_boundary: {
+        "ZeRO-1, the policy alone": Case((FP32, *DYNAMIC, "--ds.zero_stage=1"), (Rollout(meta=0),)),
+        "ZeRO-2, the policy alone": Case((FP32, *DYNAMIC), (Rollout(meta=0),)),
+        "ZeRO-2, both": Case((FP32, *DYNAMIC), (Rollout(meta=5),)),
+        "ZeRO-2, bf16": Case(DYNAMIC, (Rollout(meta=0),)),
+    },
+    nothing_set_aside: {
+        "ZeRO-1": Case((FP32, "--ds.zero_stage=1"), (Rollout(meta=5),)),
+        "ZeRO-2": Case((FP32,), (Rollout(meta=5),)),
+        "ZeRO-2, dynamic": Case((FP32, *DYNAMIC), (Rollout(meta=5),)),
+    },
+    mean_over_ranks: {
+        "the NLL alone": Case((FP32,), (Rollout(meta=5, policy=False),)),
+        "both, ZeRO-3": Case((FP32, "--ds.zero_stage=3"), (Rollout(meta=5),)),
+        "both, bf16": Case((), (Rollout(meta=5),)),
+    },
+    mean_of_each_rank: {
+        "the NLL alone": Case((FP32,), (Rollout(meta=5, policy=False),)),
+        "both, ZeRO-3, dynamic": Case((FP32, *DYNAMIC, "--ds.zero_stage=3"), (Rollout(meta=5),)),
+        "a rank without Ms": Case((FP32,), (Rollout(meta=1),)),
+    },
+    denominator_with_ms: {
+        "grpo": Case((FP32,), (Rollout(meta=5),)),
+        "reinforce++": Case((FP32, "--mel.algorithm=reinforce++"), (Rollout(meta=5),)),
+        "rft": Case((FP32, "--mel.algorithm=rft"), (Rollout(meta=5),)),
+    },
+    rollout_temperature: {
+        "padded": Case((FP32, f"--rollout.temperature={TEMPERATURE}"), (Rollout(meta=5),)),
+        "dynamic": Case((FP32, f"--rollout.temperature={TEMPERATURE}", *DYNAMIC), (Rollout(meta=5),)),
+    },
+}
+
+
+@pytest.mark.parametrize("fault, name", [(fault, name) for fault, cases in FAULTS.items() for name in cases])
+def test_a_mistake_is_found(folder, fault, name):
+    case = FAULTS[fault][name]
+    with pytest.raises(AssertionError, match=r"^distance "):
+        agreement.check(folder, dataclasses.replace(case, fault=fault), 2)
+    agreement.check(folder, case, 2)  # and nothing else was wrong
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("wrong", ["one small tensor", "zero", "all", "missing"])
+def test_a_wrong_gradient_is_found(dtype, wrong):
+    """By the limits themselves: twice the limit is too much, half of it is not."""
+    torch.manual_seed(0)
+    wanted = {"large": torch.randn(99), "small": 1e-3 * torch.randn(9), "zero": torch.zeros(9)}
+    overall, each = agreement.LIMITS[dtype]
+    factor = {"one small tensor": (0, each), "zero": (0, 0), "all": (overall, overall), "missing": (0, 0)}[wrong]
+
+    def found(share):
+        off = {"large": wanted["large"] * (1 + share * factor[0]), "small": wanted["small"] * (1 + share * factor[1])}
+        return off | {"zero": torch.zeros(9)}
+
+    agreement.check_gradient(found(0.5), wanted, dtype)
+    bad = found(2)
+    if wrong == "zero":
+        bad["zero"] = torch.tensor([0.0] * 8 + [1e-30])
+    if wrong == "missing":
+        del bad["small"]
+    with pytest.raises(AssertionError):
+        agreement.check_gradient(bad, wanted, dtype)
