@@ -73,6 +73,7 @@ class JointTrainer(_UpstreamTrainer):
         self.strategy = JointStrategy(strategy, self)
         self.ledger = GradientLedger(self.actor.model)
         self._head = NLLHead(self.actor.model.module)
+        self.actor.register_forward_hook(_forget_logits)
         if self.mel.algorithm == "rft":
             self.actor_loss_fn = RejectionPolicyLoss()
             args = self.args
@@ -246,6 +247,12 @@ class JointTrainer(_UpstreamTrainer):
     def _norm(self, name: str) -> dict[str, float]:
         norm = self.ledger.norm()
         return {} if norm is None else {name: norm}
+
+
+def _forget_logits(actor: Any, inputs: Any, output: Any) -> None:
+    """Upstream's training step holds on to the policy's fp32 logits to its end, and so while the NLL is learned."""
+    if isinstance(output, tuple):  # (log-probabilities, the model's output), of which entropy and aux_loss are used
+        output[1]["logits"] = None
 
 
 class PolicyModel(_UpstreamActor):
