@@ -103,7 +103,8 @@ class Constructor:
             return "context_too_long"
         try:
             generation = await self.engine.generate(context, self._analysis)
-        except Exception:  # an engine's failure must cost one candidate, not the run
+        except Exception as error:  # an engine's failure must cost one candidate, not the run
+            m.error = _told(error)
             return "generation_error"
         m.token_ids = generation.token_ids
         m.text = self.engine.decode(generation.token_ids).strip()
@@ -129,7 +130,8 @@ class Constructor:
             return "replay_too_long"
         try:
             replays = await self.engine.respond(prompt, m.group.answer, self._replay, c.replays)
-        except Exception:  # as above
+        except Exception as error:  # as above
+            m.error = _told(error)
             return "replay_error"
         m.replays = [r.text for r in replays]
         m.replay_scores = [r.score for r in replays]
@@ -139,3 +141,7 @@ class Constructor:
         if right >= c.replays_required:
             return None
         return "replay_error" if right + unjudged >= c.replays_required else "replay_failed"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

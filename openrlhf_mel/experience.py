@@ -73,6 +73,7 @@ class MetaExperience:
         replays: texts of the replays; `replay_scores` their raw scores, None where the verifier failed.
         leaked: whether the reference answer stands in M; None when that cannot be told.
         reason: why it was dropped; None when it was kept.
+        error: what the engine or the verifier said when it failed.
     """
 
     group: Group
@@ -86,6 +87,7 @@ class MetaExperience:
     replay_tokens: int = 0
     leaked: bool | None = None
     reason: str | None = None
+    error: str | None = None
 
     @property
     def kept(self) -> bool:

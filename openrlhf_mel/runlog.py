@@ -19,8 +19,14 @@ from openrlhf_mel.experience import MetaExperience
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
 EVALUATIONS, WARNINGS = "evaluations.jsonl", "logs/warnings.jsonl"
 STOP, STOPPED = "stop", "stopped"  # a stop is asked for; it was done, everything being saved
-# What may differ when a run is taken up again, and what follows from the folder.
+# What may differ when a run is taken up again: what follows from the folder, and what does not change what is learned.
 _RUN_KEYS = {
+    "ckpt.max_mem",
+    "ckpt.max_num",
+    "ckpt.save_steps",
+    "logger.logging_steps",
+    "vllm.enforce_eager",
+    "vllm.gpu_memory_utilization",
     "ckpt.load_enable",
     "ckpt.output_dir",
     "ckpt.path",
@@ -103,6 +109,7 @@ def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
         "replay_scores": m.replay_scores,
         "kept": m.kept,
         "reason": m.reason,
+        "error": m.error,
         "leaked": m.leaked,
         "context_tokens": len(m.context_ids),
         "tokens": len(m.token_ids),

@@ -93,7 +93,7 @@ def train(settings: Settings) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (Exception, SystemExit) as error:
-        if (run_dir / runlog.STOPPED).exists():
+        if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
             return STOPPED
         _report(error, run_dir)
@@ -134,10 +134,12 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
     with open(run_dir / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"--mel.run_dir {run_dir}: another process is running in it; choose another folder"
             ) from None
+        except OSError as error:  # some parallel file systems have no locks
+            print(f"warning: {run_dir} cannot be locked ({error.strerror}): see that one run uses it", file=sys.stderr)
         for name in (runlog.METRICS, runlog.ARCHIVE):
             (run_dir / name).touch()
         (run_dir / runlog.STOPPED).unlink(missing_ok=True)
@@ -146,16 +148,28 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
         manifest = _manifest(settings)
         if (run_dir / runlog.MANIFEST).exists():
             first = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
+            _check_unchanged(run_dir, first, manifest)
             manifest |= {"started": first["started"], "resumed": [*first.get("resumed", []), runlog.now()]}
         runlog.write_json(run_dir / runlog.MANIFEST, manifest)
         yield
+
+
+def _check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run that goes on learns from the same data by the same templates."""
+    for name in ("data_sha256", "templates_sha256"):
+        if first.get(name) != now[name]:
+            differing = [k for k in now[name] if (first.get(name) or {}).get(k) != now[name][k]]
+            raise UserError(
+                f"--mel.run_dir {run_dir}: the content of {', '.join(differing)} has changed since the run began; put it "
+                "back, or choose another folder"
+            )
 
 
 def _finish(run_dir: Path) -> None:
     manifest = json.loads((run_dir / runlog.MANIFEST).read_text(encoding="utf-8"))
     partial = run_dir / "model.partial"
     if manifest["config"]["ckpt.output_dir"] == str(partial):
-        os.replace(partial, run_dir / "model")
+        checkpoint.replace(partial, run_dir / "model")
     runlog.write_json(run_dir / runlog.MANIFEST, manifest | {"finished": runlog.now()})
 
 

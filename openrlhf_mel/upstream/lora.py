@@ -20,12 +20,17 @@ from peft.tuners.lora import LoraLayer
 
 
 @contextlib.contextmanager
-def merged(module: nn.Module) -> Iterator[None]:
-    """While it lasts, `module`'s parameters are the merged ones, under the base model's names. No LoRA: nothing."""
+def merged(module: nn.Module, weights: bool = True) -> Iterator[None]:
+    """While it lasts, `module`'s parameters are the merged ones, under the base model's names. No LoRA: nothing.
+
+    Args:
+        weights: whether this process's weights are sent at all; if not, only the names are changed. Under ZeRO-3 the
+            same on every rank.
+    """
     if not isinstance(module, PeftModel):
         yield
         return
-    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)] if weights else []
     kept = [_merge(layer) for layer in layers]
     named = list(_base_names(module))
     module.named_parameters = lambda *args, **kwargs: iter(named)

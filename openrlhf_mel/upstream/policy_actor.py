@@ -210,7 +210,8 @@ class JointTrainer(_UpstreamTrainer):
 
     def broadcast_to_vllm(self) -> None:
         """Upstream's hand-over of the weights; with LoRA, of the merged ones under the base model's names."""
-        with lora.merged(self.actor.model.module):
+        sent = self.use_cuda_ipc or self.args.ds.zero_stage == 3 or torch.distributed.get_rank() == 0
+        with lora.merged(self.actor.model.module, weights=sent):
             super().broadcast_to_vllm()
 
     @property

@@ -114,6 +114,14 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
             yield f"--{name} {scripts[0]}: a Python script would be run; --mel.trust_remote_code allows it"
     if values["ds.zero_stage"] not in (1, 2, 3):
         yield f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3"
+    if values["ckpt.disable_ds"] and values["ckpt.load_enable"]:
+        yield "--ckpt.load_enable: --ckpt.disable_ds leaves nothing that could be taken up again; leave one of them out"
+    if values["actor.optim"] == "muon" and values["ds.zero_stage"] == 3:
+        yield "--actor.optim muon: DeepSpeed refuses it with --ds.zero_stage 3 as OpenRLHF sets that up; expected 1 or 2"
+    if values["ds.lora.rank"] and values["ds.load_in_4bit"]:
+        yield "--ds.load_in_4bit: not supported with --ds.lora.rank (merged weights are handed over, and these are packed)"
+    if values["ds.lora.rank"] and values["train.enable_ema"]:
+        yield "--train.enable_ema: not supported with --ds.lora.rank (OpenRLHF's average has no adapters)"
     if values["ds.zero_stage"] == 1 and values["ds.grad_accum_dtype"] == "fp32":
         yield (
             "--ds.grad_accum_dtype fp32: not with --ds.zero_stage 1, for which DeepSpeed then takes an optimizer that keeps "
@@ -148,6 +156,11 @@ def _sharing(values: dict[str, Any]) -> Iterator[str]:
             f"--rollout.vllm_generate_batch_size {per_call}: more than --rollout.batch_size ({prompts}) only with "
             "--train.async_enable, whose queue holds the rest"
         )
+    if per_call is not None and per_call > prompts and (values["ckpt.save_steps"] > 0 or values["ckpt.load_enable"]):
+        yield (
+            f"--rollout.vllm_generate_batch_size {per_call}: more than --rollout.batch_size ({prompts}) does not go with "
+            "checkpoints: what waits in OpenRLHF's buffer is in none of them, so a resume would leave these questions out"
+        )
     gpus = placement(values)
     engines = values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
     if gpus.shared and gpus.actors != engines:
@@ -168,6 +181,7 @@ def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     if mel.enable or mel.algorithm == "rft":
         for flag, reason in {
             "data.max_images_per_prompt": "meta-experiences are text",
+            "ds.deepcompile": "DeepSpeed's compiled backward keeps gradients of its own",
             "reward.model_name_or_path": "a reward model scores after sampling; use --reward.remote_url",
         }.items():
             if values[flag]:

@@ -38,6 +38,7 @@ class MELSteps:
         self._guard = CollapseGuard(self.mel.guard_window)
         self._started = time.monotonic()
         self._unsaved: tuple[int, dict] | None = None  # the last step, and what a checkpoint needs of it
+        self._evaluated: set[int] = set()  # steps
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Upstream's; when a stop is asked for, the last whole step is saved before it ends."""
@@ -56,6 +57,11 @@ class MELSteps:
                 runlog.keep_up_to(self.run_dir / name, states["global_step"])
         for row in runlog.read_lines(self.run_dir / runlog.METRICS):
             self._guard.observe(row)
+        self._evaluated = {row["step"] for row in runlog.read_lines(self.run_dir / runlog.EVALUATIONS)}
+        if (states["data_loader_state_dict"] or {}).get("_iterator_finished"):
+            # Saved when a last, short draw had found the data's end: a loader in this state starts over, with the next
+            # episode's order, while upstream has noted the old episode.
+            states["episode"] += 1
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
@@ -105,7 +111,9 @@ class MELSteps:
         self, eval_metrics: dict[str, float], global_step: int, client_states: dict | None = None
     ) -> None:
         """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
-        runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
+        if global_step not in self._evaluated:
+            self._evaluated.add(global_step)
+            runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
 
     def _save_unsaved(self) -> None:
@@ -168,7 +176,17 @@ class MELTrainer(MELSteps, _UpstreamTrainer):
         """As for every trainer; the generator counts on from the step that was restored."""
         states = super().init_checkpoint_states()
         self.samples_generator.step = states["global_step"]
+        self._restored = states
         return states
+
+    def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
+        """As for every trainer; an evaluation that a stop or a kill has prevented is made up for first."""
+        due = self.eval_dataloader is not None and global_step and not global_step % self.args.eval.steps
+        if due and global_step not in self._evaluated:
+            sampling = {name: getattr(self.args.eval, name) for name in ("temperature", "n_samples_per_prompt")}
+            found = self.evaluate(global_step, **(self.generate_kwargs | sampling))
+            self.save_best_checkpoint(found, global_step, dict(self._restored))
+        return super().train_step(rollout_samples, global_step)
 
 
 RemoteMELTrainer = ray.remote(MELTrainer)
