@@ -20,6 +20,7 @@ from openrlhf_mel.upstream import batches, samples
 
 logger = init_logger(__name__)
 _UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
+_STATES = ("episode", "global_step", "total_consumed_prompts", "data_loader_state_dict")  # upstream's, in a checkpoint
 
 
 class MELSteps:
@@ -176,7 +177,7 @@ class MELTrainer(MELSteps, _UpstreamTrainer):
         """As for every trainer; the generator counts on from the step that was restored."""
         states = super().init_checkpoint_states()
         self.samples_generator.step = states["global_step"]
-        self._restored = states
+        self._restored = {name: states[name] for name in _STATES}  # and not what DeepSpeed keeps beside them
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:

@@ -54,10 +54,14 @@ def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(trainer, m
     assert "entropy collapse" in warning["warning"] and "0.5 over steps 1-3" in warning["warning"]
     assert [m["policy/entropy"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == entropies
 
-    states = {"global_step": 7, "episode": 1, "data_loader_state_dict": {"_iterator_finished": False}}
+    states = {
+        "global_step": 7, "episode": 1, "total_consumed_prompts": 9, "checkpoint_parallel_dimensions": "DeepSpeed's own",
+        "data_loader_state_dict": {"_iterator_finished": False},
+    }  # fmt: skip
     monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self: states)
     trainer.samples_generator, trainer._guard = SimpleNamespace(step=0), CollapseGuard(3)
     assert trainer.init_checkpoint_states() is states and trainer.samples_generator.step == 7
+    assert "checkpoint_parallel_dimensions" not in trainer._restored
     assert [m["step"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
     trainer.save_logs_and_checkpoints(8, {"policy/entropy": 0.01})
     assert len(warnings(trainer)) == 1 and states["episode"] == 1
@@ -78,7 +82,7 @@ def test_a_resume_from_the_datas_end_begins_the_next_episode(trainer, monkeypatc
     after = loader.state_dict()
     trainer.samples_generator = SimpleNamespace(step=0)
     for saved, episode in ((before, 0), (after, 1)):
-        states = {"global_step": 3, "episode": 0, "data_loader_state_dict": saved}
+        states = {"global_step": 3, "episode": 0, "total_consumed_prompts": 5, "data_loader_state_dict": saved}
         monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self, states=states: states)
         assert trainer.init_checkpoint_states()["episode"] == episode
 
