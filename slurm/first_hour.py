@@ -9,6 +9,7 @@ Without a GPU the same checks run on the CPU runtime with the built-in model, th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 STEPS, KILL_AFTER = 4, 2
+PATIENCE_S, TRAINING_S = 900, 1500  # for one command, and for each half of the short training
 SAME_LOG_PROBS = 0.02  # nats a token: what bf16 and other kernels leave; stale weights are several times that
 _SLEEP = """
 import json, sys, torch, vllm
@@ -171,7 +173,7 @@ class Training:
     def run(self) -> str:
         """Until killed after some steps, then to its end. Returns what went wrong, or nothing."""
         first = self._start()
-        deadline = time.monotonic() + 1500
+        deadline = time.monotonic() + TRAINING_S
         while first.poll() is None and not self._saved(KILL_AFTER) and time.monotonic() < deadline:
             time.sleep(0.5)
         if first.poll() is not None:
@@ -179,8 +181,15 @@ class Training:
         os.killpg(first.pid, signal.SIGKILL)  # as a preemption without warning would
         first.wait()
         if not self._saved(KILL_AFTER):
-            return f"no checkpoint of step {KILL_AFTER} after 25 minutes"
-        code = self._start().wait()
+            return f"no checkpoint of step {KILL_AFTER} within {TRAINING_S} s"
+        second = self._start()
+        try:
+            code = second.wait(TRAINING_S)
+        except subprocess.TimeoutExpired:
+            return f"the resumed training did not end within {TRAINING_S} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(second.pid, signal.SIGKILL)
         return f"the resumed training ended with exit code {code}" if code else ""
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -236,6 +245,16 @@ def training(model: str, folder: Path, cuda: bool) -> Iterator[Result]:
                  "no group had right and wrong responses: another --model, or read docs/troubleshooting.md")  # fmt: skip
 
 
+def in_time(name: str, check: Iterator[Result]) -> Iterator[Result]:
+    """The results of `check`; a command in it that does not end is a failure like others."""
+    try:
+        yield from check
+    except subprocess.TimeoutExpired as error:
+        yield Result(name, False, f"no answer within {error.timeout:.0f} s",
+                     "a slow or hanging disk (HF_HOME, the environment), a download that never comes (HF_HUB_OFFLINE=1), "
+                     "or a GPU that hangs: nvidia-smi on the node")  # fmt: skip
+
+
 def _same(name: str, gaps: list[float], advice: str) -> Result:
     seen = ", ".join(f"{gap:+.4f}" for gap in gaps) or "not measured"
     return Result(
@@ -247,7 +266,7 @@ def _same(name: str, gaps: list[float], advice: str) -> Result:
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=900)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def _last(text: str) -> str:
@@ -270,19 +289,20 @@ def main(arguments: list[str] | None = None) -> int:
     model = options.model or ("Qwen/Qwen3-0.6B-Base" if cuda else str(ROOT / "data" / "toy" / "model"))
     folder = options.output_dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    checks: list[Callable[[], Iterator[Result]]] = [
-        lambda: packages(cuda),
-        lambda: gpus(cuda),
-        lambda: grading(cuda),
-        lambda: sleep_and_wake(model, cuda),
-        lambda: training(model, folder, cuda),
-    ]
+    checks: dict[str, Callable[[], Iterator[Result]]] = {
+        "packages": lambda: packages(cuda),
+        "GPUs": lambda: gpus(cuda),
+        "grading": lambda: grading(cuda),
+        "vLLM sleeps and wakes": lambda: sleep_and_wake(model, cuda),
+        "training": lambda: training(model, folder, cuda),
+    }
     results: list[Result] = []
-    for check in checks:
-        for result in check():
+    for name, check in checks.items():
+        for result in in_time(name, check()):
             print(result, flush=True)
             results.append(result)
-    (folder / "first_hour.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+            text = json.dumps([asdict(result) for result in results], indent=2)
+            (folder / "first_hour.json").write_text(text + "\n")
     failed = sum(result.passed is False for result in results)
     print(f"\n{failed or 'none'} of {len(results)} failed; {folder / 'first_hour.json'}")
     return 1 if failed else 0

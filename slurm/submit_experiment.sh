@@ -9,8 +9,9 @@
 #   --eval FILE       what is evaluated (default: slurm/configs/eval/ with CONFIG's name, else paper.yaml)
 #   --like NAME       run a YAML of yours with slurm/NAME.sbatch (default: the script of its own name)
 #   --skip-preflight  where the login node cannot run Python; the job's own checks remain
+#   --sbatch "FLAGS"  more of sbatch's flags for the training: --sbatch "--nodes=1 --gpus-per-node=4 --exclude=n7"
 #
-# All other flags are the trainer's. Account, partition and so on: slurm/site.env, or sbatch's own SBATCH_... variables.
+# All other flags are the trainer's. Account, partition and so on, for both jobs: slurm/site.env.
 set -euo pipefail
 
 usage() {
@@ -22,15 +23,20 @@ usage() {
 submit() {
     local id=TRAINING_JOB
     echo "sbatch $*" >&2
-    ((dry)) || id=$(sbatch --parsable "$@")
+    ((dry)) || id=$(sbatch --parsable "$@") || return 1
     echo "${id%;*}" # a federation adds the cluster's name
 }
 
-# header FLAG: its value in the training script
-header() { sed -nE "s/^#SBATCH --$1=(\S+).*/\1/p" "slurm/$like.sbatch"; }
+# asked FLAG: its value in --sbatch, else in the training script
+asked() {
+    {
+        sed -n 's/^#SBATCH //p' "slurm/$like.sbatch"
+        sed -E 's/(^| )-N ?/\1--nodes=/' <<<"${more[*]}"
+    } | sed -nE "s/.*--$1[= ]([^ ]+).*/\1/p" | tail -n 1
+}
 
 main() {
-    local config=${1:-} name like='' evaluation='' dry=0 preflight=1 flags=() allocation=() extra train_id eval_id gpus
+    local config=${1:-} name like='' evaluation='' dry=0 preflight=1 flags=() allocation=() more=() extra train_id eval_id gpus
     [[ -n $config && $config != -* ]] || usage
     shift
     while (($#)); do
@@ -39,6 +45,7 @@ main() {
             --skip-preflight) preflight=0 ;;
             --eval) evaluation=$(realpath -s "$2") && shift ;;
             --like) like=$2 && shift ;;
+            --sbatch) read -ra more <<<"$2" && shift ;;
             *) flags+=("$1") ;;
         esac
         shift
@@ -50,23 +57,25 @@ main() {
     [[ -f $config ]] || config=slurm/configs/train/$config.yaml
     [[ -f $config ]] || fail "$config: no such file; expected one of $(list slurm/configs/train/*.yaml), or a YAML of yours"
     config=$(realpath -s --relative-base="$PWD" "$config")
-    name=$(basename "$config" .yaml)
+    name=$(basename "${config%.y*ml}")
     like=${like:-$name}
     [[ -f slurm/$like.sbatch ]] || fail "slurm/$like.sbatch: no such script; --like NAME says which one $config is run with"
     evaluation=${evaluation:-slurm/configs/eval/$name.yaml}
     [[ -f $evaluation ]] || evaluation=slurm/configs/eval/paper.yaml
     read_flags "$config" "${flags[@]}"
 
-    gpus=$(header gpus-per-node)
-    [[ -z $gpus ]] || allocation=(--nodes "$(header nodes)" --gpus-per-node "$gpus")
+    gpus=$(asked gpus-per-node)
+    gpus=${gpus##*:} # h100:8
+    [[ -z $gpus ]] || allocation=(--nodes "$(asked nodes)" --gpus-per-node "$gpus")
     if ((preflight)); then
         "$MEL_PYTHON" -m openrlhf_mel.preflight --config "$config" "${allocation[@]}" --mel.run_dir "$RUN_DIR" \
             --ckpt.load_enable "${flags[@]}" >&2 || fail "preflight refused $config: nothing was submitted"
     fi
-    read -ra extra < <(sed -n 's/^sbatch: *\([^#]*\).*/\1/p' "$evaluation") || true
-    train_id=$(submit "slurm/$like.sbatch" --config "$config" "${flags[@]}")
+    read -ra extra < <(sed -n 's/^sbatch: *\([^#]*\).*/\1/p' "$evaluation" | tr -d "\"'") || true
+    train_id=$(submit "${more[@]}" "slurm/$like.sbatch" --config "$config" "${flags[@]}") || fail "the training was refused"
     eval_id=$(submit --dependency="afterok:$train_id" --kill-on-invalid-dep=yes "${extra[@]}" \
-        slurm/eval.sbatch --config "$evaluation" --run "$RUN_DIR" --output-dir "$RUN_DIR-eval")
+        slurm/eval.sbatch --config "$evaluation" --run "$RUN_DIR" --output-dir "$RUN_DIR-eval") ||
+        fail "training job $train_id is in the queue, its evaluation was refused"
     ((dry)) && return
     cat <<EOS
 training    job $train_id   log: $PWD/slurm/logs/*-$train_id.log   run: $RUN_DIR

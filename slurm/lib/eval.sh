@@ -10,7 +10,7 @@ evaluate() {
     on "$HEAD"
     run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/evaluate.py "$@" || status=$?
     ((status)) || { say "finished"; return; }
-    ((CANCELLED)) && exit 143
+    ((CANCELLED)) && ! timed_out && exit 143
     ((STOPPING)) && requeue
     fail "the evaluation ended with exit code $status"
 }

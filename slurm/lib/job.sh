@@ -6,6 +6,7 @@
 #
 # Names in capitals are shared by the files of this folder:
 NODES=()     # the job's nodes, by name
+BAD=()       # those that the last check found unfit
 HEAD=''      # the first, where the batch script itself runs
 JOB=''       # the job's id, of an array the element's
 ATTEMPT=0    # restarts so far
@@ -42,6 +43,7 @@ begin_job() {
     load_site
     LOG_DIR=$PWD/slurm/logs/$SLURM_JOB_NAME-$JOB/$ATTEMPT
     mkdir -p "$LOG_DIR" || fail "$LOG_DIR cannot be written"
+    rm -f "$LOG_DIR/ray-end"
     ln -sfn "$ATTEMPT" "${LOG_DIR%/*}/latest"
     mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     HEAD=${NODES[0]}

@@ -6,6 +6,9 @@ start_ray() {
     local address port others
     read -r _ _ address port _ < <(grep "^$HEAD " "$LOG_DIR/nodes")
     export MEL_RAY_HEAD=$address:$port
+    # A kill during a compile leaves a lock, on which every later start would wait if it were in the home folder.
+    export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$MEL_TMP/mel-$SLURM_JOB_ID/torch}
+    export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$MEL_TMP/mel-$SLURM_JOB_ID/triton}
     say "starting Ray: the head on $HEAD, $MEL_RAY_HEAD"
     hold_ray "$HEAD" head & RAY_STEPS+=($!)
     await_ray "$HEAD"
@@ -31,7 +34,8 @@ await_ray() {
     local node joined=() status=0
     for node in "$@"; do joined+=("$(awk -v n="$node" '$1 == n {print n "=" $3}' "$LOG_DIR/nodes")"); done
     on "$HEAD"
-    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/wait_for_ray.py "$MEL_RAY_HEAD" "$MEL_RAY_S" "${joined[@]}" || status=$?
+    run_child timeout --kill-after=10 $((MEL_RAY_S + 10)) "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/wait_for_ray.py \
+        "$MEL_RAY_HEAD" "$MEL_RAY_S" "${joined[@]}" || status=$?
     ((status)) || return 0
     ((STOPPING)) && requeue
     for node in "$@"; do
@@ -50,7 +54,7 @@ lost_ray() {
 end_ray() {
     ((ENDING == 0 && ${#RAY_STEPS[@]})) || return 0
     ENDING=1
-    local deadline=$((SECONDS + 30))
+    local deadline=$((SECONDS + (CANCELLED ? 5 : 30))) # Slurm's KillWait is 30 s
     touch "$LOG_DIR/ray-end"
     while kill -0 "${RAY_STEPS[@]}" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.2; done
     kill "${RAY_STEPS[@]}" 2>/dev/null

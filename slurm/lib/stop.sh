@@ -12,7 +12,7 @@ watch_signals() {
 ask_to_stop() {
     say "$1: asking to stop"
     if [[ -n $RUN_DIR && -f $RUN_DIR/manifest.json ]]; then
-        touch "$RUN_DIR/stop"
+        [[ -e $RUN_DIR/stop ]] || echo "$JOB" >"$RUN_DIR/stop" # see clear_stop
     elif [[ -n $CHILD ]]; then
         kill "$CHILD" 2>/dev/null
     fi
@@ -29,11 +29,23 @@ run_child() {
     return "$status"
 }
 
-# Puts the job back into the queue. Slurm may kill this script at once, so nothing follows that matters.
+# Puts the job back into the queue, and away from BAD. Slurm may kill this script at once: the latter is not certain.
 requeue() {
     ((ATTEMPT < MEL_MAX_REQUEUES)) || fail "not requeued: this was restart $ATTEMPT, and MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
     say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"
+    local avoid
+    avoid=$(nodes_to_avoid)
     end_ray
+    trap '' TERM # which comes with the requeue, to scontrol as well
     scontrol requeue "$JOB" || fail "scontrol requeue $JOB was refused; submit again by hand: the run goes on where it was"
+    [[ -z $avoid ]] || if scontrol update jobid="$JOB" excnodelist="$avoid"; then say "without $avoid from now on"; fi
     exit "$STOPPED"
+}
+
+# BAD and what was excluded before. None when the nodes were chosen by name, or all of several are bad: it is not they then.
+nodes_to_avoid() {
+    local before
+    ((${#BAD[@]} && (${#BAD[@]} < ${#NODES[@]} || ${#NODES[@]} == 1))) || return 0
+    before=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p')
+    [[ -z $before ]] || list "${BAD[@]}" "${before//(null)/}" | sed 's/,$//'
 }

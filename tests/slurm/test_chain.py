@@ -52,6 +52,38 @@ def test_what_preflight_refuses_is_not_submitted(submit, cluster):
     assert "submit_experiment.sh CONFIG" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("training", "evaluation", "says"),
+    [(1, 0, "the training was refused"), (0, 1, "training job 77 is in the queue, its evaluation was refused")],
+)
+def test_a_submission_that_slurm_refuses(project, submit, tmp_path, monkeypatch, training, evaluation, says):
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *eval.sbatch*) [ {evaluation} = 0 ] ;; *) [ {training} = 0 ] ;; esac && echo 77\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setitem(project.cluster.environment, "PATH", f"{fake.parent}:{os.environ['PATH']}")
+    done, _ = submit("smoke", "--skip-preflight", code=1)
+    assert says in done.stderr and done.stdout == "" and (training == 0 or "eval.sbatch" not in done.stderr)
+
+
+def test_flags_of_sbatch(project, submit, tmp_path):
+    """From --sbatch for the training (preflight reads them too), from the YAML for its evaluation, in quotes or not."""
+    project.stand_in(**{"openrlhf_mel.preflight": "says.py"})
+    for quote in ("", '"', "'"):
+        evaluation = tmp_path / "eval.yaml"
+        evaluation.write_text(f"sbatch: {quote}--array=0-1 --gpus-per-node=4{quote}  # two\n")
+        done, _ = submit(
+            "qwen3-4b", "--dry-run", "--eval", evaluation, "--sbatch", "-N 2 --gpus-per-node=h100:4 --exclude=n7"
+        )
+        assert "sbatch -N 2 --gpus-per-node=h100:4 --exclude=n7 slurm/qwen3-4b.sbatch --config" in done.stderr
+        assert "--kill-on-invalid-dep=yes --array=0-1 --gpus-per-node=4 slurm/eval.sbatch" in done.stderr
+        assert "--nodes 2 --gpus-per-node 4 " in done.stderr
+    done, _ = submit("qwen3-4b", "--dry-run")
+    assert "--nodes 1 --gpus-per-node 8 " in done.stderr
+
+
 @pytest.mark.timeout(120)
 def test_failed_training_ends_the_chain(trainer, submit, cluster):
     """The evaluation neither runs nor stays in the queue."""

@@ -48,6 +48,22 @@ def test_weights_that_were_not_handed_over_show(first_hour, gaps, passed):
 
 
 @pytest.mark.timeout(60)
+def test_what_never_answers_is_a_failure(first_hour, tmp_path, monkeypatch):
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 30\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(first_hour.sys, "executable", str(hangs))
+    monkeypatch.setattr(first_hour, "PATIENCE_S", 1)
+    (result,) = first_hour.in_time("vLLM", first_hour.sleep_and_wake("model", cuda=True))
+    assert result.passed is False and result.seen == "no answer within 1 s" and result.advice
+    monkeypatch.setattr(first_hour, "TRAINING_S", 1)
+    training = first_hour.Training("data/toy/model", tmp_path, cuda=False)
+    assert training.run() == "no checkpoint of step 2 within 1 s"
+    monkeypatch.setattr(training, "_saved", lambda step: True)
+    assert training.run() == "the resumed training did not end within 1 s"
+
+
+@pytest.mark.timeout(60)
 def test_a_training_that_dies_is_told(first_hour, tmp_path, monkeypatch):
     monkeypatch.setattr(first_hour.sys, "executable", "/bin/false")
     results = {result.name: result for result in first_hour.training("data/toy/model", tmp_path, cuda=False)}

@@ -90,6 +90,15 @@ def test_python_that_is_not_there(project):
     failed(project, SMOKE, limit=40, says="/nowhere/python: No such file or directory")
 
 
+def test_an_srun_that_fails_is_heard(trainer, tmp_path):
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\necho 'srun: error: Unable to create step: Invalid account' >&2\nexit 1\n")
+    srun.chmod(0o755)
+    job = trainer.run(SMOKE, limit=40, PATH=f"{srun.parent}:{os.environ['PATH']}")
+    assert job.state == "FAILED" and "Invalid account" in job.output and "no answer within" not in job.output
+
+
 @pytest.mark.slow
 def test_a_head_that_never_comes(project):
     project.site(MEL_RAY_S=3)

@@ -71,15 +71,46 @@ def test_a_node_that_fails_under_the_run_is_named_and_the_job_comes_back(trainer
     probe.write_text(f"#!/bin/sh\n[ $SLURMD_NODENAME = n1 ] && [ -e {broken} ] && echo 7 || echo 8\n")
     probe.chmod(0o755)
     trainer.site(MEL_GPU_PROBE=probe, BROKEN=broken)
-    number = trainer.submit("--nodes=2", "--nodelist=n0,n1", "--gpus-per-node=8", SMOKE, "--steps", 100)
+    spare = ("--nodes=2", "--exclude=n3,n4,n5,n6,n7", "--gpus-per-node=8")
+    number = trainer.submit(*spare, SMOKE, "--steps", 100)
     cluster.wait_for(number, "step 3", limit=30)
-    broken.touch()
+    assert cluster.nodes_of(number) == ["n0", "n1"]
+    broken.touch()  # and it stays broken
     cluster.wait_for(number, "back into the queue", limit=30)
-    broken.unlink()
     output = cluster.wait_for_restart(number, 1, limit=40).output
     assert "a node's Ray has ended" in output and "error: node n1: 8 GPUs were asked for, 7 found" in output
+    assert cluster.nodes_of(number) == ["n0", "n2"], output
+    assert "without n1,n[3-7] from now on" in output
     cluster.wait_for(number, "step 9", limit=30)
     assert [start["from"] > 0 for start in starts(trainer)] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_restart_on_a_node_that_is_not_fit_is_tried_again_within_the_cap(trainer, cluster, tmp_path):
+    """Nodes that were chosen by name cannot be left out."""
+    broken, probe = tmp_path / "broken", tmp_path / "probe"
+    probe.write_text(f"#!/bin/sh\n[ -e {broken} ] && echo 7 || echo 8\n")
+    probe.chmod(0o755)
+    trainer.site(MEL_GPU_PROBE=probe, MEL_MAX_REQUEUES=2)
+    number = trainer.submit("--nodelist=n0", "--gpus-per-node=8", SMOKE, "--steps", 100)
+    cluster.wait_for(number, "step 3", limit=30)
+    broken.touch()
+    cluster.signal(number, "USR2")
+    job = cluster.wait(number, limit=80)
+    assert (job.state, job.restarts) == ("FAILED", 2), job.output
+    assert "not requeued: this was restart 2" in job.output and "from now on" not in job.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_save_that_takes_longer_than_the_time_that_was_left(trainer, cluster):
+    """The limit's TERM comes before the trainer has ended: the job goes back all the same, what waits for it waits on."""
+    trainer.site(MEL_MAX_REQUEUES=1)
+    trainer.stand_in(**{"openrlhf_mel.train": "slow.py"})
+    number = trainer.submit("--time=1", "--signal=B:USR2@30", SMOKE)
+    cluster.wait_for(number, "terminated by Slurm", limit=150)
+    cluster.wait_for(number, "back into the queue (restart 1 of at most 1)", limit=20)
+    cluster.wait_for_restart(number, 1, limit=60)
 
 
 def test_a_stop_file_of_the_users_own_ends_the_job(trainer, cluster):
@@ -89,6 +120,46 @@ def test_a_stop_file_of_the_users_own_ends_the_job(trainer, cluster):
     job = cluster.wait(number, limit=20)
     assert (job.state, job.exit_code, job.restarts) == ("FAILED", 75, 0)
     assert "it stays stopped" in job.output
+    assert not (trainer.folder / "runs" / "smoke" / "stop").exists()
+
+
+def test_whose_stop_file_it_is(trainer, cluster):
+    stop = trainer.folder / "runs" / "smoke" / "stop"
+    stop.parent.mkdir(parents=True)
+    stop.touch()  # while the job waits
+    job = trainer.run(SMOKE, limit=30)
+    assert (job.state, job.exit_code) == ("FAILED", 75) and "remove it to go on" in job.output and stop.exists()
+    other = trainer.submit("--output=/dev/null", "--wrap", "exec sleep 60")
+    cluster.wait_for_restart(other, 0, limit=20)
+    stop.write_text(f"{other}\n")
+    job = trainer.run(SMOKE, limit=30)
+    assert job.state == "FAILED" and f"job {other} is running in" in job.output and stop.exists()
+    stop.write_text("1\n")  # of a job that is over
+    job = trainer.run(SMOKE, limit=30)
+    assert job.state == "COMPLETED", job.output
+    # nothing is left to do: not even a node is looked at
+    trainer.site(MEL_RUN_FREE_GB=10**6)
+    job = trainer.run(SMOKE, limit=30)
+    assert job.state == "COMPLETED" and "finished already: " in job.output
+
+
+def test_what_the_trainer_refuses_is_not_in_its_log(trainer):
+    job = trainer.run(SMOKE, "--die-at", 1, "--die-with", 2, limit=40)
+    assert job.state == "FAILED" and "training was refused, see above" in job.output and "train.log" not in job.output
+
+
+@pytest.mark.parametrize("text", ["mel: {run_dir: runs/mine}\n", "mel:\n  run_dir: runs/mine\n"])
+def test_a_run_dir_in_a_yaml(command, tmp_path, text):
+    config = tmp_path / "my.yml"
+    config.write_text(text)
+    shell = '. slurm/lib/job.sh; config=; read_flags "$@"; echo "$RUN_DIR"'
+    done = command("bash", "-c", shell, "-", config, limit=20)
+    assert done.returncode == 1 and "pass --mel.run_dir instead" in done.stderr
+    config.write_text(f"# {text}")
+    done = command(
+        "bash", "-c", shell, "-", config, "--mel.run_dir=/a/b" if "\n " in text else "--train.seed=1", limit=20
+    )
+    assert done.stdout.strip().endswith("/a/b" if "\n " in text else "/runs/my-seed1"), done.stderr
 
 
 def test_a_cancelled_job_does_not_come_back(trainer, cluster):

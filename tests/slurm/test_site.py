@@ -39,9 +39,9 @@ def test_apptainer(trainer, tools, tmp_path):
         f"exec --bind {trainer.folder},/tmp,/cache,/more --pwd {trainer.folder} /images/mel.sif {trainer.folder}/python"
     )
     assert len(steps) == 4 and all(step.startswith(start) for step in steps), steps
-    assert [re.search(r"(check_node|ray_node|wait_for_ray|openrlhf_mel.train)", step)[0] for step in steps] == [
-        "check_node", "ray_node", "wait_for_ray", "openrlhf_mel.train",
-    ]  # fmt: skip
+    what = [re.search(r"(check_node|ray_node|wait_for_ray|openrlhf_mel.train)", step)[0] for step in steps]
+    assert what[0] == "check_node" and what[3] == "openrlhf_mel.train"
+    assert set(what[1:3]) == {"ray_node", "wait_for_ray"}  # at the same time
 
 
 def test_apptainer_with_gpus(trainer, tools, tmp_path):
@@ -89,7 +89,7 @@ def test_the_network_interface(trainer):
     job = trainer.run(SMOKE, limit=60)
     assert job.state == "COMPLETED" and re.search(r"the head on n\d, 127.0.0.1:\d+", job.output), job.output
     trainer.site(MEL_INTERFACE="ib7")
-    job = trainer.run(SMOKE, limit=60)
+    job = trainer.run(SMOKE, "--train.seed=2", limit=60)
     assert job.state == "FAILED" and re.search(r"node n\d: MEL_INTERFACE=ib7: no such interface", job.output), (
         job.output
     )

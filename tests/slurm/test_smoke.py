@@ -83,5 +83,5 @@ def test_signal_requeue_preemption_and_a_lost_node_one_after_the_other(project, 
     assert len({question for question, _ in asked}) == len(asked) > steps
     # the next start of a finished run ends at once
     again = project.run(SMOKE, "--data.max_samples", steps * 16, limit=120)
-    assert again.state == "COMPLETED" and "is finished already" in again.output
+    assert again.state == "COMPLETED" and "finished already" in again.output
     assert len(metrics(project)) == steps

@@ -1,6 +1,6 @@
 """In the trainer's place, with its contract: goes on where it was, looks for `stop` between steps, saves, exits with 75.
 
-`--steps N` is how many it takes, a tenth of a second each; `--die-at N` kills it there. What it was given is in its folder.
+`--steps N` is how many it takes, a tenth of a second each; `--die-at N` kills it there (with the exit code `--die-with N`). What it was given is in its folder.
 """
 
 import json
@@ -25,10 +25,11 @@ with open(run_dir / "starts.jsonl", "a") as file:
 for step in range(done + 1, int(value("--steps", "5")) + 1):
     print("step", step, flush=True)
     if step == int(value("--die-at", "-1")):
-        sys.exit(1)
+        sys.exit(int(value("--die-with", "1")))
     time.sleep(0.1)
     saved.write_text(str(step))
     if (run_dir / "stop").exists():
         print("stop file found, saved", flush=True)
+        (run_dir / "stop").replace(run_dir / "stopped")
         sys.exit(75)
 (run_dir / "manifest.json").write_text('{"finished": "now"}')
