@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,17 @@ def test_nothing_that_harms_a_neighbour_or_belongs_to_a_site():
             assert not re.search(r"(?:KEY|TOKEN)[=\"' ]*\$", code), f"{path}: a secret in a command"
             # One, in a loop with a deadline that looks whether Ray has ended.
             assert len(re.findall(r"\bsleep\b", code)) == (path.name == "ray.sh"), path
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_preflight_passes_for_the_hardware_of_the_header(path, command):
+    header = (SLURM / f"{path.stem}.sbatch").read_text()
+    allocation = []
+    for flag in ("nodes", "gpus-per-node"):
+        if found := re.search(rf"^#SBATCH --{flag}=(\d+)", header, re.MULTILINE):
+            allocation += [f"--{flag}", found[1]]
+    if len(allocation) < 4:  # the smoke job asks for no GPU
+        allocation = []
+    argv = [sys.executable, "-m", "openrlhf_mel.preflight", "--config", path, "--skip-files", *allocation]
+    done = command(*argv, limit=30)
+    assert done.returncode == 0 and "verdict: ok (0 errors" in done.stdout, done.stderr
