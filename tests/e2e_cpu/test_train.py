@@ -115,7 +115,7 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
     "flags",
     [
         pytest.param(TURNS, id="engines and policy take turns, LoRA"),
-        pytest.param(ASYNC, id="asynchronous"),
+        pytest.param(ASYNC, id="asynchronous", marks=pytest.mark.slow),
         pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
     ],
 )
@@ -161,6 +161,7 @@ def test_minimal_configuration_on_dapo_math(train, tmp_path, shared):
     assert [m["step"] for m in lines(out / "metrics.jsonl")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_minimal_configuration_on_gsm8k(train, shared):
     data = shared / "data" / "benchmarks" / "gsm8k.jsonl"
     out, _ = train(MINIMAL.format(model=MODEL, data=data, input="problem", label="answer"))
