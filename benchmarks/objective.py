@@ -1,0 +1,240 @@
+"""What the joint objective costs in memory and time, by the real trainer on the real DeepSpeed engine.
+
+    .venv/bin/python -m benchmarks.objective [--device cuda --shape qwen3-8b [--ranks 4]] [--repeats 3]
+
+A random Qwen3, saved into a temporary folder; every figure of memory from a fresh process (`objective_pass.py`). The NLL
+pass is `JointTrainer.internalize` between two hand-overs of the engine; beside it the same pass from full fp32 logits.
+On one GPU an 8B model's optimizer does not fit: there the NLL pass alone is measured, on the model without an engine.
+Prints Markdown tables; fails beyond a limit. A quarter of an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import measured
+from benchmarks.objective_pass import GIVES_BACK_AT_ONCE, Figures, Specification, Step
+
+SHAPES: dict[str, dict[str, int]] = {
+    "small": {
+        "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 151_936,
+    },
+    "qwen3-8b": {
+        "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+    },
+    # An eighth of Qwen3-8B's width and of the rows' lengths: head and attention have its shares of the work.
+    "an eighth": {
+        "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 2108,
+    },
+}  # fmt: skip
+NLL_MEMORY, NLL_SECONDS, LONG_GB, JOINT_MEMORY, PER_TOKEN = 1 / 8, 1.0, 6.0, 1.1, 1.15
+SHORT, LONG = (4096, 512), (16_384, 512)  # tokens of C_retro and M
+SAME_NLL = {"cpu": 1e-4, "cuda": 1e-2}  # fp32 and bf16
+
+# Two responses of 1,800 tokens and what comes with them are a C_retro of 4k; or a policy half as large as the NLL's.
+MIXES = {
+    "as in a run": Step(2, 200, 1800, (SHORT,)),
+    "halves alike": Step(2, 100, 800, (LONG,)),
+}
+
+
+@dataclass
+class Report:
+    """Figures against their limits."""
+
+    lines: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def hold(self, name: str, value: float, limit: float = math.inf) -> None:
+        """`value` must be at most `limit`."""
+        self.lines.append((name, value, limit))
+
+    def end(self) -> None:
+        """Print all, exit with 1 when one is beyond its limit."""
+        print("\n| limit | measured | at most |\n|---|---|---|")
+        for name, value, limit in self.lines:
+            print(f"| {name} | {value:.3f} | {'' if limit == math.inf else f'{limit:.3f}'} |")
+        if beyond := [name for name, value, limit in self.lines if not value <= limit]:
+            sys.exit(f"error: beyond the limit: {'; '.join(beyond)}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model in a folder, and where it runs. `alone`: without engine and optimizer, which do not fit."""
+
+    folder: str
+    device: str
+    ranks: int
+    flags: tuple[str, ...]
+    alone: bool = False
+
+    def run(self, measured_: str, *steps: Step, repeats: int = 1, live: bool = True) -> list[Figures]:
+        """The figures of a fresh process. `live`: freed memory goes back at once, so that peaks are of what is alive."""
+        spec = Specification(self.folder, steps, measured_, repeats, self.device, self.ranks, self.flags)
+        environment = ["env", GIVES_BACK_AT_ONCE] if live else []
+        argv = [sys.executable, "-m", "benchmarks.objective_pass", json.dumps(dataclasses.asdict(spec))]
+        output = measured.run([*environment, *argv]).output
+        return [Figures(**figures) for figures in json.loads(output.splitlines()[-1])]
+
+
+def make_model(folder: str, shape: str, device: str, weights: bool = True) -> None:
+    """Save a random model, or its configuration alone, and a tokenizer that has a padding id."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    words = ["<pad>", "<eos>", "<unk>"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    config = Qwen3Config(
+        **SHAPES[shape], **ends, max_position_embeddings=40_960, tie_word_embeddings=False, dtype=dtype
+    )
+    if not weights:
+        config.save_pretrained(folder)
+        return
+    torch.manual_seed(0)
+    with torch.device(device):
+        Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder)
+
+
+def nll_passes(bench: Bench, report: Report, repeats: int, large: bool) -> None:
+    """Memory and seconds of the NLL pass, and of the same pass with full logits.
+
+    The limits of memory are for the small shape: in an 8B model the hidden states that gradient checkpointing keeps for
+    every token are themselves a sixth of its logits and their gradients.
+    """
+    kind, policy = ("bare", 1) if bench.alone else ("nll", 2)
+    share, whole = (math.inf, math.inf) if large else (NLL_MEMORY, LONG_GB)
+    print("\n| NLL pass (C_retro + M) | start (GB) | peak (GB) | over the start (GB) |\n|---|---|---|---|", flush=True)
+
+    def memory(name: str, size: tuple[int, int], nll: str = "mel", live: bool = True) -> Figures:
+        (figures,) = bench.run(kind, Step(policy, rows=(size,), nll=nll), live=live)
+        _print(f"{name} ({size[0]:,} + {size[1]})", figures)
+        return figures
+
+    ours = memory("MEL's", SHORT)
+    full = memory("full fp32 logits", SHORT, "sliced")
+    least = memory("MEL's, hardly any tokens", (16, 8))
+    # What a backward of any length takes, above all DeepSpeed's gradient buffers, is taken to be there at the start.
+    by_buffers = (ours.peak - least.peak) / (full.peak - least.peak)
+    report.hold("NLL pass, memory over the start and the gradient buffers / with full logits", by_buffers, share)
+    report.hold("the same, gradient buffers not counted as there", ours.over_start / full.over_start)
+    same = [full]
+    if not bench.alone:
+        upstream = memory("upstream's Actor", SHORT, "upstream")
+        report.hold("NLL pass, memory over the start / upstream's Actor", ours.over_start / upstream.over_start, share)
+        same.append(upstream)
+    # As users run it: what the C library keeps counts.
+    long = memory("MEL's, as it is", LONG, live=False)
+    report.hold("NLL pass at 16k, peak of the process (GB)", long.peak / 1e9, whole)
+    off = max(abs(ours.nll - other.nll) for other in same)
+    report.hold("NLL, difference between the passes at 4k", off, SAME_NLL[bench.device])
+
+    pair = [Step(policy, rows=(SHORT,), nll=nll) for nll in ("mel", "sliced")]
+    found = [f.seconds for f in bench.run(kind, *pair, repeats=repeats, live=False)]
+    ours_s, full_s = found[::2], found[1::2]
+    print("\n| NLL pass | seconds (median) |\n|---|---|")
+    print(f"| MEL's | {statistics.median(ours_s):.1f} |")
+    print(f"| full fp32 logits | {statistics.median(full_s):.1f} |", flush=True)
+    report.hold("NLL pass, seconds / with full logits", _ratio(ours_s, full_s), NLL_SECONDS)
+
+
+def joint_memory(bench: Bench, report: Report) -> None:
+    """Peaks of whole optimizer steps: the policy half, the NLL half (after the shortest of policies), and both."""
+    print("\n| optimizer step | start (GB) | peak (GB) | over the start (GB) |\n|---|---|---|---|", flush=True)
+    for name, both in MIXES.items():
+        parts = {
+            "policy": dataclasses.replace(both, rows=()),
+            "NLL": Step(both.samples, rows=both.rows),
+            "both": both,
+        }
+        peaks = {}
+        for part, step in parts.items():
+            (figures,) = bench.run("step", step)
+            _print(f"{name}: {part}", figures)
+            peaks[part] = figures.over_start
+        larger = max(peaks["policy"], peaks["NLL"])
+        report.hold(f"joint step, {name}, memory over the start / larger half", peaks["both"] / larger, JOINT_MEMORY)
+
+
+def step_seconds(bench: Bench, report: Report, name: str, joint: Step, repeats: int) -> None:
+    """Seconds per token of the optimizer step, without Ms and with them in turn."""
+    baseline = dataclasses.replace(joint, rows=())
+    found = [f.seconds for f in bench.run("step", baseline, joint, repeats=repeats, live=False)]
+    without, with_mel = ([1000 * s / step.tokens for s in found[i::2]] for i, step in enumerate((baseline, joint)))
+    print(f"\n| optimizer step, {name} | tokens | ms per token (median) |\n|---|---|---|")
+    print(f"| baseline | {baseline.tokens:,} | {statistics.median(without):.2f} |")
+    print(f"| with MEL | {joint.tokens:,} | {statistics.median(with_mel):.2f} |", flush=True)
+    report.hold(f"optimizer step, {name}, seconds per token / baseline", _ratio(with_mel, without), PER_TOKEN)
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    """Median of the ratios of what was measured one after the other."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def _print(name: str, figures: Figures) -> None:
+    values = (figures.start, figures.peak, figures.over_start)
+    print(f"| {name} |", *(f"{value / 1e9:.2f} |" for value in values), flush=True)
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=("small", "qwen3-8b"), default="small", help="qwen3-8b: on GPUs alone")
+    parser.add_argument("--ranks", type=int, default=1, help="processes, each on a GPU of its own")
+    parser.add_argument("--repeats", type=int, default=3, help="of what is timed")
+    options = parser.parse_args()
+    if options.device == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < options.ranks:
+            sys.exit(f"error: --device cuda: torch sees {torch.cuda.device_count()} GPUs, expected {options.ranks}")
+    elif options.shape == "qwen3-8b":
+        sys.exit("error: --shape qwen3-8b: found --device cpu, expected --device cuda")
+    return options
+
+
+def main() -> None:
+    """Measure, print, judge."""
+    options = _options()
+    large = options.shape == "qwen3-8b"
+    flags = ("--ds.zero_stage=3", "--actor.gradient_checkpointing_enable") if large else ()
+    report = Report()
+    if options.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {options}")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(folder, options.device, options.ranks, flags, alone=large and options.ranks == 1)
+        make_model(folder, options.shape, options.device, weights=not bench.alone)
+        nll_passes(bench, report, options.repeats, large)
+        if not bench.alone:
+            joint_memory(bench, report)
+            step_seconds(bench, report, options.shape, MIXES["as in a run"], options.repeats)
+    if options.device == "cpu":
+        with tempfile.TemporaryDirectory() as folder:
+            make_model(folder, "an eighth", options.device)
+            eighth = Step(16, 25, 225, ((512, 64), (512, 64)))
+            bench = Bench(folder, options.device, options.ranks, flags)
+            step_seconds(bench, report, "an eighth of Qwen3-8B", eighth, 2 * options.repeats - 1)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
