@@ -65,7 +65,7 @@ class Report:
         """Print all, exit with 1 when one is beyond its limit."""
         print("\n| limit | measured | at most |\n|---|---|---|")
         for name, value, limit in self.lines:
-            print(f"| {name} | {value:.3f} | {'' if limit == math.inf else f'{limit:.3f}'} |")
+            print(f"| {name} | {value:.3g} | {'' if limit == math.inf else f'{limit:.3g}'} |")
         if beyond := [name for name, value, limit in self.lines if not value <= limit]:
             sys.exit(f"error: beyond the limit: {'; '.join(beyond)}")
 
