@@ -51,7 +51,7 @@ PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", 
           "--train.max_tokens_per_gpu=512", "--ds.zero_stage=3")  # fmt: skip
 
 
-@pytest.mark.parametrize("flags", [(), PACKED], ids=["padded", "packed"])
+@pytest.mark.parametrize("flags", [pytest.param((), marks=pytest.mark.slow), PACKED], ids=["padded", "packed"])
 def test_two_processes_learn_from_meta_experiences(train, flags):
     out, done = train(TOY, "--actor.num_gpus_per_node=2", *flags)
     metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
@@ -88,6 +88,7 @@ def changed(out):
     assert tokenizer.decode(tokenizer("1+1=2")["input_ids"]) == "1+1=2"
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_no_trace_in_training(train, tmp_path):
     """rft, evaluated after each step on questions of its own, which never reach the archive or the actor."""
     rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
@@ -114,7 +115,7 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(TURNS, id="engines and policy take turns, LoRA"),
+        pytest.param(TURNS, id="engines and policy take turns, LoRA", marks=pytest.mark.slow),
         pytest.param(ASYNC, id="asynchronous", marks=pytest.mark.slow),
         pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
     ],
@@ -140,6 +141,7 @@ def test_engines_and_policy_share_time(train, tmp_path, flags):
         assert not {e["question"] for e in archive} & {r["input"] for r in rows}
 
 
+@pytest.mark.slow
 def test_the_last_rollout_may_be_smaller_and_uneven(train):
     """13 questions, 8 a step: of the last 5, 40 samples, 2 ranks can share 32 in whole micro-batches; the rest is told."""
     out, done = train(TOY.replace("max_samples: 16", "max_samples: 13"), "--actor.num_gpus_per_node=2")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 SMOKE = "slurm/smoke.sbatch"
 LIB = Path(__file__).resolve().parents[2] / "slurm" / "lib"
 

@@ -37,7 +37,8 @@ def test_flags_that_the_documents_name_exist():
     known = set(flags.actions()) | {f"mel.{name}" for name in config.option_names()}
     for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
         for name in re.findall(
-            r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z0-9_.]+\w", path.read_text()
+            r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z0-9_.]+\w",
+            path.read_text(),
         ):
             module = name.startswith("eval.") and (REPO / f"{name.replace('.', '/')}.py").is_file()
             if not module and not name.endswith((".py", ".md", ".yaml", ".txt")):
