@@ -49,13 +49,17 @@ def test_same_samples_however_they_are_drawn(tmp_path):
     assert run.main(toy(again, "--token-budget", 600)) == 0
     assert samples(again) == drawn and known.metrics(again) == known.metrics(whole)
 
-    process = known.start(toy(stopped, "--token-budget", 100))  # two or three at a time
-    deadline = time.monotonic() + 60
-    while len(known.rows(stopped, "test")) < 10 and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(60)
-    before = samples(stopped)
+    for _ in range(5):  # where this process has to wait for its turn, the other may be done before it is stopped
+        shutil.rmtree(stopped, ignore_errors=True)
+        process = known.start(toy(stopped, "--token-budget", 100))  # two or three at a time
+        deadline = time.monotonic() + 60
+        while len(known.rows(stopped, "test")) < 10 and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        before = samples(stopped)
+        if len(before) < 12 * 9:
+            break
     assert process.exitcode == 130 and 10 <= len(before) < 12 * 9
     assert run.main(toy(stopped)) == 0
     assert samples(stopped) == drawn and known.metrics(stopped) == known.metrics(whole)
