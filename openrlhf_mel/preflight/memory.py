@@ -16,7 +16,7 @@ BF16, FP32 = 2, 4
 # DeepSpeed's defaults, which upstream leaves as they are ("auto"), in elements.
 _BUCKET = 500_000_000  # reduce_bucket_size
 _LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of use
-NLL_CHUNK = 256  # positions whose logits the NLL holds at once, at most
+NLL_CHUNK = 128  # `head.CHUNK`, which is not read from there: it would import torch
 # Assumed: CUDA context, cuBLAS and NCCL of a training process.
 _PROCESS = 1.5 * GIB
 # Measured on an H100 with vLLM 0.19 (docs/preflight.md): within its share, activations and what torch does not count ...

@@ -3,6 +3,8 @@
 The fast part of it; what every CPU can run is in `test_objective_matrix`.
 """
 
+import gc
+
 import pytest
 import torch
 from e2e_cpu import agreement, nursery, oracle, ranks
@@ -89,6 +91,28 @@ STEPS = {
 def test_gradient(folder, name):
     count, each = (CASES | SLOW)[name]
     agreement.check(folder, each, count)
+
+
+def no_logits_left(data):
+    """Every NLL begins with none of the policy's (tokens, vocabulary) matrices in memory, whoever may hold them."""
+    from openrlhf_mel.upstream.policy_actor import JointTrainer
+
+    internalize = JointTrainer.internalize
+
+    def checked(self):
+        gc.collect()
+        held = [
+            t.shape for t in gc.get_objects() if torch.is_tensor(t) and t.dim() == 3 and t.size(-1) == oracle.VOCABULARY
+        ]
+        assert not held, f"still in memory: {held}"
+        internalize(self)
+
+    JointTrainer.internalize = checked
+
+
+@pytest.mark.parametrize("flags", [(), DYNAMIC], ids=["padded", "dynamic"])
+def test_the_policys_logits_are_gone_when_the_nll_is_learned(folder, flags):
+    agreement.check(folder, case(*flags, rollouts=(Rollout(meta=5),), fault=no_logits_left))
 
 
 @pytest.fixture(scope="module")

@@ -174,6 +174,7 @@ def test_one_candidates_failure_leaves_the_others_alone():
 
     ms = construct(Half(), group(scores=(1.0, 1.0, 0.0), texts=("r1", "r2", "w")), pairs_per_question=2)
     assert sorted(m.reason or "" for m in ms) == ["", "generation_error"]
+    assert {m.reason: m.error for m in ms}["generation_error"].startswith("RuntimeError: ")
 
 
 def test_no_barrier_between_groups():

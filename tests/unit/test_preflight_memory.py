@@ -57,7 +57,7 @@ def test_logits_by_temperature_and_entropy():
 
 def test_the_nll_holds_logits_of_a_chunk_alone():
     nll = training_pass(plan(), 10_000, nll=True)
-    assert nll[memory.LOGITS] <= 14 * 151_936 * 256
+    assert nll[memory.LOGITS] <= 14 * 151_936 * 128
     # its worse peak is within a layer: 36 inputs of 2 x 4096, one layer of 215,336, and 4 x 12288 + 3 x 4096 in flight
     assert nll[memory.ACTIVATIONS] == (36 * 8192 + 215_336 + 61_440) * 10_000
 
@@ -201,3 +201,9 @@ def test_remedies_lead_downwards_and_end_when_they_suffice(it, limit):
     assert all(v > limit * GIB for v in left[:-1])
     if memory.peak(it) <= limit * GIB:
         assert left == []
+
+
+def test_the_nll_holds_as_many_logits_as_the_head_makes():
+    from openrlhf_mel import head
+
+    assert memory.NLL_CHUNK == head.CHUNK

@@ -1,0 +1,68 @@
+"""The entry's hold on a run's folder: locks, what may not change under a run, and an end that was cut short."""
+
+import errno
+import fcntl
+import json
+
+import pytest
+
+from openrlhf_mel import runlog, train
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.upstream.settings import resolve
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"input": "1 + 1?", "label": "2"}\n')
+    sizes = ["--rollout.batch_size=1", "--rollout.n_samples_per_prompt=4", "--train.batch_size=4"]
+    files = [f"--data.prompt_dataset={tmp_path}/train.jsonl", f"--mel.run_dir={tmp_path}/run"]
+    other = ["--actor.model_name_or_path=m", "--data.label_key=label", "--mel.runtime=cpu", "--ckpt.load_enable"]
+    return resolve(None, [*sizes, *files, *other])
+
+
+def manifest(settings):
+    return json.loads((settings.run_dir / runlog.MANIFEST).read_text())
+
+
+def test_a_second_process_in_one_folder_is_refused(settings):
+    with (
+        train._begin(settings.run_dir, settings),
+        pytest.raises(UserError, match="another process is running in it"),
+        train._begin(settings.run_dir, settings),
+    ):
+        pass
+
+
+def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with train._begin(settings.run_dir, settings):
+        assert manifest(settings)["finished"] is None
+    assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_only_with_the_data_that_it_began_with(settings, tmp_path):
+    with train._begin(settings.run_dir, settings):
+        first = manifest(settings)
+    with train._begin(settings.run_dir, settings):
+        assert manifest(settings)["started"] == first["started"] and len(manifest(settings)["resumed"]) == 1
+    (tmp_path / "train.jsonl").write_text('{"input": "1 + 2?", "label": "3"}\n')
+    with pytest.raises(UserError, match=r"content of data\.prompt_dataset has changed since the run began"):
+        train._begin(settings.run_dir, settings).__enter__()
+    assert manifest(settings)["data_sha256"] == first["data_sha256"]
+
+
+def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
+    """Killed after the model had its name and before the manifest said so, the run is resumed, and saves the model anew."""
+    with train._begin(settings.run_dir, settings):
+        for content in ("first", "second"):
+            partial = settings.run_dir / "model.partial"
+            partial.mkdir()
+            (partial / "config.json").write_text(content)
+            train._finish(settings.run_dir)
+    assert (settings.run_dir / "model" / "config.json").read_text() == "second" and manifest(settings)["finished"]
+    assert not (settings.run_dir / "model.partial").exists()
