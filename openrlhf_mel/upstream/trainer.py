@@ -47,7 +47,8 @@ class MELSteps:
             super().fit(*args, **kwargs)
         except Stopped:
             self._save_unsaved()
-            (self.run_dir / runlog.STOP).replace(self.run_dir / runlog.STOPPED)
+            (self.run_dir / runlog.STOPPED).touch()
+            (self.run_dir / runlog.STOP).unlink(missing_ok=True)
             raise
 
     def init_checkpoint_states(self) -> dict[str, Any]:
@@ -122,11 +123,8 @@ class MELSteps:
             return
         step, client_states = self._unsaved
         # Upstream's own saving, with what it adds to the states, at a step at which it would not save or log.
-        every, self.args.ckpt.save_steps = self.args.ckpt.save_steps, 1
-        logged, self.args.logger.logging_steps = self.args.logger.logging_steps, float("inf")
+        self.args.ckpt.save_steps, self.args.logger.logging_steps = 1, float("inf")
         super().save_logs_and_checkpoints(step, {}, client_states)
-        self.args.ckpt.save_steps, self.args.logger.logging_steps = every, logged
-        self._unsaved = None
 
     def _rows(self, candidates: list[MetaExperience], global_step: int) -> list[Row]:
         kept = [m for m in candidates if m.kept]
