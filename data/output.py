@@ -116,16 +116,24 @@ class OutputFolder:
                 if _owner_is_gone(left.name.removeprefix(_ASIDE)):
                     shutil.rmtree(left, ignore_errors=True)
             self._aside.mkdir()
+            return self
         except OSError as error:
+            self._tidy()
             raise UserError(
                 f"--output-dir {self.folder}: {error.strerror}: {error.filename}; name a folder that can be written"
             ) from None
-        return self
+        except BaseException:  # an interrupt before `with` has begun: there is no `__exit__` for it
+            self._tidy()
+            raise
 
     def __exit__(self, *_: object) -> None:
+        self._tidy()
+
+    def _tidy(self) -> None:
         shutil.rmtree(self._aside, ignore_errors=True)
-        if self._made and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if self._made:
+            with contextlib.suppress(OSError):  # it holds something, or it was never made
+                self.folder.rmdir()
 
 
 def _owner_is_gone(name: str) -> bool:

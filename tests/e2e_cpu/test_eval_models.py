@@ -55,7 +55,8 @@ def test_same_samples_however_they_are_drawn(tmp_path):
         deadline = time.monotonic() + 60
         while len(known.rows(stopped, "test")) < 10 and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGINT)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
         process.join(60)
         before = samples(stopped)
         if len(before) < 12 * 9:

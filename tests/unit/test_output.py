@@ -57,6 +57,23 @@ def test_an_error_leaves_no_folder_that_was_not_there(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("made", [1, 2])
+def test_an_interrupt_right_after_a_folder_is_made(tmp_path, monkeypatch, made):
+    """The output folder, then the one aside: `with` has not begun, and both go all the same."""
+    mkdir, calls = Path.mkdir, []
+
+    def interrupted(self, *args, **kwargs):
+        mkdir(self, *args, **kwargs)
+        calls.append(self)
+        if len(calls) == made:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), OutputFolder(tmp_path / "new"):
+        pass
+    assert len(calls) == made and names(tmp_path) == []
+
+
 def test_the_manifest_is_missing_while_files_are_renamed(tmp_path, monkeypatch):
     """In this order: away with the old manifest, the files, the new manifest."""
     with OutputFolder(tmp_path) as output:
