@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import signal
@@ -59,7 +60,13 @@ def run(work: Callable[[], T], report: Callable[[T], object] = lambda _: None, a
 def progress(what: str, total: int | None, unit: str) -> tqdm:
     """A progress bar on standard error; in a log file a line every ten seconds at most."""
     interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(total=total, desc=f"{what:<18}", unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+    return _Bar(total=total, desc=f"{what:<18}", unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+
+
+class _Bar(tqdm):
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # an interrupt while it was being made: there is nothing to close yet
+            super().__del__()
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ import pytest
 REPO = "openai/gsm8k"
 PATHS = re.compile(rf"(?:/api)?/datasets/{REPO}(?:/(revision|tree|resolve)/([^/?]+)/?([^?]*))?(?:\?.*)?$")
 NEWEST, OLDER = "a1" * 20, "b2" * 20
+pytestmark = pytest.mark.timeout(400)
 TEST_ROWS = 1319  # as many as prepare_benchmarks.py expects
 CARD = """---
 configs:
@@ -142,7 +143,7 @@ def prepare(hub, command, tmp_path):
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
     env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # else other servers may be asked
     own_folder = ("--output-dir", tmp_path / "out")
-    return lambda *argv, **options: command(sys.executable, *argv, *own_folder, limit=60, env=env, **options)
+    return lambda *argv, **options: command(sys.executable, *argv, *own_folder, limit=150, env=env, **options)
 
 
 def read(path: Path, question: str, answer: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from typing import Any
 from scripted_server import Answer
 
 from data.output import OutputFolder, json_lines, question_id
-from eval import run
+from eval import grading, run
 from eval.settings import seed_of
 
 # Of each question the greedy response and twelve sampled ones, of which a run of `--n 8` draws the first eight:
@@ -149,6 +149,7 @@ def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
 
 
 def _main(arguments: list[str]) -> None:
+    grading._LAST_S = 60  # as long as it takes: what had come before an interrupt is graded on a slow machine as well
     sys.exit(run.main(arguments))
 
 

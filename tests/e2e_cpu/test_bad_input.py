@@ -4,10 +4,11 @@ import json
 import os
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(220)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ mel: {{runtime: cpu}}
 
 @pytest.fixture
 def refused(world, command):
-    def run(message, *flags, env=None, before="", limit=60):
+    def run(message, *flags, env=None, before="", limit=150):
         run_dir = world / "out"
         argv = [sys.executable, "-m", "openrlhf_mel.train"]
         if before:  # a line of Python that runs first, in the same process
@@ -67,6 +68,23 @@ def test_folder_that_is_no_model(refused, world):
 def test_model_with_code_of_its_own(refused, world):
     (world / "model" / "config.json").write_text('{"auto_map": {"AutoModel": "evil.Model"}}')
     refused("auto_map", "--mel.enable=true")
+
+
+@pytest.mark.parametrize("part", ["vision_config", "audio_config", "thinker_config"])
+def test_model_of_more_than_text(world, part):
+    """Also where its own code is trusted."""
+    from openrlhf_mel.errors import UserError
+    from openrlhf_mel.upstream import preflight
+
+    config = {"model_type": "qwen3_vl", part: {"hidden_size": 8}}
+    (world / "model" / "config.json").write_text(json.dumps(config))
+    settings = SimpleNamespace(
+        upstream={"actor.model_name_or_path": str(world / "model")}, mel=SimpleNamespace(trust_remote_code=True)
+    )
+    with pytest.raises(UserError, match=f"model_name_or_path .*config.json has {part}: .*pass a text-only checkpoint"):
+        preflight.check_model(settings)
+    (world / "model" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    preflight.check_model(settings)
 
 
 def test_missing_data(refused, world):
@@ -136,7 +154,7 @@ def test_ray_that_cannot_start(refused):
 def test_ray_address_of_something_else(refused):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        refused("it did not answer as a Ray cluster", env={"RAY_ADDRESS": address}, limit=85)
+        refused("it did not answer as a Ray cluster", env={"RAY_ADDRESS": address}, limit=180)
 
 
 def test_configuration_that_is_no_text(refused, world):
@@ -157,7 +175,7 @@ def test_folder_of_another_run(world, command):
     (world / "out" / "thesis.tex").write_text("mine")
     done = command(
         sys.executable, "-m", "openrlhf_mel.train", "--config", world / "run.yaml", "--mel.run_dir", world / "out",
-        limit=60,
+        limit=150,
     )  # fmt: skip
     assert done.returncode == 2 and "not a run of this package" in done.stderr
     assert [p.name for p in (world / "out").iterdir()] == ["thesis.tex"]
@@ -166,7 +184,7 @@ def test_folder_of_another_run(world, command):
 def test_dry_run_needs_neither_model_nor_data_nor_ray(world, command):
     flags = ["--actor.model_name_or_path=no/model", "--data.prompt_dataset=none.jsonl", "--dry-run"]
     done = command(
-        sys.executable, "-m", "openrlhf_mel.train", "--config", world / "run.yaml", *flags, limit=30,
+        sys.executable, "-m", "openrlhf_mel.train", "--config", world / "run.yaml", *flags, limit=100,
         env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
     )  # fmt: skip
     assert done.returncode == 0 and done.stderr == ""
@@ -178,8 +196,8 @@ def test_dry_run_needs_neither_model_nor_data_nor_ray(world, command):
 def test_help_shows_every_option(command):
     from openrlhf_mel import config
 
-    done = command(sys.executable, "-m", "openrlhf_mel.train", "--help", limit=30)
+    done = command(sys.executable, "-m", "openrlhf_mel.train", "--help", limit=100)
     assert done.returncode == 0
     assert all(f"--mel.{name} " in done.stdout for name in config.option_names())
-    done = command(sys.executable, "-m", "openrlhf_mel.train", "--help-upstream", limit=30)
+    done = command(sys.executable, "-m", "openrlhf_mel.train", "--help-upstream", limit=100)
     assert "--rollout.n_samples_per_prompt" in done.stdout

@@ -15,7 +15,7 @@ from scripted_server import Answer, ScriptedServer
 from data.output import question_id
 from eval import regrade, run
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(300)
 NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there, and nothing is to be sent there
 SECRET = "sk-marker-5f0e1d2c3b4a"
 
@@ -242,7 +242,7 @@ def test_full_disk(data, out, command):
 
     with ScriptedServer(long) as server:
         argv = [sys.executable, "-m", "eval.run", *known.command(server.url, data, out)]
-        done = command(*argv, limit=60, **full_disk(100_000))
+        done = command(*argv, limit=120, **full_disk(100_000))
         error = done.stderr.splitlines()[-1]
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert error.startswith(f"error: {out}/samples/") and f"samples that were written to {out} stay" in error
@@ -258,7 +258,7 @@ def test_full_disk(data, out, command):
         assert len(ids) == len(set(ids)) == 153
         # Nor is anything lost where there is no room for the results.
         before = known.snapshot(out)
-        done = command(*argv, limit=60, **full_disk(10))
+        done = command(*argv, limit=120, **full_disk(10))
         assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
         assert known.snapshot(out) | before == known.snapshot(out)
         assert known.evaluate(server.url, data, out) == 0
@@ -271,7 +271,7 @@ def test_full_disk(data, out, command):
 def test_key_is_told_to_the_server_alone(data, out, command, monkeypatch, capfd):
     with ScriptedServer(known.script()) as server:
         argv = [sys.executable, "-m", "eval.run", *known.command(server.url, data, out)]
-        done = command(*argv, limit=60, env=os.environ | {"OPENAI_API_KEY": SECRET})
+        done = command(*argv, limit=120, env=os.environ | {"OPENAI_API_KEY": SECRET})
         assert done.returncode == 0
         assert {headers.get("Authorization") for headers in server.headers} == {f"Bearer {SECRET}"}
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)

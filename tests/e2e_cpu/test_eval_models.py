@@ -14,7 +14,7 @@ from e2e_cpu import known_answers as known
 from eval import run
 from openrlhf_mel.prompts import fill_question, read_question_template
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(300)
 TOY = Path(__file__).parents[2] / "data" / "toy"
 TEMPLATES = TOY / "templates"
 

@@ -10,7 +10,7 @@ from scripted_server import FAULTS, Faults, ScriptedServer
 from eval import regrade
 from openrlhf_mel.prompts import DEFAULT_DIR
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(300)
 ALL = 153  # samples of the two benchmarks: 17 questions, a greedy and eight sampled responses each
 
 

@@ -10,7 +10,7 @@ from openrlhf_mel import config
 from openrlhf_mel.config import MELConfig
 from openrlhf_mel.cpu import standins
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 ARGS = SimpleNamespace(
     actor=SimpleNamespace(),
     algo=SimpleNamespace(
@@ -78,17 +78,27 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
     from openrlhf_mel.upstream import samples
 
     seen(engine)
-    made, *_ = generator(["slow one", "a", "b", "c"]).generate_samples(max_len=4000, max_new_tokens=100)
+    made, *_ = generator(["slow until 3", "a", "b", "c"]).generate_samples(max_len=4000, max_new_tokens=100)
     events = seen(engine)
     finished = {p: t for t, kind, p in events if kind == "rollout"}
     slow = next(t for p, t in finished.items() if "slow" in p)
     early = [t for t, kind, p in events if kind in ("analysis", "replay") and "slow" not in p]
     assert len(early) == 6 and max(early) < slow  # three questions went through M and replay before the slow rollout
     groups, candidates = samples.collect(made)
-    assert {g.question for g in groups} == {"slow one", "a", "b", "c"}
+    assert {g.question for g in groups} == {"slow until 3", "a", "b", "c"}
     assert len(candidates) == 4 and all(m.kept for m in candidates)
     assert all(m.replays == [f"\\boxed{{{m.group.answer}}}"] for m in candidates)
     assert len(made) == 16
+
+
+def test_an_m_that_did_not_end_by_itself_is_truncated(generator):
+    """By vLLM's other reasons to finish a request; a stop token is "stop", as the end token is."""
+    from openrlhf_mel.upstream import samples
+
+    made, *_ = generator(["[length]", "[abort]", "[error]", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
+    assert {m.group.question: m.reason for m in samples.collect(made)[1]} == {
+        "[length]": "truncated", "[abort]": "truncated", "[error]": "truncated", "a": None,
+    }  # fmt: skip
 
 
 def test_only_mixed_groups_are_constructed(engine, generator):
@@ -151,7 +161,7 @@ def test_a_group_and_its_experiences_survive_a_queue(generator):
 def test_construction_is_over_before_the_engines_sleep(engine, generator):
     seen(engine)
     vllm = SimpleNamespace(enable_sleep=True)
-    generator(["slow one", "a", "b"], vllm=vllm).generate_samples(max_len=4000, max_new_tokens=100)
+    generator(["slow until 2", "a", "b"], vllm=vllm).generate_samples(max_len=4000, max_new_tokens=100)
     kinds = [kind for _, kind, _ in seen(engine)]
     assert kinds[0] == "wake" and kinds[-1] == "sleep" and kinds.count("wake") == kinds.count("sleep") == 1
     assert kinds.count("analysis") == kinds.count("replay") == 3

@@ -1,5 +1,6 @@
 """The training set's command on a machine that fails: a full disk, signals, kills, an output that nobody takes."""
 
+import gc
 import json
 import os
 import resource
@@ -10,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
+
+from data import command as data_command
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -49,12 +53,30 @@ def test_a_full_disk(prepare, command, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_tidy_up(prepare, tmp_path, number):
     process = subprocess.Popen(prepare(80_000), cwd=REPO, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out").exists():
+    while not (tmp_path / "out").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_while_a_bar_is_made_is_all_that_is_said(monkeypatch):
+    """tqdm would close what it has half made, and fail over it on standard error."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(tqdm, "_get_free_pos", interrupted)
+    try:
+        data_command.progress("reading", 7, "rows")
+    except KeyboardInterrupt:
+        gc.collect()
+    else:
+        pytest.fail("it was not interrupted")
+    assert said == []
 
 
 def test_kills_at_any_moment(prepare, tmp_path):

@@ -74,8 +74,11 @@ def test_a_missing_input_folder_or_number_is_named(tmp_path: Path) -> None:
     for arguments, said in (
         (("--input", tmp_path / "none.jsonl", "--output", tmp_path / "o"), "--input: no file"),
         (("--input", source, "--output", tmp_path / "none" / "o"), "--output: no folder"),
-        (("--input", source, "--output", tmp_path / "o", "--workers", "0"), "workers: found 0, expected at least 1"),
-        (("--input", source, "--output", tmp_path / "o", "--timeout", "-1"), "timeout_s: found -1.0"),
+        (("--input", source, "--output", tmp_path / "o", "--workers", "0"), "--workers 0: expected at least 1"),
+        (
+            ("--input", source, "--output", tmp_path / "o", "--timeout", "-1"),
+            "--timeout -1: expected a number of seconds above 0",
+        ),
     ):
         result = run(*arguments)
         assert result.returncode == 2

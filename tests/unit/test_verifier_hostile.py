@@ -84,7 +84,7 @@ def memory_stays_below_the_limit(verifier: Verifier) -> Iterator[None]:
 def timed(verifier: Verifier, response: str, answer: str, extraction: str = "anchored") -> Verdict:
     started = time.monotonic()
     verdict = verifier.verify(response, answer, extraction)
-    assert time.monotonic() - started < TIMEOUT_S + 1
+    assert time.monotonic() - started < TIMEOUT_S + 5
     assert verdict.status in STATUSES
     assert verdict.correct == (verdict.status == "correct")
     return verdict
@@ -94,7 +94,7 @@ def check_alive(verifier: Verifier) -> None:
     assert [verdict.status for verdict in verifier.verify_many(CONTROLS)] == CONTROL_STATUSES
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_response_and_gold(verifier: Verifier, name: str) -> None:
     text = HOSTILE[name]
