@@ -11,5 +11,9 @@ class UserError(Exception):
         return "\n".join(self.args)
 
 
+class HeldError(UserError):
+    """Another process holds what this one needs. It may be over in a while: the entry's exit code is 69."""
+
+
 class Stopped(Exception):
     """A stop was asked for (the file `stop` in the run's folder). What is done so far is saved before it goes up."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from eval.backends.model_folder import Encoder, fingerprint, first_line, locate
+from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate
 from eval.backends.vllm_worker import ROWS, Done, Job
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
@@ -28,7 +28,8 @@ _LAST_WORDS = 4000  # bytes of a dead worker's output
 
 
 class VLLMBackend:
-    """A model in vLLM. The engines start when the first response is asked for.
+    """A model in vLLM. The engines start when the first response is asked for, and hold what that takes: a model's whole
+    context (131,072 tokens of Qwen2.5-32B) may be more KV cache than a GPU has left.
 
     Each request has its own seed. Prefix caching is off. What the model's generation_config.json says of sampling
     (`top_k`, penalties) is not followed.
@@ -73,6 +74,7 @@ class VLLMBackend:
             "trust_remote_code": trust_remote_code,
         }
         self._workers: list[_Worker] = []
+        self._context = 0  # of the engines that run
         self._encoder: Encoder | None = None
         self._keys = itertools.count()
 
@@ -91,9 +93,12 @@ class VLLMBackend:
         """See `records.Backend`. Each engine is given the next request when it has room, so all are busy to the end."""
         if not requests:
             return
-        if not self._workers:
-            self._start()
+        self._encoder = self._encoder or self._read_tokenizer()
         prompts = self._encoder.encode(requests, sampling.max_tokens)
+        needed = max(map(len, prompts)) + sampling.max_tokens
+        if not self._workers or needed > self._context:
+            self.close()
+            self._start(needed)
         waiting = zip(requests, prompts, strict=True)
         pending: dict[int, tuple[_Worker, Request, int]] = {}
         try:
@@ -125,21 +130,26 @@ class VLLMBackend:
         for worker in workers:
             worker.end()
 
-    def _start(self) -> None:
+    def _read_tokenizer(self) -> Encoder:
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
         except Exception as error:  # a damaged file shows itself in many ways
             raise BackendError(f"--model {self._model_name}: no tokenizer: {first_line(error)}") from error
+        return Encoder(tokenizer, self._chat, context_of(self._folder))
+
+    def _start(self, context: int) -> None:
+        """Engines that hold sequences of `context` tokens."""
         try:
             for gpus in self._gpus:
-                self._workers.append(_Worker(gpus, self._engine, self._options))
-            contexts = [worker.receive_context() for worker in self._workers]
+                self._workers.append(_Worker(gpus, self._engine, self._options | {"context": context}))
+            for worker in self._workers:
+                worker.wait_until_ready()
         except BaseException:  # an interrupt as well: the others would go on loading
             self.close()
             raise
-        self._encoder = Encoder(tokenizer, self._chat, min(contexts))
+        self._context = context
 
     def _feed(
         self,
@@ -200,17 +210,16 @@ class _Worker:
         with suppress(OSError):
             self.connection.send(message)
 
-    def receive_context(self) -> int:
-        """The engine's context, once the engine is ready. Raises BackendError when the process dies before."""
+    def wait_until_ready(self) -> None:
+        """Until the engine takes jobs. Raises BackendError when the process dies before."""
         while not self.connection.poll(1):
             if not self.alive():
                 raise self.error()
         try:
-            context = self.connection.recv()
+            self.connection.recv()
         except (EOFError, OSError):
             raise self.error() from None
         self._ready = True
-        return context
 
     def receive(self) -> list[Done]:
         """All that has come."""

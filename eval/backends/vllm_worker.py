@@ -35,9 +35,7 @@ class Done(NamedTuple):
 
 
 class Engine(Protocol):
-    """What a worker asks of an engine. `context`: the most tokens of prompt and response together."""
-
-    context: int
+    """What a worker asks of an engine."""
 
     def add(self, job: Job) -> None:
         """Take a job."""
@@ -56,8 +54,16 @@ class VLLMEngine:
     """vLLM's own engine: all that is taken from vLLM."""
 
     def __init__(
-        self, *, model: str, tensor_parallel: int, dtype: str, gpu_memory: float, trust_remote_code: bool
+        self,
+        *,
+        model: str,
+        tensor_parallel: int,
+        dtype: str,
+        gpu_memory: float,
+        trust_remote_code: bool,
+        context: int,
     ) -> None:
+        """`context`: the most tokens of prompt and response together."""
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -69,6 +75,7 @@ class VLLMEngine:
                 dtype=dtype,
                 gpu_memory_utilization=gpu_memory,
                 trust_remote_code=trust_remote_code,
+                max_model_len=context,
                 max_num_seqs=ROWS,
                 # A prompt's cached part is computed in other shapes than a new one: that can turn a greedy response.
                 enable_prefix_caching=False,
@@ -76,7 +83,6 @@ class VLLMEngine:
                 seed=0,
             )
         )
-        self.context = self._engine.model_config.max_model_len
 
     def add(self, job: Job) -> None:
         params = self._params(
@@ -113,15 +119,15 @@ def run(fd: int, factory: str) -> None:
     Args:
         factory: `module:name` of what makes the engine from the options that the owner sends first.
 
-    The owner sends a Job at a time, "abort" to have all of them forgotten, and None to end. It receives the engine's
-    context once the engine is ready, then lists of Done. What goes wrong ends the process, with a traceback.
+    The owner sends a Job at a time, "abort" to have all of them forgotten, and None to end. It receives "ready" once the
+    engine is, then lists of Done. What goes wrong ends the process, with a traceback.
     """
     os.set_inheritable(fd, False)
     with Connection(fd) as owner:
         options: dict[str, Any] = owner.recv()
         module, name = factory.split(":")
         engine: Engine = getattr(importlib.import_module(module), name)(**options)
-        owner.send(engine.context)
+        owner.send("ready")
         try:
             _serve(owner, engine)
         except EOFError:

@@ -1,10 +1,11 @@
-"""Is this node fit to run on? Prints one line: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON.
+"""Is this node fit to run on? Prints one line: NAME ok ADDRESS PORT VERSIONS, NAME bad REASON, or NAME shared REASON.
 
 check_nodes (nodes.sh) runs it on every node of the allocation before anything else, and says what it says.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import platform
@@ -24,6 +25,8 @@ _PACKAGES = ("openrlhf", "torch", "vllm", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports
 # Below a session's folder in it Ray makes sockets, whose whole path may have 107 characters.
 _LONGEST_TMP = 107 - len("/mel-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+# What other nodes would find as well. Not EIO, ESTALE and the like, which are this node's mount.
+_SHARED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 # Seen by torch is not enough: a GPU that fell off the bus, or is held by another job, fails when it is used.
 _PROBE = """
 import torch
@@ -37,6 +40,10 @@ class Unfit(Exception):
     """What is wrong with the node."""
 
 
+class Shared(Exception):
+    """What is wrong with something that nodes share: another node would be no better."""
+
+
 def check_shared_folder() -> None:
     """The batch script has written a mark where all nodes should see it."""
     path = Path(os.environ["MEL_LOG_DIR"], "mark")
@@ -45,7 +52,10 @@ def check_shared_folder() -> None:
         if path.exists() and path.read_text().strip() == os.environ["MEL_MARK"]:
             return
         time.sleep(0.5)
-    raise Unfit(f"does not see {path}: the project must lie on a file system that all nodes share")
+    # A job's only node has written it itself.
+    raise (Shared if os.environ["MEL_NODES"] == "1" else Unfit)(
+        f"does not see {path}: the project must lie on a file system that all nodes share"
+    )
 
 
 def check_disk() -> None:
@@ -53,31 +63,39 @@ def check_disk() -> None:
     folder = os.environ["MEL_TMP"]
     if len(folder) > _LONGEST_TMP:
         raise Unfit(f"MEL_TMP={folder}: longer than {_LONGEST_TMP} characters, too long for Ray's sockets")
-    for name, least in ((folder, "MEL_MIN_FREE_GB"), (os.environ.get("MEL_RUN_DIR"), "MEL_RUN_FREE_GB")):
-        if not name:
-            continue
-        try:
-            free = shutil.disk_usage(name).free / 1e9
-            with tempfile.TemporaryFile(dir=name) as file:  # a quota, or a disk that is read only
-                file.write(b"0" * 2**20)
-        except OSError as error:
-            raise Unfit(f"{name}: cannot be written: {error.strerror}") from None
-        # A run that is taken up has made its first checkpoints already.
-        share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
-        if free < float(os.environ[least]) * share:
-            raise Unfit(
-                f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})"
-            )
+    check_room(folder, "MEL_MIN_FREE_GB", shared=False)
+    if run_dir := os.environ.get("MEL_RUN_DIR"):
+        check_room(run_dir, "MEL_RUN_FREE_GB", shared=True)
 
 
-def check_gpus() -> None:
+def check_room(name: str, least: str, shared: bool) -> None:
+    """A folder that can be written, and has the free GB that the variable `least` asks for."""
+    try:
+        free = shutil.disk_usage(name).free / 1e9
+        with tempfile.TemporaryFile(dir=name) as file:  # a quota, or a disk that is read only
+            file.write(b"0" * 2**20)
+    except OSError as error:
+        kind = Shared if shared and error.errno in _SHARED else Unfit
+        raise kind(f"{name}: cannot be written: {error.strerror}") from None
+    # A run that is taken up has made its first checkpoints already.
+    share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
+    if free < float(os.environ[least]) * share:
+        raise (Shared if shared else Unfit)(
+            f"{name}: {free:.1f} GB free, expected {float(os.environ[least]) * share:.0f} or more ({least})"
+        )
+
+
+def check_gpus(deadline: float) -> None:
     """Each GPU that the job was given works. MEL_GPU_PROBE is a command whose last line is their number."""
     if not this_node.GPUS:
         return
     probe = shlex.split(os.environ.get("MEL_GPU_PROBE", "")) or [sys.executable, "-c", _PROBE]
+    patience = max(1.0, deadline - time.monotonic())
     try:
-        found = subprocess.run(probe, capture_output=True, text=True, timeout=120)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        found = subprocess.run(probe, capture_output=True, text=True, timeout=patience)
+    except subprocess.TimeoutExpired:
+        raise Unfit(f"the GPUs could not be counted within {patience:.0f} s (MEL_CHECK_S)") from None
+    except OSError as error:
         raise Unfit(f"the GPUs could not be counted: {error}") from None
     said = found.stdout.strip().splitlines()[-1:]
     if found.returncode or not said or not said[0].strip().isdigit():
@@ -120,15 +138,17 @@ def free_ports(address: str, job: int) -> int:
 
 def main() -> int:
     """Print the node's line."""
+    deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) - 10  # to be heard before srun is ended
     try:
         check_shared_folder()
         check_disk()
-        check_gpus()
+        check_gpus(deadline)
         address = this_node.address()
         job = int(re.sub(r"\D", "", os.environ["SLURM_JOB_ID"]))
         print(this_node.NAME, "ok", address, free_ports(address, job), versions())
-    except (Unfit, LookupError) as error:
-        print(this_node.NAME, "bad", str(error).replace("\n", " "))
+    except (Unfit, Shared, LookupError) as error:
+        word = "shared" if isinstance(error, Shared) else "bad"
+        print(this_node.NAME, word, str(error).replace("\n", " "))
     return 0
 
 

@@ -5,12 +5,15 @@
 evaluate() {
     local status=0
     begin_job
-    check_nodes || fail "this node is not fit to evaluate on"
+    if ! check_nodes; then
+        requeue_if_asked
+        fail "this node is not fit to evaluate on"
+    fi
     ((STOPPING)) && requeue
     on "$HEAD"
     run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/evaluate.py "$@" || status=$?
     ((status)) || { say "finished"; return; }
-    ((CANCELLED)) && ! timed_out && exit 143
-    ((STOPPING)) && requeue
+    is_cancelled && exit 143
+    requeue_if_asked
     fail "the evaluation ended with exit code $status"
 }

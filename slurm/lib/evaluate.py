@@ -49,6 +49,28 @@ class Part:
 
 def main(argv: list[str]) -> int:
     """Evaluate this element's parts. Returns the exit code of eval.run where it is not 0."""
+    with private_caches():
+        return evaluate(argv)
+
+
+@contextlib.contextmanager
+def private_caches() -> Iterator[None]:
+    """The job's folder of what is compiled (site.sh): begun anew, since a kill leaves locks in it; removed at the end."""
+    job, base = os.environ.get("SLURM_JOB_ID"), os.environ.get("MEL_TMP")
+    if not (job and base):
+        yield
+        return
+    folder = Path(base, f"mel-{job}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def evaluate(argv: list[str]) -> int:
+    """See `main`."""
     try:
         flags, over, seeds = read(argv)
         options = arguments.parser().parse_args(flags)

@@ -5,20 +5,25 @@
 #   begin_job
 #
 # Names in capitals are shared by the files of this folder:
-NODES=()     # the job's nodes, by name
-BAD=()       # those that the last check found unfit
-HEAD=''      # the first, where the batch script itself runs
-JOB=''       # the job's id, of an array the element's
-ATTEMPT=0    # restarts so far
-LOG_DIR=''   # logs of this attempt
-LAUNCH=()    # words before a command, see on()
-RUN_DIR=''   # the run that is trained
-RAY_STEPS=() # what holds Ray
-CHILD=''     # the process that is waited for
-STOPPING=0   # asked to save and come back
-CANCELLED=0  # ended by someone else
-ENDING=0     # Ray is being ended
-STOPPED=75   # the trainer's exit code after it has found the stop file and saved
+NODES=()           # the job's nodes, by name
+BAD=()             # those that the last check found unfit
+SHARED=0           # the last check found what is at fault on no one node
+HEAD=''            # the first, where the batch script itself runs
+JOB=''             # the job's id, of an array the element's
+ATTEMPT=0          # restarts so far
+LOG_DIR=''         # logs of this attempt
+LAUNCH=()          # words before a command, see on()
+PREFLIGHT_FLAGS=() # what the site's GPUs and nodes are
+RUN_DIR=''         # the run that is trained
+RAY_STEPS=()       # what holds Ray
+CHILD=''           # the process that is waited for
+STOPPING=0         # asked to save and come back
+CANCELLED=0        # ended by someone else
+ENDING=0           # Ray is being ended
+REFUSED=2          # exit codes of the trainer: bad input,
+HELD=69            # another process holds the run's folder,
+STOPPED=75         # it has found the stop file and saved
+MOST_LEFT_OUT=3    # nodes that one job may find unfit and leave out
 set -uo pipefail
 
 say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
@@ -36,10 +41,13 @@ fail() {
 . slurm/lib/eval.sh
 
 begin_job() {
+    watch_signals # first: an USR2 would end the script until then
     ATTEMPT=${SLURM_RESTART_COUNT:-0}
     # Of one element: `scontrol requeue` of its plain id may mean the whole array.
     JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     JOB=${JOB:-$SLURM_JOB_ID}
+    # Steps would take a 0, of --gpus-per-node=0 --gres=gpu:8, for their own and get none.
+    [[ ${SLURM_GPUS_PER_NODE:-} != 0 ]] || unset SLURM_GPUS_PER_NODE
     load_site
     LOG_DIR=$PWD/slurm/logs/$SLURM_JOB_NAME-$JOB/$ATTEMPT
     mkdir -p "$LOG_DIR" || fail "$LOG_DIR cannot be written"
@@ -49,7 +57,6 @@ begin_job() {
     HEAD=${NODES[0]}
     say "job $JOB, attempt $((ATTEMPT + 1)), on ${NODES[*]}; logs: $LOG_DIR"
     ((ATTEMPT <= MEL_MAX_REQUEUES)) || fail "restarted $ATTEMPT times, more than MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
-    watch_signals
 }
 
 # list NAME...: with commas between

@@ -1,20 +1,31 @@
 # shellcheck shell=bash
 # Is every node fit to run on? Sourced by job.sh.
 
-# Runs check_node.py on each node, within MEL_CHECK_S. Names what is wrong, node by node; 1 when anything is.
-# Leaves a line a node in $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON.
+# Runs check_node.py on each node, within MEL_CHECK_S. Names what is wrong, node by node; 1 when anything is. BAD are
+# the nodes to blame; SHARED is set by what is no node's fault, and would be found on others as well.
+# Leaves a line a node in $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON, or NAME shared REASON.
 check_nodes() {
-    local found=$LOG_DIR/nodes node status address port versions common='' code=0
-    BAD=()
-    echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark" # what a shared file system shows to every node
+    local found=$LOG_DIR/nodes answers node status address port versions common='' code=0
+    local -A at=()
+    BAD=() SHARED=0
+    if ! echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark"; then # what a shared file system shows to every node
+        say "error: $LOG_DIR cannot be written" >&2
+        SHARED=1
+        return 1
+    fi
     MEL_NODE_ADDRESSES=$(scontrol --oneliner show node "$SLURM_JOB_NODELIST" |
         sed -nE 's/^NodeName=(\S+) .*NodeAddr=(\S+) .*/\1=\2/p')
-    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT
+    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT MEL_NODES=${#NODES[@]}
     on "$(list "${NODES[@]}")"
-    timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/check_node.py >"$found" 2>"$found.err" || code=$?
+    answers=$(timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/check_node.py 2>"$found.err") || code=$?
+    echo "$answers" >"$found"
     for node in "${NODES[@]}"; do
-        read -r _ status address port versions < <(grep "^$node " "$found") || status=
-        if [[ $status == bad ]]; then
+        read -r _ status address port versions < <(grep "^$node " <<<"$answers") || status=
+        if [[ $status == shared ]]; then
+            say "error: node $node: $address $port $versions" >&2
+            SHARED=1
+            continue
+        elif [[ $status == bad ]]; then
             say "error: node $node: $address $port $versions" >&2
         elif [[ $status != ok ]]; then
             if ((code == 124 || code == 137)); then
@@ -23,14 +34,18 @@ check_nodes() {
                 say "error: node $node: no answer from $MEL_PYTHON there; srun's exit code is $code (see $found.err)" >&2
             fi
             tail -n 3 "$found.err" >&2
+        elif [[ -n ${at[$address]:-} ]]; then
+            say "error: nodes ${at[$address]} and $node: both are $address; set MEL_INTERFACE to the network between them" >&2
+            SHARED=1
+            continue
         elif [[ -n $common && $versions != "$common" ]]; then
             say "error: node $node: has $versions, but $HEAD has $common" >&2
         else
-            common=$versions
+            common=$versions at[$address]=$node
             continue
         fi
         BAD+=("$node")
     done
-    ((${#BAD[@]} == 0)) || return 1
+    ((!SHARED && ${#BAD[@]} == 0)) || return 1
     say "all nodes are fit: $common"
 }

@@ -6,9 +6,6 @@ start_ray() {
     local address port others
     read -r _ _ address port _ < <(grep "^$HEAD " "$LOG_DIR/nodes")
     export MEL_RAY_HEAD=$address:$port
-    # A kill during a compile leaves a lock, on which every later start would wait if it were in the home folder.
-    export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$MEL_TMP/mel-$SLURM_JOB_ID/torch}
-    export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$MEL_TMP/mel-$SLURM_JOB_ID/triton}
     say "starting Ray: the head on $HEAD, $MEL_RAY_HEAD"
     hold_ray "$HEAD" head & RAY_STEPS+=($!)
     await_ray "$HEAD"
@@ -37,7 +34,7 @@ await_ray() {
     run_child timeout --kill-after=10 $((MEL_RAY_S + 10)) "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/wait_for_ray.py \
         "$MEL_RAY_HEAD" "$MEL_RAY_S" "${joined[@]}" || status=$?
     ((status)) || return 0
-    ((STOPPING)) && requeue
+    requeue_if_asked
     for node in "$@"; do
         [[ -s $LOG_DIR/ray-$node.log ]] && tail -n 5 "$LOG_DIR/ray-$node.log" | sed "s/^/$node: /" >&2
     done

@@ -29,12 +29,38 @@ run_child() {
     return "$status"
 }
 
+# What Slurm knows of this job: of this element, where the plain id may mean the whole array.
+job_record() { scontrol --oneliner show job "$JOB"; }
+
+# At its time limit, that is, in spite of having been asked to stop: no one else wants this job to end.
+timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
+
+# In a partition's grace time: the steps got SIGTERM, this script goes on. Not RUNNING: cancelled, or put back by Slurm already.
+preempted() { [[ $(job_record) =~ JobState=RUNNING\ .*\ PreemptTime=[0-9] ]]; }
+
+# Somebody has ended this job, and decides what follows.
+is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
+
+# Before anything is called a failure: it may be no more than the end of the job's time here.
+requeue_if_asked() { ! { ((STOPPING)) || preempted; } || requeue; }
+
+# running_elsewhere ID: is that a job, another than this?
+running_elsewhere() {
+    [[ -n $1 && $1 != "$JOB" && -n $(squeue --noheader --states=RUNNING,SUSPENDED --jobs="$1" 2>/dev/null) ]]
+}
+
 # Puts the job back into the queue, and away from BAD. Slurm may kill this script at once: the latter is not certain.
 requeue() {
     ((ATTEMPT < MEL_MAX_REQUEUES)) || fail "not requeued: this was restart $ATTEMPT, and MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
-    say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"
-    local avoid
+    local avoid left_out=${LOG_DIR%/*}/left-out
     avoid=$(nodes_to_avoid)
+    if [[ -n $avoid ]]; then
+        touch "$left_out"
+        (($(wc -w <"$left_out") < MOST_LEFT_OUT)) ||
+            fail "not requeued: $(xargs <"$left_out") were left out before, now ${BAD[*]}: it may not be the nodes"
+        echo "${BAD[*]}" >>"$left_out"
+    fi
+    say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"
     end_ray
     trap '' TERM # which comes with the requeue, to scontrol as well
     scontrol requeue "$JOB" || fail "scontrol requeue $JOB was refused; submit again by hand: the run goes on where it was"
@@ -46,6 +72,6 @@ requeue() {
 nodes_to_avoid() {
     local before
     ((${#BAD[@]} && (${#BAD[@]} < ${#NODES[@]} || ${#NODES[@]} == 1))) || return 0
-    before=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p')
+    before=$(job_record | sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p')
     [[ -z $before ]] || list "${BAD[@]}" "${before//(null)/}" | sed 's/,$//'
 }

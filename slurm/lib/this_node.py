@@ -41,16 +41,38 @@ def address() -> str:
             )
         return here[interface][0]
     named = dict(pair.split("=", 1) for pair in os.environ.get("MEL_NODE_ADDRESSES", "").split())
-    name = named.get(NAME, NAME)
-    try:
-        found = socket.gethostbyname(name)
-    except OSError:
-        found = ""
-    # Many a machine has its own name as 127.0.1.1 in /etc/hosts, which leads nowhere from elsewhere.
-    if found and (found == name or not ipaddress.ip_address(found).is_loopback):
+    own = named.pop(NAME, NAME)
+    if found := resolved(own):
         return found
-    for addresses in here.values():
-        for other in addresses:
-            if not ipaddress.ip_address(other).is_loopback:
-                return other
-    raise LookupError("no IPv4 address but loopback's; set MEL_INTERFACE in slurm/site.env")
+    # Any interface may be a bridge (docker0), with the same address on every node: what leads to the others is asked for.
+    for host in named.values() or ["192.0.2.1"]:  # nobody's address (RFC 5737), thus the default route
+        if found := source(host):
+            return found
+    if not named and (others := [a for found in here.values() for a in found if not is_loopback(a)]):
+        return others[0]
+    raise LookupError(f"no IPv4 address that other nodes reach ({own}); set MEL_INTERFACE in slurm/site.env")
+
+
+def resolved(host: str) -> str | None:
+    """Its address, where that is one. Many a machine has its own name as 127.0.1.1, which leads nowhere from elsewhere."""
+    try:
+        found = socket.gethostbyname(host)
+    except OSError:
+        return None
+    return found if found == host or not is_loopback(found) else None
+
+
+def source(host: str) -> str | None:
+    """This node's address on the way to `host`. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+            found = probe.getsockname()[0]
+        except OSError:
+            return None
+    return None if is_loopback(found) else found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it leads to the machine itself, from everywhere."""
+    return ipaddress.ip_address(address).is_loopback

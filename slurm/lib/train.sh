@@ -14,11 +14,15 @@ train() {
         exit 0
     fi
     clear_stop
+    claim_run
+    check_gpus_given
     if ! MEL_RUN_DIR=$RUN_DIR check_nodes; then
-        ((ATTEMPT)) || fail "these nodes are not fit to train on"
+        requeue_if_asked
+        ((ATTEMPT && !SHARED)) || fail "these nodes are not fit to train on"
         requeue # a run that was under way: others may be
     fi
     ((STOPPING)) && requeue
+    check_config "$@"
     start_ray
     ((STOPPING)) && requeue
     on "$HEAD"
@@ -31,7 +35,7 @@ train() {
 # The folder and the configuration that the flags ask for. Each variant has a folder of its own: two in one are refused.
 read_flags() {
     local flag value algorithm='' plain='' seed=''
-    config=$1 RUN_DIR=''
+    config=$1 RUN_DIR='' RUNTIME=''
     shift
     while (($#)); do
         flag=${1%%=*}
@@ -42,6 +46,7 @@ read_flags() {
             --mel.algorithm) algorithm=-$value ;;
             --mel.enable) [[ ${value,,} != false ]] || plain=-plain ;;
             --train.seed) seed=-seed$value ;;
+            --mel.runtime) RUNTIME=$value ;;
         esac
         shift
     done
@@ -64,29 +69,70 @@ clear_stop() {
         say "stopped by $file, which no job has written: remove it to go on"
         exit "$STOPPED"
     fi
-    [[ $by == "$JOB" || -z $(squeue --noheader --states=RUNNING --jobs="$by" 2>/dev/null) ]] ||
-        fail "job $by is running in $RUN_DIR, and about to stop"
+    ! running_elsewhere "$by" || fail "job $by is running in $RUN_DIR, and about to stop"
     rm -f "$file"
 }
 
-# At its time limit, that is, in spite of having been asked to stop: no one else wants this job to end.
-timed_out() { ((STOPPING)) && [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") == *Reason=TimeLimit* ]]; }
+# One job at a time, also where the trainer's lock is not seen from another node. Of two at once one makes the link.
+claim_run() {
+    local file=$RUN_DIR/job aside=$RUN_DIR/job.$JOB by=''
+    echo "$JOB" >"$aside" || fail "$RUN_DIR cannot be written"
+    if ! ln "$aside" "$file" 2>/dev/null; then
+        [[ ! -e $file ]] || by=$(<"$file")
+        if running_elsewhere "$by"; then
+            rm -f "$aside"
+            fail "job $by is running in $RUN_DIR: wait for its end, or choose another --mel.run_dir"
+        fi
+        mv -f "$aside" "$file" || fail "$RUN_DIR cannot be written"
+    fi
+    rm -f "$aside"
+}
+
+# A preset whose header lost its GPUs, as by --gpus-per-node=0 alone, would train on the CPU or fail late.
+check_gpus_given() {
+    ((${SLURM_GPUS_ON_NODE:-0} == 0)) || return 0
+    local runtime=$RUNTIME
+    [[ -n $runtime ]] || runtime=$(sed -nE "s/^[^#]*\bruntime[\"']?: *[\"']?(\w+).*/\1/p" "$config")
+    [[ $runtime != cuda && -z ${SLURM_GPUS_PER_NODE:-}${SLURM_JOB_GPUS:-} ]] ||
+        fail "GPUs were asked for, but Slurm has given none on $HEAD: ask with sbatch --gpus-per-node=TYPE:N"
+}
+
+# Preflight, on a job's first attempt: what it refuses costs no more than seconds of the allocation.
+check_config() {
+    local status=0 allocation=()
+    ((!ATTEMPT)) && [[ -z ${MEL_SKIP_PREFLIGHT:-} ]] || return 0
+    ((${SLURM_GPUS_ON_NODE:-0} == 0)) || allocation=(--nodes "${#NODES[@]}" --gpus-per-node "$SLURM_GPUS_ON_NODE")
+    on "$HEAD"
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m openrlhf_mel.preflight --config "$config" "${PREFLIGHT_FLAGS[@]}" \
+        "${allocation[@]}" --mel.run_dir "$RUN_DIR" --ckpt.load_enable "$@" || status=$?
+    ((status)) || return 0
+    requeue_if_asked
+    ((status == REFUSED)) && fail "preflight refused $config, see above"
+    fail "preflight could not run: it ended with exit code $status, see above"
+}
 
 # conclude STATUS: what the trainer's end means for the job
 conclude() {
     # srun's 0 is not enough: it also stands for a node that Slurm gave up
     if (($1 == 0)) && has_finished; then
         say "finished: $RUN_DIR"
-    elif ((CANCELLED)) && ! timed_out; then
-        exit 143 # whoever cancelled or preempted the job decides what follows
+    elif is_cancelled; then
+        exit 143
     elif ((STOPPING)); then
         requeue
     elif (($1 == STOPPED)); then
         say "stopped by $RUN_DIR/stop, which this job has not written: it stays stopped; submit again to go on"
         exit "$STOPPED"
-    elif (($1 == 2)); then
+    elif (($1 == HELD && ATTEMPT)); then
+        say "the last attempt's node still holds the lock of $RUN_DIR"
+        requeue
+    elif (($1 == REFUSED || $1 == HELD)); then
         fail "training was refused, see above"
+    elif preempted; then
+        say "training ended with exit code $1: the job is preempted"
+        requeue
     elif ! MEL_RUN_DIR=$RUN_DIR check_nodes; then
+        ((!SHARED)) || fail "training ended with exit code $1, and what all nodes share is not fit any more"
         say "training ended with exit code $1, and a node is not fit any more"
         requeue
     else

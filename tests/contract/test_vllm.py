@@ -40,7 +40,6 @@ OBJECTS = {
         "self._params": "vllm.SamplingParams",
         "{'prompt_token_ids': job.prompt}": "vllm.inputs.TokensPrompt",
         "self._engine": "vllm.LLMEngine",
-        "self._engine.model_config": "vllm.config.ModelConfig",
         "self._engine.engine_core": "vllm.v1.engine.core_client.EngineCoreClient",
         "output": "vllm.RequestOutput",
         "response": "vllm.CompletionOutput",

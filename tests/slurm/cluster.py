@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,9 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/none
 AuthInfo=cred_expire=5
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
 CredType=cred/none
 SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -59,6 +62,7 @@ PreemptMode=REQUEUE
 {nodes}
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=grace Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
 """
 
 
@@ -108,6 +112,7 @@ class Cluster:
     folder: Path
     nodes: int = 8
     kill_wait: int = 20
+    grace: int = 15
     environment: dict[str, str] = field(default_factory=dict)
     _daemons: list[subprocess.Popen] = field(default_factory=list)
 
@@ -218,13 +223,13 @@ class Cluster:
         ]
         config = _CONFIG.format(
             host=host, user=getpass.getuser(), port=first, folder=self.folder, kill_wait=self.kill_wait,
-            first_job=random.randrange(1000, 60000), nodes="\n".join(lines),
+            grace=self.grace, first_job=random.randrange(1000, 60000), nodes="\n".join(lines),
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(config)
         self._daemon("slurmctld", "-D")
         for i in range(self.nodes):
             self._daemon("slurmd", "-D", "-N", f"n{i}")
-        idle = self._wait(lambda: len(self._run("sinfo", "-h", "-N", "-p", "low", "-t", "idle", check=False).split("\n")) == self.nodes, 30)  # fmt: skip
+        idle = self._wait(lambda: len(self._run("sinfo", "-h", "-N", "-p", "low", "-t", "idle", check=False).split("\n")) == self.nodes, 90)  # fmt: skip
         assert idle, self._run("sinfo", "-R", check=False) + self._logs()
 
     def _daemon(self, *command: str) -> None:
@@ -249,6 +254,16 @@ class Cluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last is found, so none comes twice."""
+    """Ports that nobody listens on: above those of the jobs (check_node.py) and below those that the kernel gives away.
+
+    All are held until the last is found, so none comes twice.
+    """
+    found: list[int] = []
     with ExitStack() as held:
-        return [held.enter_context(socket.create_server(("", 0))).getsockname()[1] for _ in range(count)]
+        for port in random.sample(range(32_000, 32_768), 768):
+            with suppress(OSError):
+                held.enter_context(socket.create_server(("", port)))
+                found.append(port)
+            if len(found) == count:
+                break
+    return found

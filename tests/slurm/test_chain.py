@@ -31,7 +31,7 @@ def submit(project):
     return run
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_a_dry_run_submits_nothing(submit, cluster):
     done, ids = submit("smoke", "--dry-run", "--mel.algorithm=rft")
     assert ids == [] and done.stdout == ""
@@ -42,7 +42,7 @@ def test_a_dry_run_submits_nothing(submit, cluster):
     assert cluster.queue() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_what_preflight_refuses_is_not_submitted(submit, cluster):
     done, _ = submit("smoke", "--data.max_len=10", code=1)
     assert "--data.max_len" in done.stderr and "nothing was submitted" in done.stderr and cluster.queue() == []
@@ -52,20 +52,73 @@ def test_what_preflight_refuses_is_not_submitted(submit, cluster):
     assert "submit_experiment.sh CONFIG" in done.stderr
 
 
+@pytest.fixture
+def fake_sbatch(project, tmp_path, monkeypatch):
+    """Shell commands in sbatch's place."""
+
+    def make(commands):
+        fake = tmp_path / "bin" / "sbatch"
+        fake.parent.mkdir()
+        fake.write_text(f"#!/bin/sh\n{commands}\n")
+        fake.chmod(0o755)
+        monkeypatch.setitem(project.cluster.environment, "PATH", f"{fake.parent}:{os.environ['PATH']}")
+
+    return make
+
+
+def test_defaults_of_the_login_node_stay_there(project, submit, fake_sbatch, tmp_path, monkeypatch):
+    """sbatch hands its environment to the job, where a default would be taken for the user's choice."""
+    fake_sbatch(f"env >>{tmp_path}/said; echo 77")
+    (tmp_path / "secrets").write_text("HF_TOKEN=hf_secret\n")
+    (tmp_path / "secrets").chmod(0o600)
+    project.site(MEL_MIN_FREE_GB=None, MEL_SECRETS=tmp_path / "secrets", MEL_INTERFACE="ib0", SBATCH_ACCOUNT="us")
+    monkeypatch.setitem(project.cluster.environment, "TMPDIR", str(tmp_path))
+    submit("qwen3-8b", "--skip-preflight")
+    found = dict(line.split("=", 1) for line in (tmp_path / "said").read_text().splitlines() if "=" in line)
+    own = {"MEL_CHECK_S": "60", "MEL_SECRETS": f"{tmp_path}/secrets", "MEL_INTERFACE": "ib0", "SBATCH_ACCOUNT": "us"}
+    ours = ("MEL_", "SBATCH_", "NCCL_", "GLOO_", "HF_TOKEN", "TORCH", "TRITON", "VLLM", "FLASHINFER")
+    assert {name: value for name, value in found.items() if name.startswith(ours)} == own
+
+
 @pytest.mark.parametrize(
     ("training", "evaluation", "says"),
     [(1, 0, "the training was refused"), (0, 1, "training job 77 is in the queue, its evaluation was refused")],
 )
-def test_a_submission_that_slurm_refuses(project, submit, tmp_path, monkeypatch, training, evaluation, says):
-    fake = tmp_path / "bin" / "sbatch"
-    fake.parent.mkdir()
-    fake.write_text(
-        f'#!/bin/sh\ncase "$*" in *eval.sbatch*) [ {evaluation} = 0 ] ;; *) [ {training} = 0 ] ;; esac && echo 77\n'
-    )
-    fake.chmod(0o755)
-    monkeypatch.setitem(project.cluster.environment, "PATH", f"{fake.parent}:{os.environ['PATH']}")
+def test_a_submission_that_slurm_refuses(submit, fake_sbatch, training, evaluation, says):
+    fake_sbatch(f'case "$*" in *eval.sbatch*) [ {evaluation} = 0 ] ;; *) [ {training} = 0 ] ;; esac && echo 77')
     done, _ = submit("smoke", "--skip-preflight", code=1)
     assert says in done.stderr and done.stdout == "" and (training == 0 or "eval.sbatch" not in done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("python", "code", "says"),
+    [
+        (None, 0, "this machine cannot run MEL_PYTHON: preflight is left to the job"),
+        ("exit 1", 1, "preflight ended with exit code 1: nothing was submitted (--skip-preflight"),
+        ("exit 2", 1, "preflight refused slurm/configs/train/smoke.yaml: nothing was submitted"),
+    ],
+    ids=["a container's", "fails", "refuses"],
+)
+def test_what_became_of_preflight(project, submit, tmp_path, python, code, says):
+    """Only exit code 2 is its word on the configuration."""
+    if python:
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
+        (tmp_path / "python").chmod(0o755)
+    project.site(MEL_CONTAINER="/images/mel.sqsh", MEL_PYTHON=tmp_path / "python")
+    done, _ = submit("smoke", "--dry-run", code=code)
+    assert says in done.stderr and ("sbatch slurm/smoke.sbatch" in done.stderr) == (code == 0)
+    assert code == 1 or "refused" not in done.stderr
+
+
+def test_preflight_knows_the_card(project, submit):
+    for memory, code in ((40, 1), (80, 0)):
+        project.site(MEL_GPU="a100", MEL_GPU_MEMORY_GB=memory, MEL_NODE_MEMORY_GB=1000)
+        done, _ = submit("qwen3-14b", "--dry-run", "--skip-files", code=code)
+        assert f"({memory} GB a100)" in done.stderr
+        assert ("nothing was submitted" in done.stderr) == bool(code)
+    project.site(MEL_NODE_MEMORY_GB=64)
+    done, _ = submit("qwen3-14b", "--dry-run", "--skip-files", code=1)
+    assert "error: host memory of a node" in done.stderr and "found 64" in done.stderr
 
 
 def test_flags_of_sbatch(project, submit, tmp_path):
@@ -80,29 +133,45 @@ def test_flags_of_sbatch(project, submit, tmp_path):
         assert "sbatch -N 2 --gpus-per-node=h100:4 --exclude=n7 slurm/qwen3-4b.sbatch --config" in done.stderr
         assert "--kill-on-invalid-dep=yes --array=0-1 --gpus-per-node=4 slurm/eval.sbatch" in done.stderr
         assert "--nodes 2 --gpus-per-node 4 " in done.stderr
-    done, _ = submit("qwen3-4b", "--dry-run")
+    done, _ = submit("qwen3-4b", "--dry-run", "--sbatch-eval", "--time=01:00:00 --gpus-per-node=a100:4")
+    assert "--nodes 1 --gpus-per-node 8 " in done.stderr
+    assert "--array=0-4 --gpus-per-node=4 --time=01:00:00 --gpus-per-node=a100:4 slurm/eval.sbatch" in done.stderr
+    assert done.stderr.count("--time=") == 1
+    done, _ = submit("qwen3-4b", "--dry-run", "--sbatch", "--gpus-per-node=0 --gres=gpu:h100:8")
     assert "--nodes 1 --gpus-per-node 8 " in done.stderr
 
 
-@pytest.mark.timeout(120)
+def test_which_evaluation(project, submit, tmp_path):
+    for name in ("qwen2.5-32b", "mine"):
+        config = tmp_path / f"{name}.yaml"
+        config.write_text((REPO / "slurm" / "configs" / "train" / "qwen2.5-32b.yaml").read_text())
+        done, _ = submit(config, "--like", "qwen2.5-32b", "--dry-run", "--skip-preflight")
+        assert "--mem=256G slurm/eval.sbatch --config slurm/configs/eval/qwen2.5-32b.yaml" in done.stderr
+    done, _ = submit("qwen3-8b", "--dry-run", "--skip-preflight")
+    assert "--config slurm/configs/eval/paper.yaml" in done.stderr
+    done, _ = submit("qwen3-8b", "--dry-run", "--skip-preflight", "--eval", "not/there.yaml", code=1)
+    assert f"--eval {project.folder}/not/there.yaml: no such file" in done.stderr
+
+
+@pytest.mark.timeout(400)
 def test_failed_training_ends_the_chain(trainer, submit, cluster):
     """The evaluation neither runs nor stays in the queue."""
     _, (training, evaluation) = submit("smoke", "--skip-preflight", "--die-at", 2)
-    assert cluster.wait(training, limit=40).state == "FAILED"
-    job = cluster.wait(evaluation, limit=40)
+    assert cluster.wait(training, limit=90).state == "FAILED"
+    job = cluster.wait(evaluation, limit=90)
     assert job.state == "CANCELLED" and job.output == ""
     assert not (trainer.folder / "runs" / "smoke-eval").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_the_evaluation_waits_through_a_restart(trainer, submit, cluster):
-    _, (training, evaluation) = submit("smoke", "--skip-preflight", "--steps", 60)
-    cluster.wait_for(training, "step 3", limit=40)
+    _, (training, evaluation) = submit("smoke", "--skip-preflight", "--steps", 100)
+    cluster.wait_for(training, "step 3", limit=90)
     cluster.signal(training, "USR2")
-    cluster.wait_for_restart(training, 1, limit=40)
+    cluster.wait_for_restart(training, 1, limit=90)
     assert cluster.job(evaluation).state == "PENDING"
-    assert cluster.wait(training, limit=40).state == "COMPLETED"
+    assert cluster.wait(training, limit=90).state == "COMPLETED"
     job = cluster.wait(evaluation, limit=60)
     assert job.state == "FAILED" and "slurm/lib" not in job.output  # it ran; the stand-in has left no model
     assert "holds no model and no checkpoint" in job.output or "no manifest.json of a training run" in job.output, (
@@ -206,6 +275,18 @@ def test_mistakes_of_an_evaluations_configuration(change, says, tmp_path, capsys
     except SystemExit as error:  # argparse
         code = error.code
     assert code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "engines", "gpus"), [("paper", 4, 1), ("qwen2.5-32b", 1, 4)])
+def test_engines_of_a_node_of_four_gpus(name, engines, gpus, monkeypatch):
+    monkeypatch.syspath_prepend(EVALUATE.parent)
+    import evaluate
+
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    config = REPO / "slurm" / "configs" / "eval" / f"{name}.yaml"
+    flags, over, _ = evaluate.read(["--config", str(config), "--run", "runs/x", "--output-dir", "out"])
+    found = evaluate.arguments.parser().parse_args(flags)
+    assert (found.data_parallel, found.tensor_parallel or 1, over) == (engines, gpus, "benchmarks")
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Every script and every configuration, without running a job."""
 
+import inspect
+import itertools
 import re
 import shutil
 import subprocess
@@ -9,10 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval.backends.vllm import VLLMBackend
+from openrlhf_mel.preflight import memory, shapes
+
 REPO = Path(__file__).resolve().parents[2]
 SLURM = REPO / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
 TRAINING = sorted((SLURM / "configs" / "train").glob("*.yaml"))
+EVALUATIONS = sorted((SLURM / "configs" / "eval").glob("*.yaml"))
 SHELL = [*SCRIPTS, *sorted(SLURM.glob("**/*.sh")), SLURM / "site.env.example"]
 OURS = [
     path for path in SLURM.rglob("*") if path.is_file() and "logs" not in path.parts and "__pycache__" not in path.parts
@@ -45,11 +51,36 @@ def test_shellcheck(path, command):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_eight_nodes_of_eight_gpus_would_take_it(path, project):
+    taken, words = would_take(project, script=path.stem)
+    assert taken, words
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_it_would_take_the_evaluations(path, project):
+    taken, words = would_take(project, *yaml.safe_load(path.read_text())["sbatch"].split(), script="eval")
+    assert taken, words
+
+
+def would_take(project, *flags, script="qwen3-8b"):
+    """Whether Slurm would take a script with these flags of sbatch's, and its words."""
     found = subprocess.run(
-        ["sbatch", "--test-only", f"slurm/{path.name}"], cwd=project.folder, env=project.cluster.environment,
-        capture_output=True, text=True, timeout=30,
+        ["sbatch", "--test-only", *flags, f"slurm/{script}.sbatch"], cwd=project.folder,
+        env=project.cluster.environment, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
-    assert found.returncode == 0 and "to start at" in found.stderr, found.stderr
+    return found.returncode == 0 and "to start at" in found.stderr, found.stderr
+
+
+def test_what_the_documentation_says_of_sbatchs_flags(project):
+    """The table of docs/slurm.md: what is given is taken, and what it is given instead of is not."""
+    section = (REPO / "docs" / "slurm.md").read_text().split("## Other hardware")[1].split("\n## ")[0]
+    cells = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
+    given, refused = ([re.findall(r"`(--[^`]+)`", row[column]) for row in cells] for column in (0, 1))
+    assert len(given[1:]) >= 6 and sum(map(len, refused)) >= 4
+    for flags in given[1:]:  # the first of a cell: others are the trainer's
+        taken, words = would_take(project, *flags[0].split())
+        assert taken, f"{flags[0]}: {words}"
+    for flags in itertools.chain(*refused):
+        assert not would_take(project, *flags.split())[0], flags
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -89,6 +120,32 @@ def test_training_configurations(path, capsys, monkeypatch):
     gpus = found["actor.num_nodes"] * found["actor.num_gpus_per_node"]
     assert found["train.colocate_all"] and found["vllm.num_engines"] * found["vllm.tensor_parallel_size"] == gpus
     assert found["ckpt.save_steps"] > 0  # without which nothing could be taken up
+
+
+def sequences(model, config):
+    """How many of the longest sequences an engine of an evaluation holds at once on a card of 80 GB."""
+    chosen = yaml.safe_load(config.read_text())
+    ranks, template, question = chosen.get("tensor_parallel", 1), 100, 1024
+    shape = shapes.bundled()[model]
+    assert shape.heads % ranks == 0 and int(re.search(r"--gpus-per-node=(\d+)", chosen["sbatch"])[1]) % ranks == 0
+    share = inspect.signature(VLLMBackend).parameters["gpu_memory"].default
+    tokens = {"policy_tokens": 1, "log_prob_tokens": 1, "nll_tokens": 1, "sequence": 1, "row": 1}
+    plan = memory.Plan(
+        shape, card=0.99 * 80 * memory.GIB, ranks=1, trained=0, engine_ranks=ranks, utilization=share, **tokens
+    )
+    return memory.kv_tokens(plan) / (template + question + chosen["max_tokens"])
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_what_is_trained_can_be_evaluated(path):
+    """With room for many at once by its own evaluation's configuration, and for some by any other."""
+    if path.stem == "smoke":
+        return
+    model = yaml.safe_load(path.read_text())["actor"]["model_name_or_path"]
+    own = SLURM / "configs" / "eval" / path.name
+    assert sequences(model, own if own.exists() else own.with_name("paper.yaml")) > 16
+    for config in EVALUATIONS:
+        assert config.stem == "smoke" or sequences(model, config) > 1
 
 
 @pytest.mark.parametrize("flags", ["rft", "reinforce++", "reinforce++-baseline", "grpo"])

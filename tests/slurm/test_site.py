@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 SMOKE = "slurm/smoke.sbatch"
 LIB = Path(__file__).resolve().parents[2] / "slurm" / "lib"
 
@@ -27,6 +27,7 @@ def tools(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_apptainer(trainer, tools, tmp_path):
     """Every step runs in the image, with the project, the scratch folder and the cache mounted."""
     trainer.site(MEL_CONTAINER="/images/mel.sif", HF_HOME="/cache", MEL_MOUNTS="/more")
@@ -38,12 +39,13 @@ def test_apptainer(trainer, tools, tmp_path):
     start = (
         f"exec --bind {trainer.folder},/tmp,/cache,/more --pwd {trainer.folder} /images/mel.sif {trainer.folder}/python"
     )
-    assert len(steps) == 4 and all(step.startswith(start) for step in steps), steps
-    what = [re.search(r"(check_node|ray_node|wait_for_ray|openrlhf_mel.train)", step)[0] for step in steps]
-    assert what[0] == "check_node" and what[3] == "openrlhf_mel.train"
-    assert set(what[1:3]) == {"ray_node", "wait_for_ray"}  # at the same time
+    assert len(steps) == 5 and all(step.startswith(start) for step in steps), steps
+    what = [re.search(r"check_node|ray_node|wait_for_ray|openrlhf_mel.(preflight|train)", step)[0] for step in steps]
+    assert what[:2] == ["check_node", "openrlhf_mel.preflight"] and what[4] == "openrlhf_mel.train"
+    assert set(what[2:4]) == {"ray_node", "wait_for_ray"}  # at the same time
 
 
+@pytest.mark.slow
 def test_apptainer_with_gpus(trainer, tools, tmp_path):
     trainer.site(MEL_CONTAINER="/images/mel.sif", MEL_GPU_PROBE="echo 8")
     path = tools(
@@ -53,6 +55,7 @@ def test_apptainer_with_gpus(trainer, tools, tmp_path):
     assert job.state == "COMPLETED", job.output
 
 
+@pytest.mark.slow
 def test_pyxis(trainer, tools, tmp_path):
     """srun's own flags, which this cluster's srun lacks: they are checked and taken out."""
     trainer.site(MEL_CONTAINER="registry#team/mel:1", MEL_TMP="/tmp")
@@ -72,9 +75,10 @@ exec {os.path.realpath("/usr/bin/srun")} "${{kept[@]}}\""""
         f"--container-image=registry#team/mel:1 --container-workdir={here} --no-container-entrypoint "
         f"--container-mounts={here}:{here},/tmp:/tmp "
     )
-    assert said.read_text().splitlines() == [expected] * 4
+    assert said.read_text().splitlines() == [expected] * 5
 
 
+@pytest.mark.slow
 def test_a_site_file_that_is_a_shell_script(trainer):
     """Modules and the like fail under -e and -u; what is set there reaches every step."""
     trainer.site()
@@ -84,6 +88,15 @@ def test_a_site_file_that_is_a_shell_script(trainer):
     assert job.state == "COMPLETED", job.output
 
 
+@pytest.mark.slow
+def test_a_site_that_gives_gpus_by_gres_alone(trainer):
+    """The steps see them as well: the check counts those that it could use."""
+    trainer.site(MEL_GPU_PROBE="""python3 -c 'import os; print(len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")))'""")
+    job = trainer.run("--gpus-per-node=0", "--gres=gpu:h100:8", SMOKE, limit=60)
+    assert job.state == "COMPLETED" and "all nodes are fit" in job.output, job.output
+
+
+@pytest.mark.slow
 def test_the_network_interface(trainer):
     trainer.site(MEL_INTERFACE="lo")
     job = trainer.run(SMOKE, limit=60)
@@ -93,6 +106,109 @@ def test_the_network_interface(trainer):
     assert job.state == "FAILED" and re.search(r"node n\d: MEL_INTERFACE=ib7: no such interface", job.output), (
         job.output
     )
+
+
+@pytest.fixture
+def site(tmp_path, command):
+    """Shell commands after site.sh has been read in an empty project: what they print. `code`: their exit code."""
+    (tmp_path / "project").mkdir()
+
+    def run(commands, code=0, **environment):
+        begin = f'fail() {{ echo "$*"; exit 1; }}; list() {{ local IFS=,; echo "$*"; }}; set -u; . {LIB}/site.sh'
+        environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7"} | environment
+        done = command("bash", "-c", f"cd {tmp_path}/project; {begin}; {commands}", limit=60, env=environment)
+        assert done.returncode == code, done.stderr
+        return done.stdout.strip()
+
+    return run
+
+
+def test_steps_see_the_defaults(site):
+    names = (
+        "MEL_PYTHON",
+        "MEL_TMP",
+        "MEL_MIN_FREE_GB",
+        "MEL_RUN_FREE_GB",
+        "MEL_CHECK_S",
+        "MEL_RAY_S",
+        "MEL_MAX_REQUEUES",
+    )
+    ask = f"load_site; printenv {' '.join(names)}"
+    assert site(ask).split()[1:] == ["/tmp", "20", "20", "180", "300", "20"]
+    assert site(ask, MEL_RUN_FREE_GB="320").split()[2:4] == ["20", "320"]  # a preset's
+    assert site(f"read_site; printenv {names[0]} {names[1]} || true") == ""
+
+
+def test_the_default_scratch_folder(site, monkeypatch):
+    """A login node's TMPDIR is not there in the job; one that is too long for Ray is not the site's fault."""
+    monkeypatch.syspath_prepend(LIB)
+    monkeypatch.setenv("MEL_LOG_DIR", "")
+    import check_node
+
+    ask = "load_site; echo $MEL_TMP"
+    assert site(ask) == "/tmp" == site(ask, TMPDIR="/not/there") == site(ask, TMPDIR="/proc/1")
+    assert site(ask, TMPDIR="/var/tmp", SLURM_TMPDIR="/dev/shm") == "/dev/shm"
+    assert site(ask, TMPDIR="/var/tmp", SLURM_TMPDIR="/not/there") == "/var/tmp"
+    assert site(ask, TMPDIR="/var/tmp", MEL_TMP="/not/there") == "/not/there"  # the site's choice, told of by the check
+    for length in (check_node._LONGEST_TMP, check_node._LONGEST_TMP + 1):
+        folder = "/tmp/".ljust(length, "x")
+        made = f"mkdir -p {folder}; {ask}; rmdir {folder}"
+        assert site(made, SLURM_TMPDIR=folder) == (folder if length == check_node._LONGEST_TMP else "/tmp")
+
+
+def test_what_is_compiled_is_the_jobs_own(site):
+    names = "TORCH_EXTENSIONS_DIR TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR VLLM_CACHE_ROOT FLASHINFER_WORKSPACE_BASE"
+    ask = f"load_site; printenv {names}"
+    found = site(ask, MEL_TMP="/fast").split()
+    assert len(found) == 5 and all(folder.startswith("/fast/mel-7") for folder in found)
+    own = {name: f"/own/{name}" for name in names.split()}
+    assert site(ask, MEL_TMP="/fast", **own).split() == list(own.values())
+
+
+def test_an_evaluation_removes_what_it_compiled(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(LIB)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("MEL_TMP", str(tmp_path))
+    import evaluate
+
+    lock = tmp_path / "mel-7" / "vllm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # of a killed attempt
+
+    def element(argv):
+        assert not lock.exists() and lock.parents[1].stat().st_mode & 0o777 == 0o700
+        lock.parent.mkdir()
+        return 3
+
+    monkeypatch.setattr(evaluate, "evaluate", element)
+    assert evaluate.main([]) == 3 and list(tmp_path.iterdir()) == []
+
+
+def test_the_card_that_preflight_reckons_with(site):
+    ask = 'read_site; echo ${#PREFLIGHT_FLAGS[@]} "${PREFLIGHT_FLAGS[@]}"'
+    assert site(ask) == "0"
+    assert site(ask, MEL_GPU="a100", MEL_GPU_MEMORY_GB="40") == "4 --gpu a100 --gpu-memory-gb 40"
+    assert site(ask, MEL_NODE_MEMORY_GB="500") == "2 --node-memory-gb 500"
+
+
+def test_what_a_container_sees(site, tmp_path):
+    """Also what links lead to, and a run's folder that lies elsewhere."""
+    here, large = tmp_path / "project", tmp_path / "large disk"
+    large.mkdir()
+    given = {"MEL_CONTAINER": "/images/mel.sif", "MEL_TMP": "/fast", "MEL_MOUNTS": "/more,/still more"}
+    ask = 'on n0; printf "%s\n" "${LAUNCH[@]}" | sed -n "/^--bind$/{n;p}; s/^--container-mounts=//p"'
+    assert site(f"RUN_DIR={here}/runs/x; {ask}", **given) == f"{here},/fast,/more,/still more"
+    assert site(f"RUN_DIR=/far/x; {ask}", **given, HF_HOME="/hub") == f"{here},/fast,/far/x,/hub,/more,/still more"
+    (here / "runs").symlink_to(large)
+    assert site(f"RUN_DIR='{large}/x'; {ask}", **given) == f"{here},/fast,{large},{large}/x,/more,/still more"
+    given |= {"MEL_CONTAINER": "registry#mel"}
+    says = "Pyxis cannot mount a path with blanks"
+    assert site(ask, 1, **given) == f"{large}: {says}"
+    (here / "runs").unlink()
+    assert site(ask, 1, **given) == f"/still more: {says}"
+    given |= {"MEL_MOUNTS": ""}
+    assert site(f"RUN_DIR=/far/x; {ask}", **given) == f"{here}:{here},/fast:/fast,/far/x:/far/x"
+    assert "with commas" in site(f"RUN_DIR=/far,x; {ask}", 1, **given)
 
 
 @pytest.fixture
@@ -111,7 +227,7 @@ def node(monkeypatch):
     ids=["known", "the machine itself", "unknown"],
 )
 def test_the_address_that_others_reach(node, monkeypatch, resolved, expected):
-    """Debian's /etc/hosts gives a machine's own name as 127.0.1.1."""
+    """Debian's /etc/hosts gives a machine's own name as 127.0.1.1. A bridge has the same address on every node."""
 
     def resolve(name):
         assert name == "gpu7.cluster"
@@ -119,13 +235,14 @@ def test_the_address_that_others_reach(node, monkeypatch, resolved, expected):
             raise resolved
         return resolved
 
-    interfaces = {"lo": ["127.0.0.1"], "eth0": ["192.168.0.9"]}
+    interfaces = {"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth0": ["192.168.0.9"]}
     addresses = {
         name: [type("Address", (), {"family": socket.AF_INET, "address": a}) for a in found]
         for name, found in interfaces.items()
     }
     monkeypatch.setattr(node.socket, "gethostbyname", resolve)
     monkeypatch.setattr(node.psutil, "net_if_addrs", lambda: addresses)
+    monkeypatch.setattr(node, "source", {"gpu6.cluster": "192.168.0.9"}.get)  # the way to the others
     monkeypatch.setenv("MEL_NODE_ADDRESSES", "gpu6=gpu6.cluster\ngpu7=gpu7.cluster")
     assert node.address() == expected
 

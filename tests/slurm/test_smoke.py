@@ -1,7 +1,11 @@
 """The smoke job itself, with nothing stood in for: Ray over the allocation, the trainer, the tiny model."""
 
+import contextlib
 import json
+import secrets
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +28,35 @@ def whole(project, job, run="smoke", steps=4):
     assert all(row["mel/kept"] > 0 and row["loss/nll"] > 0 for row in rows)
 
 
+@contextlib.contextmanager
+def command_lines(words):
+    """Those of all processes, once a second as long as this lasts, that hold one of `words`. Everybody can read them."""
+    found, done = [], threading.Event()
+
+    def look():
+        while not done.wait(1):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):  # it has just ended
+                    found.extend(line for line in [path.read_text(errors="replace")] if any(w in line for w in words))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    yield found
+    done.set()
+    thread.join()
+
+
 def test_without_any_setting(project, cluster):
-    """`sbatch slurm/smoke.sbatch` from the project's root, no site.env: at most 6 minutes on 2 cores."""
+    """`sbatch slurm/smoke.sbatch` from the project's root, no site.env: at most 6 minutes on 2 cores. No key is told."""
+    keys = {"HF_TOKEN": f"hf_{secrets.token_hex(17)}", "WANDB_API_KEY": secrets.token_hex(20)}
     started = time.monotonic()
-    number = cluster.submit(SMOKE, cwd=project.folder)
-    job = cluster.wait(number, limit=360)
+    with command_lines(keys.values()) as telling:
+        number = cluster.submit(SMOKE, cwd=project.folder, **keys)
+        job = cluster.wait(number, limit=360)
+    assert not telling
+    left = [path for top in ("runs", "slurm/logs") for path in (project.folder / top).rglob("*") if path.is_file()]
+    assert (project.folder / "runs" / "smoke" / "manifest.json") in left and len(left) > 20
+    assert not [path for path in left if any(key.encode() in path.read_bytes() for key in keys.values())]
     whole(project, job)
     assert time.monotonic() - started < 360
     assert "Ray: 1 of 1 nodes" in job.output and f"finished: {project.folder}/runs/smoke" in job.output

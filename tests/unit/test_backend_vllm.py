@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 REPO = Path(__file__).parents[2]
 MODEL = REPO / "data" / "toy" / "model"
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=50)
-CONTEXT = 200
+CONTEXT = 4096  # of the model, by its config.json
 DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # seeds of jobs at which the stand-in does so
 
 
@@ -38,7 +38,7 @@ class StandIn:
             raise RuntimeError("no GPU for the engine")
         if os.environ["CUDA_VISIBLE_DEVICES"] == "never":
             time.sleep(600)
-        self.context = CONTEXT
+        self._context = options["context"]
         self._jobs: list[Job] = []
         self._aborted = 0
 
@@ -47,12 +47,14 @@ class StandIn:
             raise ValueError("a job that it does not like\x1b[31m")
         if job.seed == ORPHAN:  # a child that outlives its parent, with everything that it could inherit
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        if len(job.prompt) + job.max_tokens > self._context:
+            raise ValueError("too long for the engine")
         self._jobs.append(job)
 
     def step(self):
         time.sleep(0.002)
         if self._jobs[0].seed in (DIE, ORPHAN):
-            time.sleep(0.3)  # until what was finished before has gone out
+            time.sleep(1.5)  # until what was finished before has gone out, here and in other processes
             os.kill(os.getpid(), signal.SIGKILL)
         done = [job for job in self._jobs[:2] if job.seed not in (STAY, DIE)]
         self._jobs = [job for job in self._jobs if job not in done]
@@ -60,7 +62,7 @@ class StandIn:
 
     def _text(self, job):
         how = [job.temperature, job.top_p, job.max_tokens, job.seed]
-        return json.dumps([len(job.prompt), how, os.environ["CUDA_VISIBLE_DEVICES"], self._aborted])
+        return json.dumps([len(job.prompt), how, os.environ["CUDA_VISIBLE_DEVICES"], self._aborted, self._context])
 
     def abort(self, keys):
         self._aborted += len(keys)
@@ -92,19 +94,18 @@ def requests(number: int) -> list[Request]:
     return [Request("toy", f"q{i}", 0, i % 3 == 0, i, "Compute 1+1." + "!" * (i % 4)) for i in range(number)]
 
 
-def children() -> int:
-    """How many processes there are that the test started, or these did; those that are ending may take a while to."""
+def children_left(wanted: int) -> bool:
+    """Whether so many processes are left that the test started, or these did; those that are ending may take a while to."""
     mark = f"MEL_TEST={os.environ['MEL_TEST']}\0".encode()
-    count = -1
-    for _ in range(50):
-        before, count = count, 0
+    for _ in range(200):
+        count = 0
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 count += mark in path.read_bytes()
-        if count == before:
-            break
+        if count == wanted:
+            return True
         time.sleep(0.1)
-    return count
+    return False
 
 
 def test_every_request_once_from_every_engine(make):
@@ -114,16 +115,16 @@ def test_every_request_once_from_every_engine(make):
     assert sorted(r.request.seed for r in responses) == list(range(900))
     gpus = set()
     for r in responses:
-        length, how, gpu, _ = json.loads(r.text)
+        length, how, gpu, *_ = json.loads(r.text)
         gpus.add(gpu)
         assert how == ([0.0, 1.0, 50, None] if r.request.greedy else [0.6, 0.9, 50, r.request.seed])
         assert r.prompt_tokens == length and r.tokens == length + 1
         assert r.finish_reason == ("length" if r.request.seed == 7 else "stop")
     assert gpus == {"4,5", "GPU-6a,7"}
-    assert children() == 2  # they stay for the next call
+    assert children_left(2)  # they stay for the next call
     assert len(list(backend.generate(asked[:5], SAMPLING))) == 5
     backend.close()
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_responses_come_as_they_are_finished(make):
@@ -158,7 +159,7 @@ def test_a_worker_that_dies(make):
             came.append(response)
     assert "the same command goes on" in str(error.value)
     assert sorted(r.request.seed for r in came) == list(range(10))
-    assert children() == 0
+    assert children_left(0)
     assert len(list(backend.generate(asked[:3], SAMPLING))) == 3  # with new processes
 
 
@@ -170,7 +171,7 @@ def test_a_worker_that_dies_takes_its_children_along(make):
     responses = make().generate(asked, SAMPLING)
     with pytest.raises(BackendError, match="exit code -9"):
         next(responses)
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_an_engine_that_raises(make):
@@ -178,14 +179,14 @@ def test_an_engine_that_raises(make):
     with pytest.raises(BackendError, match=r"exit code 1.*") as error:
         list(make().generate(asked, SAMPLING))
     assert "ValueError: a job that it does not like" in str(error.value) and "\x1b" not in str(error.value)
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_an_engine_that_does_not_start(make, monkeypatch):
     backend = make(engine="test_backend_vllm:Absent")
     with pytest.raises(BackendError, match="has no attribute 'Absent'"):
         next(backend.generate(requests(1), SAMPLING))
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_interrupted_while_it_loads(make, monkeypatch):
@@ -199,7 +200,7 @@ def test_interrupted_while_it_loads(make, monkeypatch):
     monkeypatch.setattr(vllm_backend._Worker, "alive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         next(backend.generate(requests(1), SAMPLING))
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
@@ -217,20 +218,34 @@ def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     with open(log, "wb") as output:
         process = subprocess.run([sys.executable, "-c", code], cwd=REPO, stdout=output, stderr=output, timeout=60)
     assert process.returncode == -signal.SIGKILL, log.read_text()
-    assert children() == 0
+    assert children_left(0)
+
+
+def test_engines_hold_what_is_asked_for(make):
+    """The model's whole context may be more KV cache than there is room for. One that holds too little is replaced."""
+    backend = make()
+    (short,) = backend.generate(requests(1), SAMPLING)
+    assert json.loads(short.text)[4] == short.prompt_tokens + SAMPLING.max_tokens
+    responses = list(backend.generate(requests(4), SAMPLING))
+    needed = max(r.prompt_tokens for r in responses) + SAMPLING.max_tokens
+    assert {json.loads(r.text)[4] for r in responses} == {needed}
+    (again,) = backend.generate(requests(1), SAMPLING)
+    assert json.loads(again.text)[4] == needed and children_left(1)
 
 
 def test_too_long_names_the_question(make):
-    long = Request("toy", "the-long-one", 0, True, 0, "word " * 300)
+    """Before an engine starts."""
+    long = Request("toy", "the-long-one", 0, True, 0, "word " * CONTEXT)
     with pytest.raises(
         UserError, match=f"holds {CONTEXT} tokens, and the longest prompt .question the-long-one of toy"
     ):
         next(make().generate([*requests(2), long], SAMPLING))
+    assert children_left(0)
 
 
 def test_nothing_asked_starts_nothing(make):
     assert list(make().generate([], SAMPLING)) == []
-    assert children() == 0
+    assert children_left(0)
 
 
 def test_identity(make):

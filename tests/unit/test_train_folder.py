@@ -3,11 +3,12 @@
 import errno
 import fcntl
 import json
+import threading
 
 import pytest
 
 from openrlhf_mel import runlog, train
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.upstream.settings import resolve
 
 pytestmark = pytest.mark.timeout(60)
@@ -26,13 +27,38 @@ def manifest(settings):
     return json.loads((settings.run_dir / runlog.MANIFEST).read_text())
 
 
-def test_a_second_process_in_one_folder_is_refused(settings):
+def test_a_second_process_in_one_folder_is_refused(settings, monkeypatch, capsys):
+    monkeypatch.setattr(train, "LOCK_PATIENCE_S", 0.5)
     with (
         train._begin(settings.run_dir, settings),
-        pytest.raises(UserError, match="another process is running in it"),
+        pytest.raises(HeldError, match="another process is running in it"),
         train._begin(settings.run_dir, settings),
     ):
         pass
+    assert capsys.readouterr().err.count("is locked, perhaps by a node that died") == 1  # said once
+    monkeypatch.setattr(train, "train", lambda _: (_ for _ in ()).throw(HeldError("held")))
+    assert train.main(["--config", "slurm/configs/train/smoke.yaml"]) == train.EXIT_HELD == 69
+
+
+def test_nobody_waits_for_a_folder_in_which_nothing_has_begun(settings, monkeypatch):
+    settings.run_dir.mkdir()
+    monkeypatch.setattr(train.time, "sleep", lambda _: pytest.fail("waited"))
+    with open(settings.run_dir / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(HeldError):
+            train._begin(settings.run_dir, settings).__enter__()
+
+
+def test_a_run_that_is_taken_up_outwaits_the_lock_of_a_node_that_died(settings):
+    with train._begin(settings.run_dir, settings):
+        pass
+    with open(settings.run_dir / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        expiry = threading.Timer(0.5, fcntl.flock, [lock, fcntl.LOCK_UN])
+        expiry.start()
+        with train._begin(settings.run_dir, settings):
+            assert len(manifest(settings)["resumed"]) == 1
+        expiry.join()
 
 
 def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, capsys):
@@ -66,3 +92,11 @@ def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
             train._finish(settings.run_dir)
     assert (settings.run_dir / "model" / "config.json").read_text() == "second" and manifest(settings)["finished"]
     assert not (settings.run_dir / "model.partial").exists()
+
+
+def test_the_mark_of_a_job_is_not_another_run(settings):
+    """slurm/lib/train.sh writes it before the trainer begins."""
+    settings.run_dir.mkdir()
+    for name in ("job", "job.77"):  # the latter is left by a kill
+        (settings.run_dir / name).write_text("77\n")
+    assert not runlog.check_run_dir(settings.run_dir, settings.as_dict(), False)
