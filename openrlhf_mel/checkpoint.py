@@ -1,13 +1,19 @@
 """Which checkpoints of a run count, which stay, and where a resume goes on. Files only: no torch, no OpenRLHF.
 
-A checkpoint is written under `<tag>.partial`, sealed (every file's size written down and on the disk) and renamed. So a
-folder with a tag's name is whole, and a kill at any moment leaves what was there before. Upstream deletes before it
-writes, points `latest` at what it may have deleted, and crashes on a half-written folder (OpenRLHF #1310, #1312, #1322).
+A checkpoint is written under `<tag>.partial`, sealed (every file on the disk, its size and a digest of its ends written
+down) and renamed. So a folder with a tag's name is whole, and a kill at any moment leaves what was there before. Upstream
+deletes before it writes, points `latest` at what it may have deleted, and crashes on a half-written folder (OpenRLHF
+#1310, #1312, #1322).
+
+What is left over is removed when it can be: an old checkpoint that will not go (on NFS a file that is still read stays)
+is no reason to end a run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +27,10 @@ SEAL = "sealed.json"
 LATEST = "latest"  # DeepSpeed's: the tag that is loaded when none is named
 PARTIAL, DELETED = ".partial", ".deleted"
 _TAG = re.compile(r"(best_)?global_step(\d{1,18})")
+_END = 2**20  # bytes of a file's beginning, and of its end, that a seal answers for
+
+logger = logging.getLogger(__name__)
+_already_told: set[Path] = set()
 
 
 class Incomplete(Exception):
@@ -55,15 +65,19 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def prepare(folder: Path) -> Checkpoint | None:
-    """Make `folder` fit to be loaded from: leftovers removed, `latest` the newest sealed checkpoint.
+    """Make `folder` fit to be loaded from: leftovers removed, `latest` the newest checkpoint that is as it was sealed.
+
+    As sealed: every file is there, of the size it had, with the first and the last MiB it had. That finds files that are
+    cut short, zeroed, swapped or not all there, in seconds for any size; not a change between a large file's ends.
 
     Without one nothing stays, since upstream takes an existing folder for a checkpoint. Damaged checkpoints are kept
     aside as `<tag>.damaged`: they may be all that is left of many hours.
     """
     clear(folder)
     for path in list(_folders(folder)):
-        if _TAG.fullmatch(path.name) and _read(path) is None:
-            path.rename(_free(path.with_name(f"{path.name}.damaged")))
+        if _TAG.fullmatch(path.name) and (_read(path) is None or not _ends_as_sealed(path)):
+            aside = path.rename(_free(path.with_name(f"{path.name}.damaged")))
+            logger.warning("checkpoint %s is not as it was saved: kept aside as %s, and not used", path, aside.name)
     checkpoint = newest(folder)
     if checkpoint is not None:
         point(folder, checkpoint.tag)
@@ -71,15 +85,17 @@ def prepare(folder: Path) -> Checkpoint | None:
     if folder.exists() and any(_folders(folder)):
         folder.rename(_free(folder.with_name(f"{folder.name}.damaged")))
     elif folder.exists():
-        shutil.rmtree(folder)
+        _delete(folder.rename(_free(folder.with_name(f"{folder.name}{DELETED}"))))
     return None
 
 
 def clear(folder: Path) -> None:
     """Remove what a kill left half-written or half-deleted."""
     for path in list(_folders(folder)):
-        if path.name.endswith((PARTIAL, DELETED)):
-            shutil.rmtree(path)
+        if path.name.endswith(PARTIAL):
+            _remove(path)  # under another name first: what stays must not mix with the next save
+        elif path.name.endswith(DELETED):
+            _delete(path)
 
 
 def seal(partial: Path, ranks: int, metric: float | None, metric_key: str | None) -> Path:
@@ -102,7 +118,8 @@ def seal(partial: Path, ranks: int, metric: float | None, metric_key: str | None
         raise Incomplete(f"{partial}: {empty[0]} is empty")
     for name in files:
         _to_disk(partial / name)
-    runlog.write_json(partial / SEAL, {"files": files, "metric_key": metric_key, "metric_value": metric})
+    ends = {name: _digest_ends(partial / name) for name in files}
+    runlog.write_json(partial / SEAL, {"files": files, "ends": ends, "metric_key": metric_key, "metric_value": metric})
     _to_disk(partial / SEAL)
     _to_disk(partial)
     sealed = partial.with_name(partial.name.removesuffix(PARTIAL))
@@ -122,29 +139,29 @@ def point(folder: Path, tag: str) -> None:
     runlog.write_text(folder / LATEST, tag)
 
 
+def best(folder: Path) -> Checkpoint | None:
+    """The newest of those that were the best by a metric when they were saved; None where there is none."""
+    return next((c for c in reversed(find(folder)) if c.best and c.metric is not None), None)
+
+
 def rotate(folder: Path, keep: int, most_bytes: float = float("inf")) -> list[str]:
     """Remove plain checkpoints beyond `keep`, and while all together exceed `most_bytes`; returns their tags.
 
-    The newest checkpoint and the best one always stay. Upstream's order: first those without a metric, then the worst,
-    then the oldest. Older bests go.
+    The newest checkpoint and the best one always stay; older bests go. Of the plain ones the oldest go first, and not the
+    worst as upstream has it: a step is saved before it is evaluated, so the metric that it carries is another step's.
     """
     made = find(folder)
-    best = next((c for c in reversed(made) if c.best), None)
-    gone = [c for c in made if c.best and c is not best and c is not made[-1]]
+    last_best = next((c for c in reversed(made) if c.best), None)
+    gone = [c for c in made if c.best and c is not last_best and c is not made[-1]]
     plain = [c for c in made if not c.best]
-    removable = sorted(
-        (c for c in plain if c is not made[-1]),
-        key=lambda c: (c.metric is not None, c.metric if c.metric is not None else 0.0, c.step),
-    )
+    removable = [c for c in plain if c is not made[-1]]
     left, total = len(plain), sum(c.size for c in made) - sum(c.size for c in gone)
     for checkpoint in removable:
         if left <= max(1, keep) and total <= most_bytes:
             break
         gone.append(checkpoint)
         left, total = left - 1, total - checkpoint.size
-    for checkpoint in gone:
-        _remove(checkpoint.path)
-    return [c.tag for c in gone]
+    return [c.tag for c in gone if _remove(c.path)]
 
 
 def _read(path: Path) -> Checkpoint | None:
@@ -163,12 +180,52 @@ def _read(path: Path) -> Checkpoint | None:
         return None
 
 
-def _remove(path: Path) -> None:
-    """Under another name first, so that a kill on the way leaves no folder that looks like a checkpoint."""
+def _ends_as_sealed(path: Path) -> bool:
+    try:
+        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
+        # Older seals have sizes alone.
+        return all(_digest_ends(path / name) == digest for name, digest in sealed.get("ends", {}).items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _digest_ends(path: Path) -> str:
+    """SHA-256 of a file's first and last `_END` bytes; of all of it where that is no more."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - _END))
+        digest.update(file.read(_END))
+    return digest.hexdigest()
+
+
+def _remove(path: Path) -> bool:
+    """Under another name first, so that a kill on the way leaves no folder that looks like a checkpoint.
+
+    Returns:
+        Whether `path` is gone, if only under the other name.
+    """
     if path.exists():
         aside = _free(path.with_name(f"{path.name}{DELETED}"))
-        path.rename(aside)
-        shutil.rmtree(aside)
+        try:
+            path.rename(aside)
+        except OSError as error:
+            _tell_once(path, error)
+            return False
+        _delete(aside)
+    return True
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        _tell_once(path, error)
+
+
+def _tell_once(path: Path, error: OSError) -> None:
+    if path not in _already_told:
+        _already_told.add(path)
+        logger.warning("%s cannot be removed, and takes up room until it can be: %s", path, error)
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -27,7 +27,8 @@ def save(
     """Save `engine` as `folder/tag` and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
 
     Raises:
-        checkpoint.Incomplete: on every rank, when what was written is not whole; older checkpoints are untouched.
+        checkpoint.Incomplete: on every rank, when what was written is not whole; older checkpoints are untouched. An
+            old one that cannot be removed is only told of.
     """
     partial = f"{tag}{checkpoint.PARTIAL}"
     if strategy.is_rank_0():
@@ -45,15 +46,20 @@ def save(
     dist.broadcast_object_list(problem, src=0)  # so that no rank trains on while another has given up
     if problem[0]:
         raise checkpoint.Incomplete(problem[0])
+    if strategy.is_rank_0():
+        _rotate(strategy, folder)
     gc.collect()
 
 
 def _name(strategy: Any, folder: Path, partial: Path, metric_value: float | None, metric_key: str | None) -> None:
-    ckpt = strategy.args.ckpt
     # Upstream's own mark of a finished save, by which other tools rank checkpoints.
     metric = {"metric_key": metric_key, "metric_value": metric_value}
     runlog.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
     sealed = checkpoint.seal(partial, dist.get_world_size(), metric_value, metric_key)
     checkpoint.point(folder, sealed.name)
+
+
+def _rotate(strategy: Any, folder: Path) -> None:
+    ckpt = strategy.args.ckpt
     for gone in checkpoint.rotate(folder, ckpt.max_num, ckpt.max_mem * 2**30):
         strategy.print(f"Deleted checkpoint {gone}")

@@ -1,8 +1,9 @@
 """A run that is stopped, or killed at any moment, goes on: every step once, no question twice in an epoch."""
 
 import contextlib
-import itertools
+import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from openrlhf_mel import checkpoint, runlog
-from openrlhf_mel.train import STOPPED
+from openrlhf_mel.train import EXIT_STOPPED
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REPO = Path(__file__).resolve().parents[2]
@@ -37,11 +38,11 @@ def run(tmp_path):
         folder = out
         checkpoints = out / "checkpoints" / "_actor"
 
-        def start(self, *flags):
+        def start(self, *flags, **env):
             argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", config, "--mel.run_dir", out,
                     "--ckpt.load_enable", *flags]  # fmt: skip
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-            return subprocess.Popen(list(map(str, argv)), cwd=REPO, start_new_session=True, text=True, **quiet)
+            options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+            return subprocess.Popen(list(map(str, argv)), cwd=REPO, env=os.environ | env, **options)
 
         def finish(self, *flags, expected=0, limit=200):
             process = self.start(*flags)
@@ -54,9 +55,6 @@ def run(tmp_path):
         def steps(self):
             return [row["step"] for row in runlog.read_lines(out / runlog.METRICS)]
 
-        def names(self, suffix):
-            return [p for p in self.checkpoints.glob(f"*{suffix}")] if self.checkpoints.is_dir() else []
-
     return Run()
 
 
@@ -67,7 +65,8 @@ def kill_all(process):
         for one in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        psutil.wait_procs(tree, 20)
+        process.wait(20)  # first: psutil would take the exit code
+        psutil.wait_procs(tree[1:], 20)
 
 
 def wait_for(process, condition, limit=150):
@@ -93,7 +92,7 @@ def check_history(run, steps, epochs=1):
     assert (run.folder / "model" / "config.json").is_file()
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("flags", [(), ("--train.async_enable",)], ids=["synchronous", "asynchronous"])
 def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     flags = (f"--data.max_samples={STEPS * QUESTIONS}", "--ckpt.save_steps=100", *flags)
@@ -101,7 +100,7 @@ def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     try:
         assert wait_for(process, lambda: run.steps()), process.stderr.read()[-2000:]
         (run.folder / runlog.STOP).touch()
-        assert process.wait(120) == STOPPED
+        assert process.wait(200) == EXIT_STOPPED
     finally:
         kill_all(process)
     assert not (run.folder / runlog.STOP).exists()
@@ -110,58 +109,111 @@ def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     run.finish(*flags)
     check_history(run, STEPS)
     began = time.monotonic()
-    run.finish(*flags, limit=60)  # finished: ends at once
-    assert time.monotonic() - began < 30 and run.steps() == list(range(1, STEPS + 1))
+    run.finish(*flags, limit=120)  # finished: ends at once
+    assert time.monotonic() - began < 60 and run.steps() == list(range(1, STEPS + 1))
+
+
+def halt_at(moment, pattern, mark):
+    """Hold up the process that is about to do `moment`, an audit event, to a path like `pattern`, and write `mark`.
+
+    Its source is a `sitecustomize.py` which every process of a run reads: the saving is done in Ray's actors. For the
+    moment `torch.save` the file is cut in half first. Each evaluation is better than those before.
+    """
+    import contextlib
+    import os
+    import sys
+    import time
+    from fnmatch import fnmatch
+
+    def halt():
+        with contextlib.suppress(FileExistsError), open(mark, "x") as file:
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            while True:
+                time.sleep(60)
+
+    def torn(save):
+        def call(value, path, *args, **kwargs):
+            save(value, path, *args, **kwargs)
+            if moment == "torch.save" and fnmatch(str(path), pattern):
+                os.truncate(path, os.path.getsize(path) // 2)
+                halt()
+
+        return call
+
+    def rising(compute):
+        return lambda *args: dict.fromkeys(compute(*args), time.time())
+
+    def patch(module, name, wrapper):
+        found = getattr(sys.modules.get(module), name, None)
+        if found is not None and not hasattr(found, "original"):
+            replaced = wrapper(found)
+            replaced.original = found
+            setattr(sys.modules[module], name, replaced)
+
+    def watch(event, args):
+        if event == "os.mkdir" and str(args[0]).endswith(".partial"):
+            patch("torch", "save", torn)
+        elif event == "open" and str(args[0]).endswith("metrics.jsonl"):
+            patch("openrlhf.trainer.ppo_trainer", "compute_eval_metrics", rising)
+        if event == moment and any(fnmatch(str(arg), pattern) for arg in args):
+            halt()
+
+    sys.addaudithook(watch)
+
+
+# What is about to be done when the kill comes, and the step of the newest whole checkpoint that is left by then.
+MOMENTS = {
+    "the first checkpoint, not begun": ("os.mkdir", "*/global_step1.partial", 0),
+    "the first checkpoint, half a file": ("torch.save", "*/global_step1.partial/*_optim_states.pt", 0),
+    "the first checkpoint, not sealed": ("os.rename", "*/global_step1.partial/sealed.json", 0),
+    "the first best checkpoint, half a file": ("torch.save", "*/best_global_step1.partial/*_model_states.pt", 1),
+    "rotation, nothing deleted": ("shutil.rmtree", "*/global_step1.deleted", 2),
+    "a best checkpoint, sealed and not named": ("os.rename", "*/best_global_step2.partial", 2),
+    "rotation of the old best, all but the folder deleted": ("os.rmdir", "*/best_global_step3.deleted", 4),
+    "start-up, about to choose": ("os.rename", "*/_actor/latest", 4),
+    "a checkpoint, named and not the latest": ("open", "*/checkpoints/_actor", 5),
+    "the end, its model not named": ("os.rename", "*/out/model.partial", 6),
+}
 
 
 @pytest.mark.timeout(1200)
 def test_kill_9_at_ten_moments(run, tmp_path):
-    """Among them the first checkpoint, the best one, the rotation and the end; at most the steps since the last are lost.
+    """In a chain of resumes; at most the steps since the last checkpoint are lost, and none of it is chance.
 
     An episode's last rollout is half a one, so that the data's end is found in the middle of a draw.
     """
-    rows = [json.loads(line) for line in (REPO / "data" / "toy" / "test.jsonl").read_text().splitlines()[:4]]
-    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    steps, epochs = 12, 2
+    rows = (REPO / "data" / "toy" / "test.jsonl").read_text().splitlines(keepends=True)[:2]
+    (tmp_path / "eval.jsonl").write_text("".join(rows))
+    steps, epochs = 6, 2
     flags = (
         f"--data.max_samples={steps // epochs * QUESTIONS - 4}", f"--train.num_episodes={epochs}", "--ckpt.save_steps=1",
         "--ckpt.max_num=1", "--eval.steps=1", "--eval.n_samples_per_prompt=2", "--eval.dataset", tmp_path / "eval.jsonl",
-        f"--ckpt.best_metric_key=eval_{rows[0].get('datasource', 'default')}_pass1",
+        "--ckpt.best_metric_key=eval_toy_pass1",
     )  # fmt: skip
-    done = itertools.count(1)
-
-    def further(count):
-        target = (run.steps() or [0])[-1] + count
-        return lambda: (run.steps() or [0])[-1] >= target
-
-    moments = {
-        "the first checkpoint": lambda: run.names(checkpoint.PARTIAL),
-        "the first checkpoint again": lambda: any(p.stat().st_size for d in run.names(checkpoint.PARTIAL) for p in d.iterdir()),
-        "the best checkpoint": lambda: any(p.name.startswith("best") for p in run.names(checkpoint.PARTIAL)),
-        "rotation": lambda: run.names(checkpoint.DELETED),
-        "just sealed": lambda: len(checkpoint.find(run.checkpoints)) >= 2,
-        "one step": further,
-        "rotation again": lambda: run.names(checkpoint.DELETED),
-        "a checkpoint": lambda: run.names(checkpoint.PARTIAL),
-        "start-up": lambda: (run.folder / "logs" / "train.log").stat().st_mtime > started,
-        "the end of the last episode": lambda: (n := checkpoint.newest(run.checkpoints)) and n.step == steps,
-    }  # fmt: skip
-    for name, moment in moments.items():
-        before = checkpoint.newest(run.checkpoints)
-        started = time.time()
-        condition = moment(next(done)) if moment is further else moment
-        process = run.start(*flags)
+    hook, mark, best = tmp_path / "hook" / "sitecustomize.py", tmp_path / "reached", 0
+    hook.parent.mkdir()
+    for name, (event, pattern, newest) in MOMENTS.items():
+        mark.unlink(missing_ok=True)
+        call = f"halt_at({event!r}, {pattern!r}, {str(mark)!r})"
+        hook.write_text(f"{inspect.getsource(halt_at)}\n\n{call}\n")
+        process = run.start(*flags, PYTHONPATH=str(hook.parent))
         try:
-            came = wait_for(process, condition)
+            reached = wait_for(process, lambda: mark.exists() and mark.read_text().endswith("\n"))
         finally:
+            running = process.poll() is None
             kill_all(process)
             errors = process.communicate()[1]
-        assert came or process.returncode in (0, -signal.SIGKILL), f"{name}: {errors[-2000:]}"
-        after = checkpoint.newest(run.checkpoints)
-        assert before is None or after.step >= before.step, name
-        assert run.steps() == list(range(1, len(run.steps()) + 1)), name
-        assert after is None or len(run.steps()) - after.step <= 1, name  # a checkpoint a step
+        assert reached and running, f"{name}: not reached, exit code {process.returncode}: {errors[-2000:]}"
+        assert process.returncode == -signal.SIGKILL and not psutil.pid_exists(int(mark.read_text())), name
+        assert not json.loads((run.folder / runlog.MANIFEST).read_text())["finished"], name
+        whole = checkpoint.find(run.checkpoints)
+        assert max((c.step for c in whole), default=0) == newest, name
+        assert run.steps() == list(range(1, len(run.steps()) + 1)) and len(run.steps()) - newest <= 1, name
+        assert max((c.step for c in whole if c.best), default=0) >= best, name  # never without one again
+        best = max((c.step for c in whole if c.best), default=0)
+    assert best == steps
     run.finish(*flags, limit=300)
     check_history(run, steps, epochs)
     kept = checkpoint.find(run.checkpoints)
-    assert kept[-1].step == steps and sum(not c.best for c in kept) == 1 and sum(c.best for c in kept) <= 2
+    assert [(c.step, c.best) for c in kept] == [(steps, True), (steps, False)]

@@ -1,9 +1,11 @@
 """Which checkpoints count and stay: a kill at any moment leaves something whole to go on from."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -79,6 +81,140 @@ def test_a_damaged_one_is_passed_over_and_kept_aside(tmp_path, damage):
     assert (folder / "global_step2.damaged").is_dir()
 
 
+def zero(path: Path, start: int = 0, count: int | None = None) -> None:
+    """As a file system that has lost a block, or all of them."""
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(start % size)
+        file.write(bytes(size if count is None else count))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        zero,
+        lambda p: zero(p, 0, 3),
+        lambda p: zero(p, -3, 3),
+        lambda p: os.truncate(p, p.stat().st_size - 1),
+        lambda p: p.write_bytes(p.read_bytes() + b"x"),
+    ],
+    ids=["zeros", "a zeroed head", "a zeroed tail", "truncated", "grown"],
+)
+@pytest.mark.parametrize("size", [50, 16, 17, 9, 7])
+def test_what_is_not_as_it_was_sealed_falls_back_to_the_one_before(tmp_path, monkeypatch, caplog, size, damage):
+    monkeypatch.setattr(checkpoint, "_END", 8)
+    folder = tmp_path / "_actor"
+    save(folder, "global_step1")
+    partial = write(folder, "global_step2")
+    name = "mp_rank_00_model_states.pt"
+    (partial / name).write_bytes(bytes(range(1, size + 1)))
+    damage(checkpoint.seal(partial, 2, None, None) / name)
+    assert checkpoint.prepare(folder).tag == (folder / "latest").read_text() == "global_step1"
+    assert (folder / "global_step2.damaged" / name).is_file()
+    assert "global_step2 is not as it was saved: kept aside as global_step2.damaged" in caplog.text
+
+
+def test_a_large_file_is_told_by_its_ends_alone(tmp_path):
+    partial = write(tmp_path, "global_step1")
+    large = partial / "mp_rank_00_model_states.pt"
+    with open(large, "wb") as file:
+        file.truncate(2**40)  # sparse: reading it all would take minutes
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\1the\1")
+    if large.stat().st_blocks > 2**16:
+        pytest.skip("no sparse files here")
+    sealed = checkpoint.seal(partial, 2, None, None)
+    assert checkpoint.prepare(tmp_path).tag == "global_step1"
+    zero(sealed / large.name, -5, 5)
+    assert checkpoint.prepare(tmp_path) is None
+
+
+def test_a_seal_of_sizes_alone_still_counts(tmp_path):
+    sealed = save(tmp_path, "global_step1") / checkpoint.SEAL
+    content = json.loads(sealed.read_text())
+    assert set(content.pop("ends")) == set(content["files"])
+    sealed.write_text(json.dumps(content))
+    assert checkpoint.prepare(tmp_path).tag == "global_step1"
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """Folders that cannot be removed, as on NFS while one of their files is read."""
+
+    def rmdir(path, **_):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+
+
+def test_an_old_one_that_cannot_be_removed_is_told_of_once_and_ends_nothing(tmp_path, stuck, caplog):
+    folder = tmp_path / "_actor"
+    for step in (1, 2):
+        save(folder, f"global_step{step}")
+    write(folder, "global_step3")  # a kill's half
+    assert checkpoint.rotate(folder, keep=1) == ["global_step1"]
+    for _ in range(2):
+        checkpoint.clear(folder)
+        assert checkpoint.prepare(folder).tag == "global_step2"
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {
+        "global_step1.deleted", "global_step2", "global_step3.partial.deleted",
+    }  # fmt: skip
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and all("cannot be removed" in line and "not empty" in line for line in told)
+    save(folder, "global_step1")  # the name can be had again, and go again
+    assert checkpoint.rotate(folder, keep=1) == ["global_step1"]
+
+
+def test_one_that_cannot_even_be_renamed_stays_and_counts(tmp_path, monkeypatch, caplog):
+    for step in (1, 2):
+        save(tmp_path, f"global_step{step}")
+
+    def rename(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        assert checkpoint.rotate(tmp_path, keep=1) == []
+    assert tags(tmp_path) == ["global_step1", "global_step2"] and "global_step1 cannot be removed" in caplog.text
+
+
+@pytest.mark.parametrize("nothing_whole", [False, True])
+def test_leftovers_that_stay_do_not_stand_in_the_way_of_a_start(tmp_path, stuck, nothing_whole):
+    folder = tmp_path / "_actor"
+    write(folder, "global_step2")
+    if not nothing_whole:
+        save(folder, "global_step1")
+    went_on = checkpoint.prepare(folder)
+    assert (went_on is None and not folder.exists()) if nothing_whole else went_on.tag == "global_step1"
+
+
+class Engine:
+    """DeepSpeed's part in a save."""
+
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
+        assert not save_latest
+        write(Path(folder), tag.removesuffix(checkpoint.PARTIAL), ranks=1)
+
+
+@pytest.mark.parametrize("cannot_remove", [False, True])
+def test_a_save_goes_on_when_an_old_one_cannot_be_removed(tmp_path, monkeypatch, request, caplog, cannot_remove):
+    saving = pytest.importorskip("openrlhf_mel.upstream.saving")
+    alone = {"barrier": lambda: None, "get_world_size": lambda: 1, "broadcast_object_list": lambda *_, **__: None}
+    monkeypatch.setattr(saving, "dist", SimpleNamespace(**alone))
+    args = SimpleNamespace(ckpt=SimpleNamespace(max_num=1, max_mem=1))
+    printed = []
+    strategy = SimpleNamespace(
+        args=args, is_rank_0=lambda: True, print=printed.append, CKPT_METRIC_FILENAME="metric.json"
+    )
+    if cannot_remove:
+        request.getfixturevalue("stuck")
+    for step in (1, 2, 3):
+        saving.save(strategy, Engine(), tmp_path, f"global_step{step}", {}, 0.5, "eval_default_pass1")
+    assert tags(tmp_path) == ["global_step3"] and (tmp_path / "latest").read_text() == "global_step3"
+    assert printed == ["Deleted checkpoint global_step1", "Deleted checkpoint global_step2"]
+    assert caplog.text.count("cannot be removed") == 2 * cannot_remove
+
+
 def test_nothing_whole_is_a_fresh_start(tmp_path):
     folder = tmp_path / "_actor"
     assert checkpoint.prepare(folder) is None
@@ -93,7 +229,7 @@ def test_the_newest_and_the_best_always_stay(tmp_path):
     save(tmp_path, "best_global_step2", 0.9)
     for step, metric in ((2, 0.9), (3, None), (4, 0.1), (5, 0.3)):
         save(tmp_path, f"global_step{step}", metric)
-    assert checkpoint.rotate(tmp_path, keep=1) == ["global_step3", "global_step4", "global_step2"]
+    assert checkpoint.rotate(tmp_path, keep=1) == ["global_step2", "global_step3", "global_step4"]
     assert tags(tmp_path) == ["best_global_step2", "global_step5"]
     assert checkpoint.rotate(tmp_path, keep=0, most_bytes=0) == []
     save(tmp_path, "best_global_step6", 1.0)
