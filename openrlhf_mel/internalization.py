@@ -65,7 +65,7 @@ def rejection_loss(
     Returns:
         A scalar; zero, with a gradient of zero, when no response is correct.
     """
-    per_response = -(log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+    per_response = row_mean(-log_probs, mask)
     count = torch.as_tensor(count, dtype=log_probs.dtype, device=log_probs.device)
     return (per_response * correct).sum() / torch.where(count > 0, count, torch.ones_like(count)) * dp_size
 

@@ -16,7 +16,7 @@ BF16, FP32 = 2, 4
 # DeepSpeed's defaults, which upstream leaves as they are ("auto"), in elements.
 _BUCKET = 500_000_000  # reduce_bucket_size
 _LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of use
-NLL_CHUNK = 128  # `head.CHUNK`, which is not read from there: it would import torch
+NLL_CHUNK, NLL_CHUNKS = 128, 16  # `head.CHUNK` and `CHUNKS`, which are not read from there: it would import torch
 # Assumed: CUDA context, cuBLAS and NCCL of a training process.
 _PROCESS = 1.5 * GIB
 # Measured on an H100 with vLLM 0.19 (docs/preflight.md): within its share, activations and what torch does not count ...
@@ -96,6 +96,11 @@ def layer_bytes(shape: Shape) -> int:
     return 2 * norm + head_norms + attention + 4 * BF16 * shape.ffn
 
 
+def nll_chunk(positions: int) -> int:
+    """`head.chunk_length`."""
+    return max(NLL_CHUNK, -(-positions // NLL_CHUNKS))
+
+
 def training_pass(plan: Plan, tokens: int, nll: bool = False) -> Parts:
     """Activations and logits of a forward and backward, at the worse of its two peaks.
 
@@ -107,7 +112,8 @@ def training_pass(plan: Plan, tokens: int, nll: bool = False) -> Parts:
     s = plan.shape
     stored = s.layers * (BF16 * s.hidden if plan.checkpointing else layer_bytes(s)) * tokens
     if nll:
-        entries, at_head, kept = s.vocabulary * min(NLL_CHUNK, tokens), BF16 + 3 * FP32, 0
+        # At most, as if all tokens were M's: with checkpointing the layer's peak is higher even so (Qwen3-4B and larger).
+        entries, at_head, kept = s.vocabulary * min(nll_chunk(tokens), tokens), BF16 + 3 * FP32, 0
     else:
         entries, kept = s.vocabulary * tokens, FP32
         at_head = 16 if plan.entropy else 10 if plan.temperature == 1 else 12

@@ -8,6 +8,7 @@ So only one graph is alive at a time, and the order of collectives is the same o
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ class JointTrainer(_UpstreamTrainer):
         self.strategy = JointStrategy(strategy, self)
         self.ledger = GradientLedger(self.actor.model)
         self._head = NLLHead(self.actor.model.module)
-        self.actor.register_forward_hook(_forget_logits)
+        # Of the model's output upstream uses the entropy and, with a coefficient, the auxiliary loss; it holds on to all
+        # of it (fp32 logits above all) to its training step's end, and so while the NLL is learned.
+        unused = ("logits", "router_logits", *(() if self.aux_loss else ("aux_loss",)))
+        self.actor.register_forward_hook(partial(_let_go, unused))
         if self.mel.algorithm == "rft":
             self.actor_loss_fn = RejectionPolicyLoss()
             args = self.args
@@ -103,9 +107,10 @@ class JointTrainer(_UpstreamTrainer):
 
     @property
     def hand_over(self) -> bool:
-        """Whether the policy's backward at hand is to be reduced for good, so that the engine has its sum.
+        """Whether DeepSpeed reduces the policy's gradient over ranks after the backward of this micro-batch.
 
-        Where gradients cannot be set aside, the NLL's last backward does that for both losses.
+        At the step's last micro-batch; but where gradients cannot be set aside and Ms are to be learned, the NLL's last
+        backward reduces both losses together.
         """
         return self.at_boundary and (self.ledger.available or not self.coefficient or not self._batches())
 
@@ -152,8 +157,7 @@ class JointTrainer(_UpstreamTrainer):
         self._step_log.append(log)
         batches = self._batches()
         self._pending.pop(0)
-        if self.hand_over:
-            log |= self._norm("grad_norm/policy")
+        log |= self._norm("grad_norm/policy")
         if not batches:
             return
         engine, coefficient = self.actor.model, self.coefficient
@@ -250,10 +254,10 @@ class JointTrainer(_UpstreamTrainer):
         return {} if norm is None else {name: norm}
 
 
-def _forget_logits(actor: Any, inputs: Any, output: Any) -> None:
-    """Upstream's training step holds on to the policy's fp32 logits to its end, and so while the NLL is learned."""
-    if isinstance(output, tuple):  # (log-probabilities, the model's output), of which entropy and aux_loss are used
-        output[1]["logits"] = None
+def _let_go(names: tuple[str, ...], actor: Any, inputs: Any, output: Any) -> None:
+    if isinstance(output, tuple):  # (log-probabilities, the model's output)
+        for name in output[1].keys() & set(names):
+            output[1][name] = None
 
 
 class PolicyModel(_UpstreamActor):

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 100.0
+LIMIT_S = 240.0
 # What ranks use, so that none of them has to import it again.
 _USED = (
     "openrlhf_mel.cpu.policy",

@@ -140,7 +140,8 @@ class Oracle:
     def __init__(self, folder: Path, lora_rank: int = 0, parameters: dict[str, torch.Tensor] | None = None) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+        # experts one by one: torch has no grouped product in float64
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, experts_implementation="eager")
         self._scaling = LORA_ALPHA / lora_rank if lora_rank else None
         base = dict(self._model.named_parameters())
         if lora_rank:

@@ -25,9 +25,9 @@ class Case:
     Attributes:
         learning_rate: 0 leaves the parameters as they are, so that every rollout finds the same ones.
         coefficients: of R_MEL in each rollout; none: `mel.nll_coef` in all.
-        ledger: False: gradients cannot be set aside, as under offloading.
+        offload: optimizer and gradients are DeepSpeed's "offloaded" ones, so that no gradient can be set aside.
         upstream_only: upstream's own trainer, unmodified: the baseline.
-        fault: done in every rank before the actor is made: a mistake that the check must find.
+        prepare: done in every rank before the actor is made, such as a mistake that the check must find.
     """
 
     flags: tuple[str, ...] = (FP32,)
@@ -37,9 +37,9 @@ class Case:
     learning_rate: float = 0.0
     coefficients: tuple[float, ...] | None = None
     lora_rank: int = 0
-    ledger: bool = True
+    offload: bool = False
     upstream_only: bool = False
-    fault: Callable[[Data], None] | None = None
+    prepare: Callable[[Data], None] | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -110,8 +110,8 @@ def free_port() -> int:
 
 
 def _rank(rank: int, ranks: int, port: int, folder: Path, case: Case, data: list[Data]) -> list[Outcome]:
-    if case.fault:
-        case.fault(data[0])
+    if case.prepare:
+        case.prepare(data[0])
     strategy, actor = start(case, arguments(case, ranks), rank, ranks, port, folder)
     return learn(case, strategy, actor, data, rank, ranks)
 
@@ -126,7 +126,6 @@ def learn(case: Case, strategy: Any, actor: Any, data: list[Data], rank: int, ra
             actor.append(experience)
         if not case.upstream_only:
             actor.take_rows(rollout.rows, case.coefficient(i, ranks))
-            actor.trainer.ledger.available = case.ledger
         outcome.status = actor.fit(0.0)
         if case.learning_rate:
             outcome.after = parameters(actor)
@@ -145,6 +144,7 @@ def arguments(case: Case, ranks: int, *more: str) -> Any:
     args.actor.eps_clip_low_high = (args.actor.eps_clip, args.actor.eps_clip)
     args.rollout.max_tokens_per_gpu = args.train.max_tokens_per_gpu
     args.ds.lora.rank = case.lora_rank
+    args.ds.adam_offload = case.offload  # refused on a CPU, where it saves nothing
     return args
 
 

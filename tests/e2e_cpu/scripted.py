@@ -1,6 +1,7 @@
 """A rollout engine that answers by a script, importable by Ray's workers."""
 
 import asyncio
+import re
 import time
 from types import SimpleNamespace
 
@@ -20,10 +21,16 @@ class Characters:
 
 
 class Scripted:
-    """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers."""
+    """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers.
+
+    "slow until 3" in a question: its rollout ends when three others were replayed (or never will be).
+    """
 
     def __init__(self):
         self.events = []
+
+    def replays(self):
+        return sum(kind == "replay" for _, kind, _ in self.events)
 
     async def get_num_unfinished_requests(self):
         return 0
@@ -31,15 +38,18 @@ class Scripted:
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
         prompt = "".join(map(chr, prompt_token_ids))
         self.events.append((time.monotonic(), "analysis", prompt))
-        one = SimpleNamespace(token_ids=[ord(c) for c in M], finish_reason="stop")
+        reason = next((r for r in ("length", "abort", "error", "repetition") if f"[{r}]" in prompt), "stop")
+        one = SimpleNamespace(token_ids=[ord(c) for c in M], finish_reason=reason)
         return SimpleNamespace(outputs=[one])
 
     async def generate_responses(
         self, prompt, label, sampling_params, max_length, hf_tokenizer, num_samples=1, images=None
     ):
         replay = "<experience>" in prompt
-        if "slow" in prompt and not replay:
-            await asyncio.sleep(2)
+        if (slow := re.search(r"slow until (\d+)", prompt)) and not replay:
+            deadline = time.monotonic() + 60
+            while self.replays() < int(slow[1]) and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
         made = []
         for i in range(num_samples):
             right = replay or (i % 2 == 0 and "easy" not in prompt) or ("hard" not in prompt and "easy" in prompt)

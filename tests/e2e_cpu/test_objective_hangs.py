@@ -7,8 +7,8 @@ from e2e_cpu import agreement, oracle, ranks
 from e2e_cpu.oracle import Rollout
 from e2e_cpu.ranks import DYNAMIC, FP32, PACKED, Case
 
-pytestmark = [pytest.mark.objective, pytest.mark.timeout(280)]
-LIMIT_S = 90.0
+pytestmark = [pytest.mark.objective, pytest.mark.timeout(600)]
+LIMIT_S = 240.0
 LAYOUTS = {
     "ZeRO-2, padded": (),
     "ZeRO-2, dynamic": DYNAMIC,
@@ -61,8 +61,8 @@ def test_last_partial_batch(folder, flags, meta):
 
 
 @pytest.mark.parametrize("layout", FAST)
-def test_gradients_that_cannot_be_set_aside(folder, layout):
-    check(folder, Case((FP32, *LAYOUTS[layout]), ROLLOUTS, ledger=False), 2)
+def test_optimizer_offloaded(folder, layout):
+    check(folder, Case((FP32, *LAYOUTS[layout]), ROLLOUTS, offload=True), 2)
 
 
 @pytest.mark.parametrize("layout", FAST)

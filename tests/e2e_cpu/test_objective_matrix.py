@@ -5,7 +5,7 @@ from e2e_cpu import agreement, oracle
 from e2e_cpu.oracle import Rollout
 from e2e_cpu.ranks import DYNAMIC, FP32, PACKED, Case
 
-pytestmark = [pytest.mark.objective, pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.objective, pytest.mark.slow, pytest.mark.timeout(600)]
 BATCH = 16
 LAYOUTS = {  # flags, policy micro-batches on each rank
     "padded": ((), 1),

@@ -8,7 +8,7 @@ from e2e_cpu import agreement, nursery, oracle, ranks
 from e2e_cpu.oracle import Rollout
 from e2e_cpu.ranks import DYNAMIC, FP32, PACKED, Case
 
-pytestmark = [pytest.mark.objective, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.objective, pytest.mark.timeout(600)]
 WITH_AND_WITHOUT = (Rollout(meta=0), Rollout(meta=5), Rollout(meta=1, seed=1))
 LAYOUTS = {  # ranks, flags
     "one rank, padded": (1, ()),

@@ -8,7 +8,7 @@ from e2e_cpu import agreement, oracle
 from e2e_cpu.oracle import Rollout
 from e2e_cpu.ranks import DYNAMIC, FP32, Case
 
-pytestmark = [pytest.mark.objective, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.objective, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,13 @@ def nothing_set_aside(data):
     from openrlhf_mel.upstream.gradients import GradientLedger
 
     GradientLedger.set_aside = lambda self: None
+
+
+def handed_over_twice(data):
+    """As if gradients could be set aside where they cannot."""
+    from openrlhf_mel.upstream.policy_actor import JointTrainer
+
+    JointTrainer.hand_over = property(lambda self: self.at_boundary)
 
 
 def mean_over_ranks(data):
@@ -103,6 +110,11 @@ FAULTS = {
         "ZeRO-2": Case((FP32,), (Rollout(meta=5),)),
         "ZeRO-2, dynamic": Case((FP32, *DYNAMIC), (Rollout(meta=5),)),
     },
+    # Under ZeRO-3, and under ZeRO-2 after several micro-batches, offloaded gradients add up even so.
+    handed_over_twice: {
+        "offloaded, ZeRO-1": Case((FP32, *DYNAMIC, "--ds.zero_stage=1"), (Rollout(meta=5),), offload=True),
+        "offloaded, ZeRO-2": Case((FP32,), (Rollout(meta=5),), micro_batch=8, offload=True),
+    },
     mean_over_ranks: {
         "the NLL alone": Case((FP32,), (Rollout(meta=5, policy=False),)),
         "both, ZeRO-3": Case((FP32, "--ds.zero_stage=3"), (Rollout(meta=5),)),
@@ -129,7 +141,7 @@ FAULTS = {
 def test_a_mistake_is_found(folder, fault, name):
     case = FAULTS[fault][name]
     with pytest.raises(AssertionError, match=r"^distance "):
-        agreement.check(folder, dataclasses.replace(case, fault=fault), 2)
+        agreement.check(folder, dataclasses.replace(case, prepare=fault), 2)
     agreement.check(folder, case, 2)  # and nothing else was wrong
 
 

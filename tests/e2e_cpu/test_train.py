@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 REPO = Path(__file__).resolve().parents[2]
 MODEL = REPO / "data" / "toy" / "model"
 TOY = f"""
@@ -35,7 +35,7 @@ def train(tmp_path, command):
         (tmp_path / "run.yaml").write_text(text)
         out = tmp_path / "out"
         argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", tmp_path / "run.yaml", "--mel.run_dir", out]
-        done = command(*argv, *flags, limit=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        done = command(*argv, *flags, limit=500, env=os.environ | {"HF_HUB_OFFLINE": "1"})
         log = out / "logs" / "train.log"
         assert done.returncode == 0, done.stderr + (log.read_text()[-3000:] if log.exists() else "")
         return out, done
@@ -137,8 +137,17 @@ def test_engines_and_policy_share_time(train, tmp_path, flags):
     if evaluation:
         assert [e["step"] for e in lines(out / "evaluations.jsonl")] == [1]
         assert [m["mel/nll_coef"] for m in metrics] == [1.0, 0.5]
-        assert [p.name for p in (out / "checkpoints" / "_actor").glob("best*")] == ["best_global_step1"]
+        (best,) = (out / "checkpoints" / "_actor").glob("best*")
+        (state,) = best.glob("*_model_states.pt")
+        assert best.name == "best_global_step1" and steps_learned(state) == 1  # the weights that were evaluated
         assert not {e["question"] for e in archive} & {r["input"] for r in rows}
+
+
+def steps_learned(state):
+    """Optimizer steps of the weights in a checkpoint, as its engine counted them."""
+    import torch
+
+    return torch.load(state, map_location="cpu", weights_only=False)["global_steps"]
 
 
 @pytest.mark.slow
@@ -187,8 +196,14 @@ def cluster():
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        time.sleep(3)  # the address answers before the node has registered
-        yield f"127.0.0.1:{port}"
+        address = f"127.0.0.1:{port}"
+        # The address answers before the node has registered.
+        there = f"import ray; ray.init({address!r}); raise SystemExit(ray.cluster_resources().get('GPU') != 16)"
+        for _ in range(10):
+            if subprocess.run([sys.executable, "-c", there], cwd="/", timeout=120, **quiet).returncode == 0:
+                break
+            time.sleep(1)
+        yield address
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(30)
@@ -201,7 +216,7 @@ def test_joins_a_cluster_whose_workers_run_in_another_folder(tmp_path, command, 
     argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", "run.yaml", "--mel.run_dir", "a/../out",
             "--data.prompt_dataset", "data.jsonl"]  # fmt: skip
     env = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": str(REPO)}
-    done = command(*argv, limit=240, cwd=tmp_path, env=env)
+    done = command(*argv, limit=500, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert [m["step"] for m in lines(tmp_path / "out" / "metrics.jsonl")] == [1, 2]
     changed(tmp_path / "out")

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from benchmarks.objective import SHAPES, Report
-from benchmarks.objective_pass import Specification, Step
+from benchmarks.objective import SHAPES, Report, nll_passes
+from benchmarks.objective_pass import Figures, Specification, Step
 
 
 def test_a_specification_survives_the_command_line():
@@ -48,3 +48,27 @@ def test_the_eighth_has_qwen3_8bs_shares():
         return layers / total, head / total, attention / total
 
     assert work("an eighth") == pytest.approx(work("qwen3-8b"), abs=0.005)
+
+
+@dataclasses.dataclass
+class Passes:
+    """In the place of a `Bench`: memory over the start by how the NLL is made, of which 2 for hardly any tokens."""
+
+    over_start: dict[str, float]
+    device: str = "cpu"
+    alone: bool = False
+
+    def run(self, kind, *steps, repeats=1, live=True):
+        assert kind == "nll"  # after the policy's pass of the same step
+        return [Figures(10, 10 + (2 if s.tokens < 100 else self.over_start[s.nll]), 1.0, 0.0) for s in repeats * steps]
+
+
+@pytest.mark.parametrize(
+    "ours, found", [(3, None), (14, "with full fp32 logits (upstream's Actor)"), (9, "of any length")]
+)
+def test_the_nll_pass_is_held_to_full_logits(ours, found):
+    """Without a deduction to upstream's, and less what any backward takes to the leanest."""
+    report = Report()
+    nll_passes(Passes({"mel": ours, "upstream": 110, "sliced": 40}), report, 1, large=False)
+    beyond = [name for name, value, limit in report.lines if value > limit]
+    assert all(found in name for name in beyond[:1]) and bool(beyond) == bool(found)

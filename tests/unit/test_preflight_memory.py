@@ -133,6 +133,7 @@ def test_activations_as_torch_keeps_them():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(620)
 def test_peaks_and_checkpoints_as_torch_and_deepspeed_make_them(command):
     done = command(sys.executable, "benchmarks/preflight.py", limit=600)
     assert done.returncode == 0, done.stderr[-2000:]
