@@ -64,8 +64,10 @@ SIGNS = (
     # A share: every fifth response more than at the start is neither y+ nor y-, and mostly counts as wrong.
     Sign("rollout/truncated_rate", "above", 0.2, "plus", "ever more responses are cut off",
          "raise rollout.max_new_tokens if they reason, lower actor.adam.lr if they repeat themselves"),
-    # A share: more than half of the kept Ms repeat another's text. Two Ms alike (0.5) are no sign yet.
+    # Shares. More than half of a step's kept Ms repeat another's text, but for numbers; two alike (0.5) are no sign yet.
     Sign("mel/distinct_share", "below", 0.5, "value", "Ms are copies of each other", f"{_READ} and {_LESS}"),
+    # Where few texts are possible they come back in health too (the demo: 0.25 are new), so against the run's own start.
+    Sign("mel/new_share", "below", 1 / 3, "times", "Ms are copies of earlier ones", f"{_READ} and {_LESS}"),
     # Tokens. As for responses: a base model's first Ms ramble.
     Sign("mel/length_mean", "below", 1 / 3, "times", "Ms shrink, they may be empty phrases", f"{_READ} and {_LESS}"),
     # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22%.

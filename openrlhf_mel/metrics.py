@@ -5,6 +5,8 @@ Retention ratio (paper, figure 9), replay gain, leak rate, length, duplication, 
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Sequence
 
 from openrlhf_mel.construction import DROP_REASONS
@@ -30,12 +32,36 @@ def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], 
     if written:
         metrics["mel/length_mean"] = sum(len(m.token_ids) for m in written) / len(written)
     if kept:
-        metrics["mel/distinct_share"] = len({m.text for m in kept}) / len(kept)
+        metrics["mel/distinct_share"] = len({normalised(m.text) for m in kept}) / len(kept)
     if told:
         metrics["mel/leak_rate"] = sum(m.leaked for m in told) / len(told)
     if judged:
         metrics["mel/replay_gain"] = sum(replay_gain(m, correct_at) for m in judged) / len(judged)
     return metrics
+
+
+def normalised(text: str) -> str:
+    """What two Ms have in common that differ in nothing but case, numbers or white space."""
+    return " ".join(re.sub(r"\d+", "0", text).casefold().split())
+
+
+class RecentTexts:
+    """The kept Ms, normalised, of the last `window` steps that kept one."""
+
+    def __init__(self, window: int) -> None:
+        self._steps: deque[set[str]] = deque(maxlen=window)
+
+    def new_share(self, texts: Sequence[str]) -> float | None:
+        """Share of a step's kept Ms that these steps did not have; it is then the last of them.
+
+        None where nothing was kept, now or before. Ms that are alike within the step are not told here.
+        """
+        if not texts:
+            return None
+        found = [normalised(text) for text in texts]
+        before = set().union(*self._steps)
+        self._steps.append(set(found))
+        return sum(text not in before for text in found) / len(found) if before else None
 
 
 def replay_gain(m: MetaExperience, correct_at: float) -> float:

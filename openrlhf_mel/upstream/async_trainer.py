@@ -8,6 +8,7 @@ sample.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import ray
@@ -22,6 +23,29 @@ _UpstreamTraining = ppo_trainer_async.TrainingActor.__ray_metadata__.modified_cl
 _UpstreamAsync = ppo_trainer_async.PPOTrainerAsync.__ray_metadata__.modified_class
 
 
+class ReadAhead:
+    """The rollout queue. Its next evaluation can be taken out first; what stood before it is read afterwards, in order."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue, self._passed = queue, deque()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def get(self, block: bool = True) -> Any:
+        """The next of what upstream's loop reads."""
+        return self._passed.popleft() if self._passed else self._queue.get(block=block)
+
+    def evaluation(self) -> tuple[str, int, dict[str, float]] | None:
+        """Wait for the next evaluation; None when the generator has ended without one."""
+        while "done" not in self._passed:
+            payload = self._queue.get(block=True)
+            if payload[0] == "eval":
+                return payload
+            self._passed.append(payload)
+        return None
+
+
 class GeneratingActor(_UpstreamGenerator):
     """Upstream's, with MEL's samples generator."""
 
@@ -32,9 +56,17 @@ class GeneratingActor(_UpstreamGenerator):
         self.samples_generator.stop_file = None  # the training actor looks, and saves first
         super().fit(episode, total_consumed_prompts)
 
+    def _should_eval(self, global_step: int) -> bool:
+        """Upstream's, but never of an earlier step: a token that was given back names weights that are gone."""
+        return global_step > self._last_eval_step and super()._should_eval(global_step)
+
 
 class TrainingActor(MELSteps, _UpstreamTraining):
     """Upstream's, with MEL's steps."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rollout_queue = ReadAhead(self.rollout_queue)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As for every trainer; a generator that waits at a queue of a trainer that has stopped would wait for ever."""
@@ -44,6 +76,21 @@ class TrainingActor(MELSteps, _UpstreamTraining):
             self.rollout_queue.shutdown(force=True)
             self.rollout_slots.shutdown(force=True)
             raise
+
+    def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
+        """As for every trainer; an evaluation that is due for the weights at hand comes back before they change.
+
+        Upstream trains on meanwhile, and would save the next step's weights as the best under this one's name. Its loop
+        has just freed the slot at which the generator evaluates, and reads no evaluation itself: each is waited for here.
+        """
+        due = self.args.eval.dataset and global_step and not global_step % self.args.eval.steps
+        if due and (payload := self.rollout_queue.evaluation()):
+            _, step, found = payload
+            self.rollout_slots.put(global_step, block=True)
+            for tracker in filter(None, (self.wandb_logger, self.tensorboard_logger)):
+                tracker.log_eval(step, found)
+            self.save_best_checkpoint(found, step, dict(self._latest_client_states or self._restored))
+        return super().train_step(rollout_samples, global_step)
 
 
 class MELTrainerAsync(_UpstreamAsync):

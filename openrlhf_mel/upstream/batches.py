@@ -8,7 +8,14 @@ hang in it, or leave samples out in silence.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+
+def ranks(values: Mapping[str, Any]) -> int:
+    """Data-parallel ranks of the policy, from upstream's flags by dotted name; at least 1, so that a check can go on."""
+    world = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+    return max(1, world // max(1, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]))
 
 
 def unit(args: Any) -> int:
@@ -25,7 +32,14 @@ def unit(args: Any) -> int:
 
 
 def samples_unit(ranks: int, rollout_micro: int, train_micro: int, dynamic_train_batch: int | None) -> int:
-    """As `unit`. Dynamic batches train whole optimizer steps alone; else each rank takes whole micro-batches."""
+    """Samples of which a rollout must be a multiple: dynamic batches train whole optimizer steps only, else each rank takes
+    whole micro-batches.
+
+    Args:
+        ranks: data-parallel ranks of the policy.
+        rollout_micro, train_micro: `rollout.micro_batch_size` and `train.micro_batch_size`.
+        dynamic_train_batch: `train.batch_size` where batches are dynamic, else None.
+    """
     if dynamic_train_batch is not None:
         return dynamic_train_batch
     return ranks * (train_micro if ranks == 1 else math.lcm(rollout_micro, train_micro))

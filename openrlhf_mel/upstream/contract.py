@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import textwrap
 from typing import Any
 
 from openrlhf_mel.errors import UserError
@@ -59,12 +61,15 @@ NAMES: dict[str, tuple[str, ...]] = {
         "self", "global_step", "logs_dict", "client_states",
     ),
     "openrlhf.trainer.ppo_trainer.PPOTrainer.init_checkpoint_states": ("self",),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.evaluate": ("self", "global_step", "generate_kwargs"),
     "openrlhf.trainer.ppo_trainer.PPOTrainer.save_best_checkpoint": (
         "self", "eval_metrics", "global_step", "client_states",
     ),
     "openrlhf.trainer.ppo_trainer_async.PPOTrainerAsync": ("*",),
     "openrlhf.trainer.ppo_trainer_async.SamplesGenerator": ("*",),
     "openrlhf.trainer.ppo_trainer_async.GenerateSamplesActor.fit": ("self", "episode", "total_consumed_prompts"),
+    "openrlhf.trainer.ppo_trainer_async.GenerateSamplesActor._should_eval": ("self", "global_step"),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.fit": ("self", "global_step"),
     "openrlhf.trainer.ppo_trainer_async.TrainingActor.train_step": ("self", "rollout_samples", "global_step"),
     "openrlhf.trainer.ppo_trainer_async.TrainingActor.save_logs_and_checkpoints": (
         "self", "global_step", "logs_dict", "client_states",
@@ -112,12 +117,41 @@ NAMES: dict[str, tuple[str, ...]] = {
         "self", "_optimizer", "model", "_scheduler", "name", "kwargs",
     ),
     "openrlhf.utils.deepspeed.DeepspeedStrategy.all_reduce": ("self", "data", "op"),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.is_rank_0": ("self",),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.save_model": ("self", "model", "tokenizer", "output_dir", "kwargs"),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.CKPT_METRIC_FILENAME": ("*",),
+    "openrlhf.utils.logging_utils.TensorboardLogger.log_eval": ("self", "global_step", "logs_dict"),
+    "openrlhf.utils.logging_utils.WandbLogger.log_eval": ("self", "global_step", "logs_dict"),
+}  # fmt: skip
+# method -> what it sets on `self`, which no signature shows.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "openrlhf.trainer.ppo_trainer.BasePPOTrainer.__init__": (
+        "args", "actor_model_group", "wandb_logger", "tensorboard_logger",
+    ),
+    "openrlhf.trainer.ppo_trainer.PPOTrainer.__init__": ("samples_generator", "eval_dataloader", "generate_kwargs"),
+    "openrlhf.trainer.ppo_trainer_async.GenerateSamplesActor.__init__": (
+        "args", "samples_generator", "_last_eval_step",
+    ),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.__init__": ("rollout_queue", "rollout_slots"),
+    "openrlhf.trainer.ppo_trainer_async.TrainingActor.fit": ("_latest_client_states",),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator.__init__": (
+        "args", "tokenizer", "vllm_engines", "prompts_dataloader",
+    ),
+    "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.__init__": (
+        "items", "dynamic_indices", "dynamic_optimizer_step", "dynamic_global_batch_size",
+    ),
+    "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer.__init__": (
+        "strategy", "args", "tokenizer", "actor", "actor_loss_fn", "aux_loss", "replay_buffer", "micro_train_batch_size",
+        "vllm_engines", "use_cuda_ipc",
+    ),
+    "openrlhf.trainer.ray.ppo_actor.PolicyModelActor.init_model_from_pretrained": (
+        "actor", "ema_model", "tokenizer", "trainer", "save_hf_ckpt", "disable_ds_ckpt",
+    ),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.__init__": ("args",),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.setup_distributed": ("ds_device_mesh", "accumulated_gradient"),
 }  # fmt: skip
 EXPERIENCE_FIELDS = (
     "sequences", "action_mask", "action_log_probs", "scores", "rewards", "advantages", "total_length",
-)  # fmt: skip
-BUFFER_FIELDS = (  # set in the constructor, so that no signature shows them
-    "items", "dynamic_indices", "dynamic_optimizer_step", "dynamic_global_batch_size",
 )  # fmt: skip
 
 
@@ -142,22 +176,24 @@ def differences() -> list[str]:
     lines = []
     for name, expected in NAMES.items():
         try:
-            found = _arguments(_find(name))
+            target = _find(name)
         except (ImportError, AttributeError) as error:
             lines.append(f"{name}: not there ({error})")
             continue
-        if expected != ("*",) and found != expected:
+        if expected != ("*",) and (found := _arguments(target)) != expected:
             lines.append(f"{name}: takes ({', '.join(found)}), expected ({', '.join(expected)})")
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     present = {f.name for f in dataclasses.fields(Experience)}
     lines += [f"Experience.{name}: not there" for name in EXPERIENCE_FIELDS if name not in present]
-    from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
-
-    constructor = inspect.getsource(NaiveReplayBuffer.__init__)
-    return lines + [
-        f"NaiveReplayBuffer.{name}: not there" for name in BUFFER_FIELDS if f"self.{name}" not in constructor
-    ]
+    for name, expected in ATTRIBUTES.items():
+        try:
+            found = _sets(_find(name))
+        except (ImportError, AttributeError) as error:
+            lines.append(f"{name}: not there ({error})")
+            continue
+        lines += [f"{name}: does not set {attribute}" for attribute in expected if attribute not in found]
+    return lines
 
 
 def _differences_text() -> str:
@@ -181,6 +217,19 @@ def _find(name: str) -> Any:
             target = getattr(target, part)
         return target
     raise ImportError(name)
+
+
+def _sets(method: Any) -> set[str]:
+    """The attributes of `self` that a method assigns."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
 
 
 def _is_remote(target: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from openrlhf_mel.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises a UserError instead of printing its usage (hundreds of lines) and exiting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         raise UserError(f"{path}: found no parse_args() under __main__, expected that of openrlhf 0.11.2")
 
     class _Argparse:
-        ArgumentParser = _Parser
+        ArgumentParser = Parser
 
     scope: dict[str, Any] = {"argparse": _Argparse, "datetime": datetime}
     exec(compile(ast.Module(statements, type_ignores=[]), str(path), "exec"), scope)

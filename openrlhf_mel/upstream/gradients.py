@@ -15,6 +15,15 @@ import torch
 import torch.distributed as dist
 
 
+def without_norms(args: Any) -> str | None:
+    """Why a policy with these settings (upstream's, nested) has no norms of its losses; None when it has."""
+    if args.ds.adam_offload:
+        return "with --ds.adam_offload DeepSpeed keeps gradients in host memory"
+    if args.actor.optim == "muon":
+        return "with --actor.optim muon DeepSpeed orthogonalizes a gradient as soon as it is reduced"
+    return None
+
+
 class GradientLedger:
     """Reads and sets aside a DeepSpeed engine's averaged gradients."""
 
@@ -22,13 +31,14 @@ class GradientLedger:
         self._optimizer = engine.optimizer
         self._aside: dict[int, list[torch.Tensor]] = {}
         self._in_place = engine.zero_optimization_stage() == 3
+        self._whole = engine.autotp_size() <= 1  # else a rank has a part of most tensors, and all of some
         # Offloaded gradients live elsewhere, and Muon orthogonalizes them as soon as a boundary is reached.
         muon = "muon" in type(engine.basic_optimizer).__name__.lower()
         self.available = not engine.zero_use_cpu_optimizer() and not muon
 
     def norm(self) -> float | None:
         """Norm of the averaged gradient over all ranks, before clipping; None when it is not at hand."""
-        if not self.available:
+        if not (self.available and self._whole):
             return None
         grads = [g for group in self._optimizer.averaged_gradients.values() for g in group or []]
         square = sum((g.float().square().sum() for g in grads), torch.zeros((), device=grads[0].device))

@@ -72,6 +72,13 @@ def start_ray(settings: Settings) -> None:
     _check_devices(settings)
 
 
+def stop_ray() -> None:
+    """Leave the cluster, or end the Ray that `start_ray` started."""
+    import ray
+
+    ray.shutdown()
+
+
 def _init_ray(join: bool, **options: Any) -> None:
     """`ray.init`, given up after a while where a cluster should already be there: Ray itself would wait for minutes."""
     import ray

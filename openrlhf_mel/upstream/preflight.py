@@ -18,7 +18,7 @@ DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"
 
 
 def check_model(settings: Settings) -> None:
-    """The model is there, and brings no code of its own unless that was asked for."""
+    """The model is there, is one of text, and brings no code of its own unless that was asked for."""
     name = settings.upstream["actor.model_name_or_path"]
     flag = f"--actor.model_name_or_path {name}"
     if os.path.isdir(name):
@@ -26,6 +26,14 @@ def check_model(settings: Settings) -> None:
             raise UserError(f"{flag}: no config.json in this folder; expected a Hugging Face model")
     elif os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{flag}: no such folder; expected a Hugging Face model, or a name on the hub")
+    config = model_json(name, "config.json", flag)
+    # OpenRLHF takes a processor for the tokenizer of such a model: lengths of prompts would be wrong in silence.
+    for key in ("vision_config", "audio_config", "thinker_config"):
+        if key in config:
+            raise UserError(
+                f"{flag}: its config.json has {key}: images and sound are not supported; pass a text-only checkpoint (of "
+                "this model, its language model saved alone)"
+            )
     if settings.mel.trust_remote_code:
         return
     for file in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):

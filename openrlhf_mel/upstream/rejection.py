@@ -13,17 +13,29 @@ from openrlhf_mel import internalization
 
 
 class RejectionPolicyLoss(nn.Module):
-    """RFT in the place of upstream's `PolicyLoss`: same call, same results."""
+    """RFT in the place of upstream's `PolicyLoss`: called with the same arguments, returns the same tuple."""
 
     def __init__(self) -> None:
         super().__init__()
         self.correct: torch.Tensor | None = None  # (B,) of the micro-batch at hand
 
     def forward(
-        self, log_probs, old_log_probs, advantages, action_mask, rollout_log_probs=None, dp_size=1,
-        batch_num_tokens=None, global_batch_size=None,
-    ):  # fmt: skip
-        """Shapes (B, T). `global_batch_size` counts correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`)."""
+        self,
+        log_probs: torch.Tensor,
+        old_log_probs: torch.Tensor,
+        advantages: torch.Tensor,
+        action_mask: torch.Tensor,
+        rollout_log_probs: torch.Tensor | None = None,
+        dp_size: int = 1,
+        batch_num_tokens: torch.Tensor | None = None,
+        global_batch_size: torch.Tensor | float | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        """(loss, clip ratio, KL, None, None), as upstream unpacks them; nothing is clipped, so the second and third are 0.
+
+        Args:
+            log_probs, action_mask: (B, T). The other tensors are not used: RFT knows no ratio and no advantage.
+            global_batch_size: correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`).
+        """
         loss = internalization.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
         zero = torch.zeros((), device=log_probs.device)
         return loss, zero, zero, None, None

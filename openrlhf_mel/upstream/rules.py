@@ -9,7 +9,7 @@ from typing import Any
 
 from openrlhf_mel import config
 from openrlhf_mel.config import MELConfig
-from openrlhf_mel.upstream.batches import samples_unit
+from openrlhf_mel.upstream import batches
 from openrlhf_mel.upstream.placement import placement
 
 # The least that makes sense; below it upstream fails in a worker, late.
@@ -66,7 +66,15 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
         if values[name] == 0 or values[name] < -1:
             yield f"--{name}: found {values[name]}, expected at least 1, or -1 for never"
     if low:
-        return  # the rest reckons with them
+        return  # the rest computes with them
+    yield from _sizes(mel, values)
+    yield from _combinations(mel, values)
+    yield from _sharing(values)
+    yield from _unsupported(mel, values)
+
+
+def _sizes(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    """Batches, groups and lengths that do not fit each other."""
     group, prompts = values["rollout.n_samples_per_prompt"], values["rollout.batch_size"]
     samples = group * prompts
     if values["train.batch_size"] > samples:
@@ -84,9 +92,9 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
             f"--train.batch_size {values['train.batch_size']}: expected a multiple of --train.micro_batch_size x "
             f"the policy's GPUs ({values['train.micro_batch_size']} x {gpus})"
         )
-    ranks = max(1, gpus // (values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]))
+    ranks = batches.ranks(values)
     dynamic = values["train.batch_size"] if values["train.dynamic_batch_enable"] else None
-    unit = samples_unit(ranks, values["rollout.micro_batch_size"], values["train.micro_batch_size"], dynamic)
+    unit = batches.samples_unit(ranks, values["rollout.micro_batch_size"], values["train.micro_batch_size"], dynamic)
     if samples % unit:
         reason = (
             "--train.batch_size: with --train.dynamic_batch_enable upstream trains whole optimizer steps alone"
@@ -108,6 +116,10 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
             f"--rollout.max_new_tokens {values['rollout.max_new_tokens']}: expected less than --data.max_len "
             f"({values['data.max_len']}), which holds the prompt as well"
         )
+
+
+def _combinations(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    """Switches that fail in a worker, run code, lose work or save wrong weights, alone or together."""
     for name in ("data.prompt_dataset", "eval.dataset"):
         scripts = [part for part in (values[name] or "").split(",") if part.split("@")[0].strip().endswith(".py")]
         if scripts and not mel.trust_remote_code:
@@ -127,8 +139,6 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
             "--ds.grad_accum_dtype fp32: not with --ds.zero_stage 1, for which DeepSpeed then takes an optimizer that keeps "
             "gradients elsewhere; use --ds.zero_stage 2"
         )
-    yield from _sharing(values)
-    yield from _unsupported(mel, values)
 
 
 def _sharing(values: dict[str, Any]) -> Iterator[str]:

@@ -44,10 +44,10 @@ class RayEngine:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Generation:
-        """The engine's plain generation: nothing is scored."""
+        """The engine's plain generation: nothing is scored. Whole only if M ended itself: vLLM may also abort, or fail."""
         output = await self._call("generate", 1, prompt_ids, _params(sampling))
         one = output.outputs[0]
-        return Generation(tuple(one.token_ids), one.finish_reason == "length")
+        return Generation(tuple(one.token_ids), one.finish_reason != "stop")
 
     async def respond(self, prompt: str, answer: str, sampling: Sampling, count: int) -> list[Replay]:
         """The scoring path of the rollouts themselves."""

@@ -239,7 +239,7 @@ def _argument(name: str, values: list[str], actions: dict) -> Any:
             raise UserError(f"--{name}: found {' '.join(values)!r}, expected one value")
         return values if actions[name].nargs else values[0]
     option = name.removeprefix("mel.")
-    if not values and config.MELConfig.__dataclass_fields__[option].type == "bool":
+    if not values and config.is_switch(option):
         return True
     if len(values) != 1:
         raise UserError(f"--{name}: found {len(values)} values, expected one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_mel import metrics, runlog
+from openrlhf_mel import checkpoint, metrics, runlog
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.experience import Group, MetaExperience, shuffle_experiences
 from openrlhf_mel.guard import CollapseGuard
 from openrlhf_mel.internalization import Row
 from openrlhf_mel.schedule import nll_coefficient
-from openrlhf_mel.upstream import batches, samples
+from openrlhf_mel.upstream import batches, gradients, samples
 
 logger = init_logger(__name__)
 _UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
@@ -37,9 +38,10 @@ class MELSteps:
         self._empty_steps = 0
         self._expected_steps = 1
         self._guard = CollapseGuard(self.mel.guard_window)
+        self._recent = metrics.RecentTexts(self.mel.guard_window)
         self._started = time.monotonic()
         self._unsaved: tuple[int, dict] | None = None  # the last step, and what a checkpoint needs of it
-        self._evaluated: set[int] = set()  # steps
+        self._evaluations: dict[int, dict[str, float]] = {}  # by step
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Upstream's; when a stop is asked for, the last whole step is saved before it ends."""
@@ -52,18 +54,27 @@ class MELSteps:
             raise
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """Upstream's; the run's log is cut back to the step that was restored, and the guard has read it."""
+        """Upstream's; the run's log is cut back to the step that was restored, and what watches the run has read it."""
         states = super().init_checkpoint_states()
         for name in (runlog.METRICS, runlog.EVALUATIONS, runlog.ARCHIVE, runlog.WARNINGS):
             if (self.run_dir / name).exists():
                 runlog.keep_up_to(self.run_dir / name, states["global_step"])
         for row in runlog.read_lines(self.run_dir / runlog.METRICS):
             self._guard.observe(row)
-        self._evaluated = {row["step"] for row in runlog.read_lines(self.run_dir / runlog.EVALUATIONS)}
+            self._count_empty(row.get("mel/kept", 0))
+        kept = (row for row in runlog.read_lines(self.run_dir / runlog.ARCHIVE) if row["kept"])
+        for _, rows in itertools.groupby(kept, lambda row: row["step"]):
+            self._recent.new_share([row["text"] for row in rows])
+        self._evaluations = {row.pop("step"): row for row in runlog.read_lines(self.run_dir / runlog.EVALUATIONS)}
         if (states["data_loader_state_dict"] or {}).get("_iterator_finished"):
             # Saved when a last, short draw had found the data's end: a loader in this state starts over, with the next
             # episode's order, while upstream has noted the old episode.
             states["episode"] += 1
+        if best := checkpoint.best(Path(self.args.ckpt.path) / "_actor"):
+            # A step's own checkpoint is written before its evaluation, and does not know of a best that this has made.
+            states["best_eval_metric_value"] = max(best.metric, states.get("best_eval_metric_value", best.metric))
+        self._restored = {name: states[name] for name in _STATES}  # and not what DeepSpeed keeps beside them
+        self._warn_when_unwatched(states["global_step"])
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
@@ -77,12 +88,14 @@ class MELSteps:
         used, learnable = samples.collect(whole)
         status: dict[str, Any] = {}
         if whole:
-            rows = self._rows(learnable, global_step)
+            kept = [m for m in learnable if m.kept]
+            rows = self._rows(kept, global_step)
             ray.get(self.actor_model_group.async_run_method("take_rows", rows=rows, coefficient=coefficient))
             status, step = super().train_step(whole, global_step)
-            self._warn_when_unlearned(len(rows) if coefficient else 0, status, step)
+            if coefficient:
+                self._warn_when_unlearned(len(kept), len(rows), status, step)
         self._warn_when_uneven(len(groups), len(used), step)
-        self._mel_metrics = self._step_metrics(groups, candidates)
+        self._mel_metrics = self._step_metrics(groups, candidates, status)
         self._mel_metrics["rollout/groups_left_out"] = len(groups) - len(used)
         if self.mel.enable:
             self._mel_metrics |= {
@@ -90,6 +103,8 @@ class MELSteps:
                 "timing/mel_construction": sum(info.construction_s for info in infos),
                 "timing/mel_construction_tail": sum(info.construction_tail_s for info in infos),
             }
+            if whole and self.mel.experience == "shuffled":
+                self._mel_metrics["mel/shuffled_left_out"] = len(kept) - len(rows)
             self._warn_when_empty(candidates, step)
         runlog.append_lines(self.run_dir / runlog.ARCHIVE, (runlog.archive_row(m, step) for m in candidates))
         return status, step
@@ -113,8 +128,8 @@ class MELSteps:
         self, eval_metrics: dict[str, float], global_step: int, client_states: dict | None = None
     ) -> None:
         """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
-        if global_step not in self._evaluated:
-            self._evaluated.add(global_step)
+        if global_step not in self._evaluations:
+            self._evaluations[global_step] = eval_metrics
             runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
 
@@ -126,24 +141,40 @@ class MELSteps:
         self.args.ckpt.save_steps, self.args.logger.logging_steps = 1, float("inf")
         super().save_logs_and_checkpoints(step, {}, client_states)
 
-    def _rows(self, candidates: list[MetaExperience], global_step: int) -> list[Row]:
-        kept = [m for m in candidates if m.kept]
+    def _rows(self, kept: list[MetaExperience], global_step: int) -> list[Row]:
         if self.mel.experience == "shuffled":
             kept = shuffle_experiences(kept, self.mel.seed, global_step)
         return [Row(m.context_ids, m.token_ids, m.group.question) for m in kept]
 
-    def _step_metrics(self, groups: list[Group], candidates: list[MetaExperience]) -> dict[str, float]:
-        scores = [t.score or 0.0 for g in groups for t in g.trajectories]
-        found = {
-            "reward_mean": sum(scores) / len(scores),
-            "rollout/tokens": sum(len(t.token_ids) for g in groups for t in g.trajectories),
-        }
+    def _step_metrics(
+        self, groups: list[Group], candidates: list[MetaExperience], status: dict[str, Any]
+    ) -> dict[str, float]:
+        scores = [t.score for g in groups for t in g.trajectories]
+        found = {"rollout/tokens": sum(len(t.token_ids) for g in groups for t in g.trajectories)}
+        if any(score is not None for score in scores):
+            found["reward_mean"] = sum(score or 0.0 for score in scores) / len(scores)
+        elif "rollout/reward_mean" in status:  # a reward model scores after sampling
+            found["reward_mean"] = status["rollout/reward_mean"]
         if self.mel.enable:
             found |= metrics.step_metrics(groups, candidates, self.mel.correct_at)
+            share = self._recent.new_share([m.text for m in candidates if m.kept])
+            if share is not None:
+                found["mel/new_share"] = share
         return found
 
+    def _warn_when_unwatched(self, global_step: int) -> None:
+        reason = gradients.without_norms(self.args) if self.mel.enable and not global_step else None
+        if reason and not any(row["step"] == 0 for row in runlog.read_lines(self.run_dir / runlog.WARNINGS)):
+            self._warn(
+                0,
+                f"the two losses' gradient norms are not logged, and whether one swamps the other is not watched: {reason}",
+            )
+
+    def _count_empty(self, kept: int) -> None:
+        self._empty_steps = 0 if kept else self._empty_steps + 1
+
     def _warn_when_empty(self, candidates: list[MetaExperience], step: int) -> None:
-        self._empty_steps = 0 if any(m.kept for m in candidates) else self._empty_steps + 1
+        self._count_empty(sum(m.kept for m in candidates))
         if self._empty_steps and self._empty_steps % self.mel.warn_after_empty_steps == 0:
             counts = {k.removeprefix("mel/"): v for k, v in self._mel_metrics.items() if k.startswith("mel/") and v}
             self._warn(
@@ -159,9 +190,15 @@ class MELSteps:
                 "rollout is the end of the data, and does not divide over the policy's ranks and micro-batches",
             )
 
-    def _warn_when_unlearned(self, rows: int, status: dict[str, Any], step: int) -> None:
-        if rows and status.get("mel/learned", 0) < rows:
-            self._warn(step, f"step {step}: {rows} kept meta-experiences were not learned: no optimizer step was made")
+    def _warn_when_unlearned(self, kept: int, rows: int, status: dict[str, Any], step: int) -> None:
+        learned = status.get("mel/learned", 0)
+        if learned < kept:
+            why = (
+                "no optimizer step was made"
+                if learned < rows
+                else "one question has more than half of them, so that not each can learn another's (mel.experience: shuffled)"
+            )
+            self._warn(step, f"step {step}: {kept - learned} of {kept} kept meta-experiences were not learned: {why}")
 
     def _warn(self, step: int, message: str) -> None:
         logger.warning(message)
@@ -175,15 +212,16 @@ class MELTrainer(MELSteps, _UpstreamTrainer):
         """As for every trainer; the generator counts on from the step that was restored."""
         states = super().init_checkpoint_states()
         self.samples_generator.step = states["global_step"]
-        self._restored = {name: states[name] for name in _STATES}  # and not what DeepSpeed keeps beside them
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
-        """As for every trainer; an evaluation that a stop or a kill has prevented is made up for first."""
+        """As for every trainer; an evaluation, or its best checkpoint, that a kill has prevented is made up for first."""
         due = self.eval_dataloader is not None and global_step and not global_step % self.args.eval.steps
-        if due and global_step not in self._evaluated:
-            sampling = {name: getattr(self.args.eval, name) for name in ("temperature", "n_samples_per_prompt")}
-            found = self.evaluate(global_step, **(self.generate_kwargs | sampling))
+        if due and global_step == self._restored["global_step"]:
+            found = self._evaluations.get(global_step)
+            if found is None:
+                sampling = {name: getattr(self.args.eval, name) for name in ("temperature", "n_samples_per_prompt")}
+                found = self.evaluate(global_step, **(self.generate_kwargs | sampling))
             self.save_best_checkpoint(found, global_step, dict(self._restored))
         return super().train_step(rollout_samples, global_step)
 

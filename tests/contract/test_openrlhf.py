@@ -1,9 +1,11 @@
 """Every name that MEL takes from OpenRLHF, DeepSpeed and transformers still is as it expects."""
 
+import ast
 import dataclasses
 import importlib.metadata
 import inspect
 import json
+import re
 import sys
 
 import pytest
@@ -39,6 +41,35 @@ def test_differences_are_named(monkeypatch):
     assert len(lines) == 2
     assert any("PolicyLoss.forward: takes (self, log_probs, old" in line for line in lines)
     assert any("openrlhf.models.NoSuchLoss: not there" in line for line in lines)
+
+
+@pytest.mark.parametrize("method", contract.ATTRIBUTES)
+def test_an_attribute_that_is_gone_is_named(monkeypatch, method):
+    read = inspect.getsource
+    for attribute in contract.ATTRIBUTES[method]:
+
+        def renamed(target, attribute=attribute):
+            return re.sub(rf"\bself\.{attribute}\b", "self.renamed", read(target))
+
+        monkeypatch.setattr(contract.inspect, "getsource", renamed)
+        assert f"{method}: does not set {attribute}" in contract.differences()
+        monkeypatch.setattr(contract.inspect, "getsource", read)
+
+
+def test_every_attribute_that_is_read_of_upstreams_trainers_is_in_the_contract():
+    from openrlhf_mel.upstream import async_trainer, policy_actor, trainer
+
+    held = {name for names in contract.ATTRIBUTES.values() for name in names}
+    held |= {name.rsplit(".", 1)[1] for name in contract.NAMES}
+    nodes = [node for m in (async_trainer, trainer, policy_actor) for node in ast.walk(ast.parse(inspect.getsource(m)))]
+    used = [
+        (node.attr, type(node.ctx))
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "self.strategy", "self._strategy")
+    ]
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    own |= {name for name, kind in used if kind is ast.Store}
+    assert {name for name, kind in used if kind is ast.Load} - own - held == set()
 
 
 def test_another_version_is_refused_with_what_differs(monkeypatch):
@@ -130,11 +161,16 @@ def test_deepspeeds_names():
 
     assert deepspeed.__version__ == "0.19.6"
     assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
-    for name in ("set_gradient_accumulation_boundary", "gradient_accumulation_steps", "zero_use_cpu_optimizer"):
+    for name in (
+        "set_gradient_accumulation_boundary", "gradient_accumulation_steps", "zero_use_cpu_optimizer",
+        "zero_optimization_stage", "autotp_size",
+    ):  # fmt: skip
         assert callable(getattr(DeepSpeedEngine, name))
+    assert "self.basic_optimizer = " in inspect.getsource(DeepSpeedEngine)
     for optimizer in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
         assert "self.averaged_gradients = {}" in inspect.getsource(optimizer.__init__)
         assert hasattr(optimizer, "loss_scale")
+        assert "self.dp_process_group = " in inspect.getsource(optimizer.__init__)
 
 
 def test_pefts_names():

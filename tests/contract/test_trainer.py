@@ -13,14 +13,17 @@ pytestmark = pytest.mark.timeout(60)
 def trainer(tmp_path):
     """Upstream's real class with MEL's steps, before anything that needs a cluster."""
     from openrlhf_mel.guard import CollapseGuard
+    from openrlhf_mel.metrics import RecentTexts
     from openrlhf_mel.upstream.trainer import MELTrainer
 
     (tmp_path / "logs").mkdir()
     made = object.__new__(MELTrainer)
     made.mel, made.run_dir = SimpleNamespace(warn_after_empty_steps=3, enable=True), tmp_path
     made._empty_steps, made._mel_metrics, made._started = 0, {}, 0.0
-    made._guard, made._evaluated = CollapseGuard(3), set()
+    made._guard, made._recent, made._evaluations = CollapseGuard(3), RecentTexts(3), {}
     made.args = SimpleNamespace(
+        actor=SimpleNamespace(optim="adam"),
+        ds=SimpleNamespace(adam_offload=False),
         logger=SimpleNamespace(logging_steps=1),
         ckpt=SimpleNamespace(save_steps=float("inf"), path=str(tmp_path), load_enable=True),
     )
@@ -94,21 +97,157 @@ def test_every_evaluation_leaves_a_line(trainer):
 
 
 def test_meta_experiences_that_no_optimizer_step_learned_are_told(trainer):
-    trainer._warn_when_unlearned(3, {"mel/learned": 3}, 1)
-    trainer._warn_when_unlearned(0, {"mel/learned": 0}, 2)
+    trainer._warn_when_unlearned(3, 3, {"mel/learned": 3}, 1)
+    trainer._warn_when_unlearned(0, 0, {"mel/learned": 0}, 2)
     assert warnings(trainer) == []
-    trainer._warn_when_unlearned(3, {"mel/learned": 0}, 3)
-    assert "3 kept meta-experiences were not learned" in warnings(trainer)[0]["warning"]
+    trainer._warn_when_unlearned(3, 3, {"mel/learned": 0}, 3)
+    trainer._warn_when_unlearned(3, 2, {"mel/learned": 2}, 4)
+    none, some = (row["warning"] for row in warnings(trainer))
+    assert "3 of 3 kept meta-experiences were not learned: no optimizer step" in none
+    assert "1 of 3 kept meta-experiences were not learned" in some and "shuffled" in some
 
 
 def test_an_evaluation_that_a_stop_prevented_is_made_up_for_once(trainer, monkeypatch):
     from openrlhf_mel.upstream.trainer import MELSteps
 
     trainer.args.eval = SimpleNamespace(steps=2, temperature=0.6, n_samples_per_prompt=4)
-    trainer.eval_dataloader, trainer.generate_kwargs, trainer._restored = object(), {"max_len": 9}, {}
+    trainer.eval_dataloader, trainer.generate_kwargs = object(), {"max_len": 9}
+    trainer._restored = {"global_step": 2}
     asked = []
     trainer.evaluate = lambda step, **sampling: asked.append((step, sampling)) or {"eval_default_pass1": 1.0}
     monkeypatch.setattr(MELSteps, "train_step", lambda self, samples, step: ({}, step + 1))
-    for step in (0, 1, 2, 2, 3):
+    for step in (2, 3):
         trainer.train_step([], step)
     assert asked == [(2, {"max_len": 9, "temperature": 0.6, "n_samples_per_prompt": 4})]
+
+
+def test_a_best_that_a_kill_prevented_is_made_up_for_without_another_evaluation(trainer, monkeypatch):
+    """The kill came after the evaluation's line. Of that step, and of no other."""
+    from openrlhf_mel.upstream.trainer import MELSteps
+
+    trainer.args.eval = SimpleNamespace(steps=2)
+    trainer.eval_dataloader, trainer._restored = object(), {"global_step": 4}
+    trainer._evaluations = {2: {"eval_default_pass1": 0.5}, 4: {"eval_default_pass1": 0.75}}
+    saved = []
+    trainer.save_best_checkpoint = lambda *what: saved.append(what)
+    monkeypatch.setattr(MELSteps, "train_step", lambda self, samples, step: ({}, step + 1))
+    for step in (4, 5, 6):
+        trainer.train_step([], step)
+    assert saved == [({"eval_default_pass1": 0.75}, 4, {"global_step": 4})]
+
+
+@pytest.mark.parametrize(("known", "goes_on_with"), [(None, 0.75), (0.5, 0.75), (0.875, 0.875)])
+def test_a_resume_knows_the_best_that_was_saved_after_its_own_checkpoint(
+    trainer, tmp_path, monkeypatch, known, goes_on_with
+):
+    from openrlhf_mel import checkpoint
+    from openrlhf_mel.upstream import trainer as module
+
+    for tag, metric in (("best_global_step2", 0.75), ("global_step2", None)):
+        partial = tmp_path / "_actor" / f"{tag}{checkpoint.PARTIAL}"
+        partial.mkdir(parents=True)
+        for name in ("zero_pp_rank_0_optim_states.pt", "mp_rank_00_model_states.pt"):
+            (partial / name).write_bytes(b"x")
+        checkpoint.seal(partial, 1, metric, "eval_default_pass1")
+    states = {"global_step": 2, "episode": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
+    if known is not None:
+        states["best_eval_metric_value"] = known
+    monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self: states)
+    trainer.samples_generator = SimpleNamespace(step=0)
+    trainer.restore_best_checkpoint_state(trainer.init_checkpoint_states())
+    assert trainer.best_eval_metric_value == goes_on_with
+
+
+def restored(trainer, monkeypatch, step):
+    """The trainer as it is when a run begins (step 0), or goes on after `step`."""
+    from openrlhf_mel.upstream import trainer as module
+
+    states = {"global_step": step, "episode": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
+    monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self: states)
+    trainer.samples_generator = SimpleNamespace(step=0)
+    trainer.init_checkpoint_states()
+
+
+def test_a_resume_goes_on_counting_empty_steps(trainer, monkeypatch):
+    runlog.append_lines(
+        trainer.run_dir / runlog.METRICS, ({"step": s, "mel/kept": kept} for s, kept in enumerate([0, 3, 0, 0, 0], 1))
+    )
+    restored(trainer, monkeypatch, 4)
+    trainer._warn_when_empty([SimpleNamespace(kept=False)], 5)
+    assert "for 3 steps" in warnings(trainer)[0]["warning"]
+
+
+def test_a_resume_knows_the_ms_of_the_last_steps(trainer, monkeypatch):
+    rows = [
+        {"step": step, "text": f"Rule {step}: if {number}, then add", "kept": kept}
+        for step, number, kept in [(1, 4, True), (2, 5, False), (3, 6, True), (3, 7, True), (4, 8, True), (5, 9, True)]
+    ]
+    rows[4]["text"] = "another"
+    runlog.append_lines(trainer.run_dir / runlog.ARCHIVE, rows)
+    restored(trainer, monkeypatch, 4)  # cuts step 5 off
+    assert trainer._recent.new_share(["rule 12:  if 0, then add", "ANOTHER", "new"]) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"ds": SimpleNamespace(adam_offload=True)}, "--ds.adam_offload"),
+        ({"actor": SimpleNamespace(optim="muon")}, "--actor.optim muon"),
+    ],
+)
+def test_gradient_norms_that_are_not_to_be_had_are_told_once(trainer, monkeypatch, changes, told):
+    vars(trainer.args).update(changes)
+    for step in (0, 0, 7):  # anew, anew after a kill, resumed
+        restored(trainer, monkeypatch, step)
+    found = [row["warning"] for row in warnings(trainer)] if told else list(warnings(trainer))
+    assert len(found) == bool(told) and all(told in text and "not watched" in text for text in found)
+    trainer.mel.enable = False
+    (trainer.run_dir / runlog.WARNINGS).unlink(missing_ok=True)
+    restored(trainer, monkeypatch, 0)
+    assert warnings(trainer) == []
+
+
+def group(*scores):
+    from openrlhf_mel.experience import Group, Trajectory
+
+    return Group(0, "q", "7", tuple(Trajectory((1,), "", score) for score in scores))
+
+
+def test_a_reward_models_reward_is_upstreams(trainer):
+    """The response itself has no score then; one that could not be judged counts 0."""
+    trainer.mel.enable = False
+    assert trainer._step_metrics([group(1.0, None)], [], {"rollout/reward_mean": 0.1})["reward_mean"] == 0.5
+    assert trainer._step_metrics([group(None, None)], [], {"rollout/reward_mean": 0.1})["reward_mean"] == 0.1
+    assert "reward_mean" not in trainer._step_metrics([group(None, None)], [], {})
+
+
+@pytest.mark.parametrize(("kept", "left_out"), [([1, 1], 0), ([3, 1], 2), ([1], 1), ([], 0)])
+def test_ms_that_the_shuffled_control_leaves_out_are_counted_and_told(trainer, monkeypatch, kept, left_out):
+    from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, Trajectory
+    from openrlhf_mel.upstream import trainer as module
+
+    right, wrong = Trajectory((1,), "r", 1.0), Trajectory((2,), "w", 0.0)
+    groups = [Group(0, f"q{i}", "7", (right, wrong)) for i in range(2)]
+    ms = [
+        MetaExperience(groups[i], ContrastivePair(right, wrong), (3,), (i, j), f"M {i} {j}")
+        for i, count in enumerate(kept)
+        for j in range(count)
+    ]
+    samples = [SimpleNamespace(group=g, meta_experiences=[m for m in ms if m.group is g]) for g in groups]
+    taken = []
+    trainer.mel = SimpleNamespace(
+        enable=True, experience="shuffled", seed=0, nll_coef=1.0, nll_schedule="constant", nll_warmup_steps=0,
+        nll_end_step=None, nll_end_coef=0.0, correct_at=1.0, warn_after_empty_steps=9,
+    )  # fmt: skip
+    trainer._expected_steps = 1
+    trainer.actor_model_group = SimpleNamespace(async_run_method=lambda name, rows, coefficient: taken.extend(rows))
+    monkeypatch.setattr(module.batches, "whole", lambda samples, args: samples)
+    monkeypatch.setattr(module.ray, "get", lambda made: made)
+    learned = {"rollout/reward_mean": 0.5}
+    monkeypatch.setattr(
+        module._UpstreamTrainer, "train_step", lambda self, s, step: ({**learned, "mel/learned": len(taken)}, step + 1)
+    )
+    module.MELSteps.train_step(trainer, samples, 0)
+    assert trainer._mel_metrics["mel/kept"] - len(taken) == trainer._mel_metrics["mel/shuffled_left_out"] == left_out
+    assert len(warnings(trainer)) == bool(left_out) and all("shuffled" in w["warning"] for w in warnings(trainer))
