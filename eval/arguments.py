@@ -103,55 +103,64 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    which = parser.add_mutually_exclusive_group(required=True)
+    _add_models(parser)
+    _add_questions(parser, templates)
+    _add_sampling(parser)
+    _add_backend(parser)
+    _add_results(parser)
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is evaluated")
+    which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", metavar="NAME", help="a folder, a name on the hub, or the name that a server serves")
     which.add_argument("--run", type=Path, metavar="DIR", help="a training run's folder: its checkpoints, one row each")
-    add("--checkpoints", default=LAST, metavar="LIST", help="of --run: all, best, last, or steps (default: last)")
-    add("--keep-models", action="store_true", help="keep converted checkpoints in OUT/models")
+    group.add_argument(
+        "--checkpoints", default=LAST, metavar="LIST", help="of --run: all, best, last, or steps (default: last)"
+    )
+    group.add_argument("--keep-models", action="store_true", help="keep converted checkpoints in OUT/models")
+
+
+def _add_questions(parser: argparse.ArgumentParser, templates: str) -> None:
+    add = parser.add_argument_group("questions").add_argument
     add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of data/prepare_benchmarks.py")
-    add("--output-dir", type=Path, required=True, metavar="OUT", help="where samples and results go")
     add("--benchmarks", default=PAPER_BENCHMARKS, metavar="LIST",
         help=f"known are {', '.join(sources.load(sources.BENCHMARKS))} and files of your own (default: {PAPER_BENCHMARKS})")  # fmt: skip
-    add("--backend", choices=list(backends.BACKENDS), default="vllm", help="what answers (default: vllm)")
-    add("--base-url", metavar="URL", help="of an OpenAI-compatible server; its key, if any, in OPENAI_API_KEY")
-    add("--concurrency", type=int, metavar="N", help="requests under way at once, for --backend openai (default: 64)")
+    add("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
+    add("--template", metavar="NAME",
+        help=f"the question's prompt: {templates}, a file, or a template folder (default: the run's, else {DEFAULT})")  # fmt: skip
+    add("--chat", action="store_true",
+        help="send the prompt as a user's message (default: as text; with --run as it was trained)")  # fmt: skip
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("sampling").add_argument
     add("--n", type=int, default=8, metavar="N", help="sampled responses a question (default: 8)")
-    add(
-        "--metrics",
-        metavar="LIST",
-        help="some of pass@1 (greedy), avg@<n>, pass@<k>, maj@<n> (default: these, with k = n)",
-    )
     add("--temperature", type=float, default=0.6, metavar="T", help="of the sampled ones (default: 0.6)")
     add("--top-p", type=float, default=1.0, metavar="P", help="of the sampled ones (default: 1)")
     add("--max-tokens", type=int, default=4096, metavar="N", help="where a response is cut (default: 4096)")
     add("--seed", type=int, default=0, metavar="S", help="of the sampled ones (default: 0)")
-    add("--template", metavar="NAME",
-        help=f"the question's prompt: {templates}, a file, or a template folder (default: the run's, else {DEFAULT})")  # fmt: skip
-    add(
-        "--chat",
-        action="store_true",
-        help="send the prompt as a user's message (default: as text; with --run as it was trained)",
-    )
-    add("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("backend").add_argument
+    add("--backend", choices=list(backends.BACKENDS), default="vllm", help="what answers (default: vllm)")
+    add("--base-url", metavar="URL", help="of an OpenAI-compatible server; its key, if any, in OPENAI_API_KEY")
+    add("--concurrency", type=int, metavar="N", help="requests under way at once, for --backend openai (default: 64)")
     add("--tensor-parallel", type=int, metavar="N", help="GPUs of one engine, for --backend vllm (default: 1)")
     add("--data-parallel", type=int, metavar="N", help="engines, for --backend vllm (default: 1)")
-    add(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the weights, for --backend vllm or hf (default: auto)",
-    )
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights, for --backend vllm or hf (default: auto)")  # fmt: skip
     add("--token-budget", type=int, metavar="N", help="tokens of a batch, for --backend hf (default: 131072)")
     add("--trust-remote-code", action="store_true", default=None, help="run Python code that a model brings along")
-    add(
-        "--train-report",
-        type=Path,
-        metavar="FILE",
-        help="report.json of data/prepare_train.py: shows contamination beside the scores",
-    )
-    add(
-        "--paper",
-        metavar="SIZE:METHOD",
-        help="the paper's row to compare with, such as 8B:mel (default: told by the model's name)",
-    )
-    return parser
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("results").add_argument
+    add("--output-dir", type=Path, required=True, metavar="OUT", help="where samples and results go")
+    add("--metrics", metavar="LIST", help="some of pass@1 (greedy), avg@<n>, pass@<k>, maj@<n> (default: these, with k = n)")  # fmt: skip
+    add("--train-report", type=Path, metavar="FILE",
+        help="report.json of data/prepare_train.py: shows contamination beside the scores")  # fmt: skip
+    add("--paper", metavar="SIZE:METHOD",
+        help="the paper's row to compare with, such as 8B:mel (default: told by the model's name)")  # fmt: skip

@@ -51,6 +51,7 @@ class Checkpoint:
 
     @property
     def best(self) -> bool:
+        """Whether it was kept as the best by the run's metric."""
         return self.label.startswith("best_")
 
     def fingerprint(self) -> str:

@@ -72,10 +72,12 @@ class Row:
 
     @property
     def won(self) -> list[str]:
+        """Ids of the questions on which the other evaluation is better."""
         return [i for i, gained in zip(self.ids, self.after > self.before, strict=True) if gained]
 
     @property
     def lost(self) -> list[str]:
+        """Ids of the questions on which the baseline is better."""
         return [i for i, lost in zip(self.ids, self.after < self.before, strict=True) if lost]
 
 
@@ -295,7 +297,11 @@ def _work(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__)
+    """The command. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.compare",
+        description="Compare evaluations question by question; the first folder is the baseline.",
+    )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="evaluations' folders, the baseline first")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all of it, with the questions' ids")
     options = parser.parse_args(arguments)

@@ -219,7 +219,6 @@ def _parser() -> argparse.ArgumentParser:
     parser: Any = argparse.ArgumentParser(
         prog="python -m eval.report",
         description="Write DIR/index.html, one file that works without a network, and the plots beside it as PNG.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "out",
@@ -231,14 +230,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder of the page")
     parser.add_argument("--labels", metavar="A,B", help="names of the evaluations (default: of their folders)")
     parser.add_argument(
-        "--max-characters", metavar="N", type=int, default=6000, help="responses longer than this are shortened"
+        "--max-characters",
+        metavar="N",
+        type=int,
+        default=6000,
+        help="responses longer than this are shortened (default: 6000)",
     )
     parser.add_argument(
         "--max-megabytes",
         metavar="N",
         type=int,
         default=50,
-        help="the most that questions and responses may take; responses are shortened further where they take more",
+        help="the most that questions and responses may take; responses are shortened further where they take more (default: 50)",
     )
     return parser
 

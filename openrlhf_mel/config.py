@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -25,7 +26,9 @@ _PARADIGMS: dict[str, tuple[str, str]] = {
 }
 
 
-def option(default: Any, text: str, low: float | None = None, high: float | None = None, above: float | None = None):
+def option(
+    default: Any, text: str, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
     """A field with its help line and the range of its value: `low <= value <= high`, or `value > above`."""
     return field(default=default, metadata={"help": text, "low": low, "high": high, "above": above})
 
@@ -44,15 +47,14 @@ class MELConfig:
     nll_schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "how the coefficient goes from nll_coef, after the warm-up, to nll_end_coef; constant: it stays"
     )
-    nll_warmup_steps: int = option(
-        0, "steps (rollouts) in which the coefficient rises first: nll_coef * step / (nll_warmup_steps + 1)", low=0
-    )
+    nll_warmup_steps: int = option(0, "steps (rollouts) of warm-up, at nll_coef * step / (nll_warmup_steps + 1)", low=0)
     nll_end_coef: float = option(0.0, "coefficient at the end of a linear or cosine schedule", low=0.0)
     nll_end_step: int | None = option(
         None, "step from which a linear or cosine schedule is at nll_end_coef; none: the run's last", low=1
     )
     nll_mean_over: Literal["experiences", "questions"] = option(
-        "experiences", "outer mean of the NLL: over kept experiences, or over all questions (none: 0)"
+        "experiences",
+        "outer mean of the NLL: over kept experiences, or over all questions, one without an M counting 0",
     )
     context: Literal["retrospective", "question"] = option(
         "retrospective", "what stands before M in the NLL: [I, x, y+, y-] (Eq. 7), or the question alone"
@@ -79,9 +81,11 @@ class MELConfig:
     correct_at: float = option(1.0, "raw score from which a response counts as correct")
 
     template_dir: str | None = option(None, "folder with question.txt, analysis.txt, replay.txt and sections.yaml")
-    warn_after_empty_steps: int = option(5, "warn after so many steps in a row without a kept M", low=1)
+    warn_after_empty_steps: int = option(5, "warn after this many steps in a row without a kept M", low=1)
     guard_window: int = option(
-        10, "watch for collapse: medians of so many steps, the last against the run's first; 0: no watch", low=0
+        10,
+        "steps in the two windows that the collapse guard compares, the last and the run's first; 0: no guard",
+        low=0,
     )
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
     cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the CPU runtime; fp32 is for exact tests")
@@ -109,10 +113,9 @@ class MELConfig:
 
 
 def _check(flag: str, value: Any, hint: Any, limits: Any) -> None:
-    optional = get_origin(hint) is not Literal and type(None) in get_args(hint)
+    base, optional = _base(hint)
     if value is None and optional:
         return
-    base = next((a for a in get_args(hint) if a is not type(None)), hint) if optional else hint
     if get_origin(base) is Literal:
         if value not in get_args(base):
             raise UserError(f"{flag}: found {value!r}, expected one of {', '.join(get_args(base))}")
@@ -131,6 +134,12 @@ def _check(flag: str, value: Any, hint: Any, limits: Any) -> None:
         raise UserError(f"{flag}: found {value}, expected more than {above}")
 
 
+def _base(hint: Any) -> tuple[Any, bool]:
+    """An option's type without its `| None`, and whether it had one."""
+    optional = get_origin(hint) is not Literal and type(None) in get_args(hint)
+    return (next(a for a in get_args(hint) if a is not type(None)) if optional else hint), optional
+
+
 def _type_name(base: type) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[base]
 
@@ -141,17 +150,20 @@ def parse_option(name: str, text: str) -> Any:
     Raises:
         UserError: `text` is no such value.
     """
-    hint = get_type_hints(MELConfig)[name]
-    optional = get_origin(hint) is not Literal and type(None) in get_args(hint)
+    base, optional = _base(get_type_hints(MELConfig)[name])
     if optional and text.lower() in ("null", "none"):
         return None
-    base = next((a for a in get_args(hint) if a is not type(None)), hint) if optional else hint
     if base is bool:
         return parse_bool(f"--mel.{name}", text)
     try:
         return base(text) if base in (int, float) else text
     except ValueError:
         raise UserError(f"--mel.{name}: found {text!r}, expected {_type_name(base)}") from None
+
+
+def is_switch(name: str) -> bool:
+    """Whether `--mel.<name>` may stand without a value, meaning true."""
+    return get_type_hints(MELConfig)[name] is bool
 
 
 def parse_bool(flag: str, text: str) -> bool:
@@ -167,14 +179,20 @@ def option_names() -> list[str]:
 
 
 def help_lines() -> str:
-    """One line for each `--mel.*` option: name, help, default and choices."""
+    """One line for each `--mel.*` option: name, help, choices or range, and default."""
     hints = get_type_hints(MELConfig)
     lines = []
     for f in dataclasses.fields(MELConfig):
         choices = get_args(hints[f.name]) if get_origin(hints[f.name]) is Literal else ()
-        tail = f" [{' | '.join(choices)}]" if choices else ""
+        allowed = " | ".join(choices) or _range(f.metadata)
+        tail = f" [{allowed}]" if allowed else ""
         lines.append(f"  --mel.{f.name:<24}{f.metadata['help']}{tail} (default: {_shown(f.default)})")
     return "\n".join(lines)
+
+
+def _range(metadata: Mapping[str, Any]) -> str:
+    words = {"above": "above", "low": "at least", "high": "at most"}
+    return ", ".join(f"{said} {metadata[key]:g}" for key, said in words.items() if metadata[key] is not None)
 
 
 def _shown(value: Any) -> str:

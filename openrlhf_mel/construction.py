@@ -18,7 +18,7 @@ from openrlhf_mel.prompts import PromptFormat
 DROP_REASONS = (
     "context_too_long",  # C_retro and M's budget exceed max_len
     "generation_error",  # the engine failed on M
-    "truncated",  # M was cut at its maximal length
+    "truncated",  # M did not end by itself: cut at its maximal length, or broken off by the engine
     "empty",  # M has no text
     "no_sections",  # M lacks one of the template's headings
     "leak",  # M holds the reference answer (only under mel.leak_filter)
@@ -39,7 +39,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """A plain continuation: its own token ids, and whether it was cut at the maximal length."""
+    """A plain continuation: its own token ids, and whether it was cut: at the maximal length, or by the engine."""
 
     token_ids: tuple[int, ...]
     truncated: bool

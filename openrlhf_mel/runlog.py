@@ -19,6 +19,7 @@ from openrlhf_mel.experience import MetaExperience
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
 EVALUATIONS, WARNINGS = "evaluations.jsonl", "logs/warnings.jsonl"
 STOP, STOPPED = "stop", "stopped"  # a stop is asked for; it was done, everything being saved
+JOB = "job"  # the Slurm job that runs in the folder; slurm/lib/train.sh writes it before the run begins
 # What may differ when a run is taken up again: what follows from the folder, and what does not change what is learned.
 _RUN_KEYS = {
     "ckpt.max_mem",
@@ -124,7 +125,9 @@ def _is_content(path: Path) -> bool:
     if path.is_dir() and path.name in ("logs", "checkpoints", "tensorboard"):
         return any(path.iterdir())
     empty = path.is_file() and not path.stat().st_size
-    return not (path.name.startswith(f".{MANIFEST}.") or (empty and path.name in (STOP, ".lock", METRICS, ARCHIVE)))
+    if path.name.startswith((f".{MANIFEST}.", f"{JOB}.")) or path.name == JOB:
+        return False
+    return not (empty and path.name in (STOP, ".lock", METRICS, ARCHIVE))
 
 
 def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:

@@ -15,26 +15,30 @@ import os
 import platform
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_mel import __version__, checkpoint, config, runlog
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.upstream import contract, flags
 from openrlhf_mel.upstream.settings import Settings, here, resolve
 
-STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
+EXIT_HELD = 69  # the exit code when another process holds the run's folder (EX_UNAVAILABLE of sysexits.h)
+EXIT_STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
+# How long a lock may outlive its holder: the lease of a node that died under NFSv4, its eviction under Lustre.
+LOCK_PATIENCE_S = 180.0
 _PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "flash-attn", "math-verify")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code.
 
-    0 when the run is finished, 1 when training failed, 2 for bad input, 75 when it was stopped and can be resumed, 130
-    when interrupted.
+    0 when the run is finished, 1 when training failed, 2 for bad input, 69 when another process holds the run's folder,
+    75 when it was stopped and can be resumed, 130 when interrupted.
     """
     parser = argparse.ArgumentParser(prog="python -m openrlhf_mel.train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         for message in error.args:
             print(f"error: {message}", file=sys.stderr)
-        return 2
+        return EXIT_HELD if isinstance(error, HeldError) else 2
 
 
 def train(settings: Settings) -> int:
@@ -95,13 +99,11 @@ def train(settings: Settings) -> int:
     except (Exception, SystemExit) as error:
         if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
-            return STOPPED
+            return EXIT_STOPPED
         _report(error, run_dir)
         return 1
     finally:
-        import ray
-
-        ray.shutdown()
+        launch.stop_ray()
     return 0
 
 
@@ -132,12 +134,9 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
     for folder in ("logs", "checkpoints", "tensorboard"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as lock:
+        resumes = settings.upstream["ckpt.load_enable"] and (run_dir / runlog.MANIFEST).exists()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--mel.run_dir {run_dir}: another process is running in it; choose another folder"
-            ) from None
+            _lock(lock, run_dir, LOCK_PATIENCE_S if resumes else 0)
         except OSError as error:  # some parallel file systems have no locks
             print(f"warning: {run_dir} cannot be locked ({error.strerror}): see that one run uses it", file=sys.stderr)
         for name in (runlog.METRICS, runlog.ARCHIVE):
@@ -152,6 +151,22 @@ def _begin(run_dir: Path, settings: Settings) -> Iterator[None]:
             manifest |= {"started": first["started"], "resumed": [*first.get("resumed", []), runlog.now()]}
         runlog.write_json(run_dir / runlog.MANIFEST, manifest)
         yield
+
+
+def _lock(file: TextIO, run_dir: Path, patience: float) -> None:
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise HeldError(
+                    f"--mel.run_dir {run_dir}: another process is running in it; choose another folder"
+                ) from None
+        if not told:
+            print(f"{run_dir} is locked, perhaps by a node that died: waiting up to {patience:.0f} s", file=sys.stderr)
+            told = True
+        time.sleep(min(1.0, patience / 4))
 
 
 def _check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:
@@ -200,7 +215,7 @@ def _version(package: str) -> str | None:
 
 
 def _sha256(path: Path) -> str | None:
-    """Of a file's content; None for a folder or a name on the hub."""
+    """The SHA-256 of a file's content; None for a folder or a name on the hub."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:
@@ -260,7 +275,9 @@ def _followed(run_dir: Path) -> list[Path]:
 def _line(row: dict[str, Any]) -> str:
     if "warning" in row:
         return f"warning: {row['warning']}"
-    parts = [f"step {row['step']}", f"reward {row['reward_mean']:.3f}"]
+    parts = [f"step {row['step']}"]
+    if "reward_mean" in row:
+        parts.append(f"reward {row['reward_mean']:.3f}")
     if "mel/kept" in row:
         parts.append(f"kept {row['mel/kept']}/{row['mel/candidates']}")
     if "loss/nll" in row:

@@ -38,10 +38,12 @@ class Evaluation:
 
     @property
     def model(self) -> str:
+        """What the results call the model."""
         return self.metrics["model"]
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
+        """Benchmark -> its fields in metrics.json."""
         return self.metrics["benchmarks"]
 
     @cached_property

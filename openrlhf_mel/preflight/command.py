@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
@@ -20,7 +20,7 @@ from openrlhf_mel.preflight.lengths import Budget, Responses, share_too_long
 from openrlhf_mel.preflight.problems import Problem, refusals, warning
 from openrlhf_mel.preflight.report import Report, render
 from openrlhf_mel.prompts import Templates
-from openrlhf_mel.upstream import contract, preflight
+from openrlhf_mel.upstream import contract, flags, preflight
 from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.settings import Settings, resolve
 
@@ -43,14 +43,9 @@ warnings) or 2. The flags of openrlhf_mel.train are taken as well.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 when something is refused."""
-    parser = _Parser(prog="python -m openrlhf_mel.preflight", add_help=False, allow_abbrev=False)
+    parser = flags.Parser(prog="python -m openrlhf_mel.preflight", add_help=False)
     parser.add_argument("--config")
     parser.add_argument("--gpu", choices=sorted(plan.cards()), default="h100")
     for name in ("nodes", "gpus-per-node", "mean-response-tokens", "mean-question-tokens"):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import yaml
 
-from openrlhf_mel.preflight import memory, rules, throughput
+from openrlhf_mel.preflight import memory, throughput
 from openrlhf_mel.preflight.files import Tokens
 from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.shapes import Shape
 from openrlhf_mel.prompts import Templates
+from openrlhf_mel.upstream import batches
 from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.rules import LEAST
 from openrlhf_mel.upstream.settings import Settings
@@ -89,7 +90,7 @@ def budget(
 def memory_plan(settings: Settings, shape: Shape, hw: Hardware, lengths: Budget, responses: Responses) -> memory.Plan:
     """The largest micro-batches and what shards, sleeps and recomputes."""
     values, mel = settings.upstream, settings.mel
-    ranks, dynamic = rules.ranks(values), values["train.dynamic_batch_enable"]
+    ranks, dynamic = batches.ranks(values), values["train.dynamic_batch_enable"]
     learns = mel.enable and mel.nll_coef > 0
     sequence = lengths.sequence
     row = (
@@ -144,9 +145,9 @@ def _log_prob_tokens(settings: Settings, lengths: Budget, responses: Responses) 
     most = values["rollout.max_tokens_per_gpu"] or values["train.max_tokens_per_gpu"]
     samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
     total = samples * (lengths.question + lengths.mean_question + responses.average)
-    ranks = rules.ranks(values)
-    batches = max(ranks, math.ceil(total / most) // ranks * ranks)
-    return max(lengths.sequence, math.ceil(total / batches))
+    ranks = batches.ranks(values)
+    count = max(ranks, math.ceil(total / most) // ranks * ranks)
+    return max(lengths.sequence, math.ceil(total / count))
 
 
 def work(settings: Settings, plan: memory.Plan, hw: Hardware, lengths: Budget, responses: Responses) -> throughput.Work:

@@ -1,6 +1,6 @@
 """Sizes that do not fit each other, and what upstream would find out only once Ray, or the first step, is under way.
 
-What `upstream/settings.py` refuses is not repeated here. Names of upstream's files are those of OpenRLHF 0.11.2.
+What `upstream/rules.py` refuses is not repeated here. Names of upstream's files are those of OpenRLHF 0.11.2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from openrlhf_mel.preflight.problems import Problem, warning
 from openrlhf_mel.preflight.shapes import Shape
-from openrlhf_mel.upstream.batches import samples_unit
+from openrlhf_mel.upstream.batches import ranks, samples_unit
 from openrlhf_mel.upstream.placement import Placement
 from openrlhf_mel.upstream.settings import Settings
 
@@ -22,12 +22,6 @@ SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr",
 )  # fmt: skip
-
-
-def ranks(values: Values) -> int:
-    """Data-parallel ranks of the policy."""
-    world = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
-    return max(1, world // max(1, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]))
 
 
 def batches(values: Values) -> Iterator[Problem]:

@@ -8,7 +8,16 @@ import threading
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, STATUSES, Extraction, Verdict, VerifierError
 from openrlhf_mel.verifier.verifier import Verifier
 
-__all__ = ["EXTRACTIONS", "STATUSES", "Verdict", "Verifier", "VerifierError", "check_golds", "verify"]
+__all__ = [
+    "EXTRACTIONS",
+    "STATUSES",
+    "Verdict",
+    "Verifier",
+    "VerifierError",
+    "check_golds",
+    "shared_verifier",
+    "verify",
+]
 
 _shared: Verifier | None = None
 _shared_lock = threading.Lock()

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import math
 import os
 import sys
 import time
@@ -11,22 +12,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import EXTRACTIONS, STATUSES, Verifier, VerifierError
 
 _BATCH = 2_000
 _PROGRESS_EVERY_S = 5.0
 
 
-class InputError(Exception):
-    """The input file is not what it should be."""
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 for wrong usage or input, or 1 when no worker can be started."""
+    """The command. Returns the exit code: 0; 2 for bad input; 1 where no worker can be started, or a disk fails."""
     options = _options(arguments)
     try:
         return _run(options)
-    except (InputError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (VerifierError, OSError) as error:
@@ -44,14 +42,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=None, help="worker processes (default: the cores, at most 4)")
     parser.add_argument("--extraction", choices=EXTRACTIONS, default="anchored", help="default: anchored")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one answer (default: 5)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not 0 < options.timeout < math.inf:
+        parser.error(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers {options.workers}: expected at least 1")
+    return options
 
 
 def _run(options: argparse.Namespace) -> int:
     if not options.input.is_file():
-        raise InputError(f"--input: no file {options.input}; expected a file of JSON lines")
+        raise UserError(f"--input: no file {options.input}; expected a file of JSON lines")
     if not options.output.parent.is_dir():
-        raise InputError(f"--output: no folder {options.output.parent}; make it first")
+        raise UserError(f"--output: no folder {options.output.parent}; make it first")
     counts: collections.Counter[str] = collections.Counter()
     aside = options.output.with_name(f"{options.output.name}.{os.getpid()}.partial")
     started = time.monotonic()
@@ -94,20 +97,18 @@ def _rows(path: Path, lines: TextIO) -> Iterator[dict]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(
+                raise UserError(
                     f"{path}, line {number}: expected a JSON object, found {line[:60]!r} ({error})"
                 ) from None
             if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}")
+                raise UserError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}")
             missing = [key for key in ("response", "answer") if key not in row]
             if missing:
                 found = ", ".join(list(row)[:10]) or "none"
-                raise InputError(
-                    f"{path}, line {number}: no `{missing[0]}`; found the keys {found}: rename one of them"
-                )
+                raise UserError(f"{path}, line {number}: no `{missing[0]}`; found the keys {found}: rename one of them")
             yield row
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text ({error})") from None
+        raise UserError(f"{path}: expected UTF-8 text ({error})") from None
 
 
 def _print_summary(counts: collections.Counter[str], seconds: float, output: Path) -> None:

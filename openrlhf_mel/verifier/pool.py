@@ -1,5 +1,7 @@
 """The owner's side of the workers: who works on what, for how long, and what happens when one dies."""
 
+from __future__ import annotations
+
 import json
 import os
 import queue
@@ -126,7 +128,7 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, kind: str, gold: str, text: str = "") -> "Future[Outcome]":
+    def submit(self, kind: str, gold: str, text: str = "") -> Future[Outcome]:
         """Queue one job for the next free worker."""
         future: Future[Outcome] = Future()
         # ASCII JSON: a lone surrogate in a model's output has no UTF-8 form.
@@ -160,7 +162,7 @@ class Pool:
         if worker is not None:
             self._end(worker)
 
-    def _run(self, request: bytes, worker: "_Worker | None") -> "tuple[Outcome, _Worker | None]":
+    def _run(self, request: bytes, worker: _Worker | None) -> tuple[Outcome, _Worker | None]:
         """Run one job. A worker that dies over it is replaced and the job tried once more, in the time that is left."""
         left = self._timeout_s
         for _ in range(_ATTEMPTS):
@@ -183,12 +185,12 @@ class Pool:
             return Outcome(status, extracted), worker
         return Outcome("error"), None
 
-    def _begin(self) -> "_Worker":
+    def _begin(self) -> _Worker:
         worker = _Worker(*self._nursery.fork())
         self._pids[threading.get_ident()] = worker.pid
         return worker
 
-    def _end(self, worker: "_Worker") -> None:
+    def _end(self, worker: _Worker) -> None:
         self._pids.pop(threading.get_ident(), None)
         worker.connection.close()
         self._nursery.kill(worker.pid)

@@ -28,4 +28,5 @@ class Verdict:
 
     @property
     def correct(self) -> bool:
+        """Whether the answer was judged, and is equal to the reference answer."""
         return self.status == "correct"

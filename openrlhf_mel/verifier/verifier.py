@@ -1,5 +1,7 @@
 """The verifier: extraction and the exact path here, everything that may hang in the pool."""
 
+from __future__ import annotations
+
 import math
 import os
 import threading
@@ -19,8 +21,8 @@ _MAX_DEFAULT_WORKERS = 4
 class Verifier:
     """Judges responses against reference answers, in `workers` processes that can be killed.
 
-    `timeout_s` is the time one answer may take once a worker has begun with it; `memory_mb` bounds the address space
-    of each worker. Processes start with the first answer that needs one, and end with this object or this process.
+    `timeout_s` is the time in seconds that one answer may take once a worker has begun with it; `memory_mb` bounds the
+    address space of each worker (MiB). Processes start with the first answer that needs one, and end with this object or this process.
     All methods may be called from several threads at once.
     """
 
@@ -44,8 +46,11 @@ class Verifier:
     def verify_many(self, pairs: Iterable[tuple[str, str]], extraction: Extraction = "anchored") -> list[Verdict]:
         """Judge (response, reference answer) pairs; the verdicts come in the same order.
 
-        Raises ValueError for an unknown `extraction`, VerifierError when no worker can be started. Whatever is wrong
-        with one pair is in its verdict.
+        Whatever is wrong with one pair is in its verdict.
+
+        Raises:
+            ValueError: an unknown `extraction`.
+            VerifierError: no worker can be started.
         """
         if extraction not in EXTRACTIONS:
             raise ValueError(f"extraction: found {extraction!r}, expected one of {', '.join(EXTRACTIONS)}")
@@ -85,7 +90,7 @@ class Verifier:
         if closing:
             closing()
 
-    def __enter__(self) -> "Verifier":
+    def __enter__(self) -> Verifier:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +105,7 @@ class Verifier:
                 self._closing.atexit = False  # the end of this process ends the workers without being waited for
             return self._pool
 
-    def _begin_anchored(self, response: str, answer: str) -> "Verdict | tuple[str, Future[Outcome]]":
+    def _begin_anchored(self, response: str, answer: str) -> Verdict | tuple[str, Future[Outcome]]:
         gold = _as_gold(answer)
         if gold is None or not isinstance(response, str):
             return Verdict("error")
@@ -114,13 +119,13 @@ class Verifier:
             return Verdict("error", extracted)
         return extracted, self._workers().submit("anchored", readable(gold), readable(extracted))
 
-    def _begin_lenient(self, response: str, answer: str) -> "Verdict | tuple[str | None, Future[Outcome]]":
+    def _begin_lenient(self, response: str, answer: str) -> Verdict | tuple[str | None, Future[Outcome]]:
         if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
             return Verdict("error")
         return None, self._workers().submit("lenient", answer, response)
 
 
-def _finish(begun: "Verdict | tuple[str | None, Future[Outcome]]") -> Verdict:
+def _finish(begun: Verdict | tuple[str | None, Future[Outcome]]) -> Verdict:
     if isinstance(begun, Verdict):
         return begun
     extracted, future = begun

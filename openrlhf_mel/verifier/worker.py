@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from multiprocessing.connection import Connection
 
 _PR_SET_PDEATHSIG = 1
@@ -110,7 +109,3 @@ def _address_space() -> int:
     """Bytes of address space in use, which is what the limit counts."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    run_nursery(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

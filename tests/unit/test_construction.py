@@ -8,7 +8,7 @@ import pytest
 from openrlhf_mel import config, metrics
 from openrlhf_mel.config import MELConfig
 from openrlhf_mel.construction import DROP_REASONS, Constructor, Generation, Replay
-from openrlhf_mel.experience import Group, Trajectory
+from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, Trajectory
 from openrlhf_mel.prompts import PromptFormat, Templates
 
 TEMPLATES = Templates(
@@ -224,3 +224,23 @@ def test_lengths_are_the_filled_in_ones():
     made = Constructor(c, PromptFormat(TEMPLATES, Script()), Script(), MAX_LEN)
     assert made._analysis.max_new_tokens == 50 and made._replay.max_new_tokens == 60
     assert dataclasses.replace(c, max_new_tokens=1).max_new_tokens == 1
+
+
+def test_copies_are_told_whatever_their_case_numbers_and_white_space():
+    texts = ["If 12 is odd,\n then add", "if 7 is  odd, then ADD ", "if 7 is even, then add", "if ٣ is odd, then add"]
+    g = group()
+    pair = ContrastivePair(*g.trajectories)
+    kept = [MetaExperience(g, pair, text=text) for text in texts]
+    dropped = MetaExperience(g, pair, text="another", reason="replay_failed")
+    assert metrics.step_metrics([g], [*kept, dropped], 1.0)["mel/distinct_share"] == 2 / 4
+    assert metrics.step_metrics([g], [kept[0], kept[2]], 1.0)["mel/distinct_share"] == 1
+
+
+def test_copies_of_earlier_steps_are_told_within_the_window():
+    recent = metrics.RecentTexts(2)
+    shares = [
+        recent.new_share(texts) for texts in (["a 1", "b"], [], ["A 2", "c"], ["c", "c", "d", "e"], ["b", "a 9"], ["b"])
+    ]
+    # the first step has none before it; one without an M is none; step 5 still sees the a of step 3, not the b of step 1
+    assert shares == [None, None, 1 / 2, 2 / 4, 1 / 2, 0.0]
+    assert [metrics.RecentTexts(0).new_share(texts) for texts in (["a"], ["a"])] == [None, None]
