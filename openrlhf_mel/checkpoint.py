@@ -75,7 +75,7 @@ def prepare(folder: Path) -> Checkpoint | None:
     """
     clear(folder)
     for path in list(_folders(folder)):
-        if _TAG.fullmatch(path.name) and (_read(path) is None or not _ends_as_sealed(path)):
+        if _TAG.fullmatch(path.name) and (not _ends_as_sealed(path) or _read(path) is None):
             aside = path.rename(_free(path.with_name(f"{path.name}.damaged")))
             logger.warning("checkpoint %s is not as it was saved: kept aside as %s, and not used", path, aside.name)
     checkpoint = newest(folder)
@@ -181,11 +181,12 @@ def _read(path: Path) -> Checkpoint | None:
 
 
 def _ends_as_sealed(path: Path) -> bool:
+    """Raises OSError where it cannot be read: that may pass, and is no word on what was saved."""
     try:
         sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
         # Older seals have sizes alone.
         return all(_digest_ends(path / name) == digest for name, digest in sealed.get("ends", {}).items())
-    except (OSError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError):
         return False
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel import checkpoint as checkpoints
 from openrlhf_mel.preflight.problems import Problem, warning
 from openrlhf_mel.prompts import question_of
 from openrlhf_mel.upstream.settings import Settings
@@ -111,7 +112,7 @@ def question_lengths(data: Any, key: str, tokens: Tokens) -> tuple[int, int]:
 
 
 def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int | None) -> tuple[list[Problem], dict]:
-    """Room for `ckpt.max_num` checkpoints, the best, one being written, and the final model.
+    """Room for `ckpt.max_num` checkpoints, the best, one being written, and the final model, less what a resume finds.
 
     Hugging Face copies (`ckpt.save_hf`) are never rotated by upstream: one for each of the run's `saves`.
     """
@@ -121,7 +122,10 @@ def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int |
     if values["ckpt.disable_ds"]:
         kept, best = 0, False
     copies = (saves or kept) if values["ckpt.save_hf"] and values["ckpt.save_steps"] > 0 else 0
-    needs: dict[str, float] = {values["ckpt.path"]: (kept + best) * checkpoint + copies * model_bytes}
+    made = values["ckpt.load_enable"] and sum(c.size for c in checkpoints.find(Path(values["ckpt.path"], "_actor")))
+    # Another is written before an old one goes, whatever is there.
+    rest = max((kept + best) * checkpoint - made, min(kept, 1) * checkpoint)
+    needs: dict[str, float] = {values["ckpt.path"]: rest + copies * model_bytes}
     needs[values["ckpt.output_dir"]] = model_bytes
     by_device: dict[int, tuple[str, float, int]] = {}
     for path, need in needs.items():
@@ -135,7 +139,7 @@ def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int |
             problems.append(
                 Problem(
                     f"--ckpt.path {path}: {free / 1e9:.0f} GB are free, expected {need / 1e9:.0f}: {kept + best} "
-                    f"checkpoints of {checkpoint / 1e9:.1f} GB (--ckpt.max_num, the best, one being written), {copies} "
+                    f"checkpoints of {checkpoint / 1e9:.1f} GB (--ckpt.max_num, the best, one being written; {made / 1e9:.0f} GB are there), {copies} "
                     f"copies (--ckpt.save_hf) and the model, {model_bytes / 1e9:.1f} GB each; lower --ckpt.max_num or "
                     "choose another --mel.run_dir"
                 )

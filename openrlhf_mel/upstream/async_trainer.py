@@ -86,6 +86,7 @@ class TrainingActor(MELSteps, _UpstreamTraining):
         due = self.args.eval.dataset and global_step and not global_step % self.args.eval.steps
         if due and (payload := self.rollout_queue.evaluation()):
             _, step, found = payload
+            found = self._evaluations.get(step, found)  # a resume evaluates its step again
             self.rollout_slots.put(global_step, block=True)
             for tracker in filter(None, (self.wandb_logger, self.tensorboard_logger)):
                 tracker.log_eval(step, found)

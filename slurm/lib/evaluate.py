@@ -62,7 +62,7 @@ def private_caches() -> Iterator[None]:
         return
     folder = Path(base, f"mel-{job}")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)  # what is busy on NFS stays
     try:
         yield
     finally:

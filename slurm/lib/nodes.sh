@@ -9,8 +9,8 @@ check_nodes() {
     local -A at=()
     BAD=() SHARED=0
     if ! echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark"; then # what a shared file system shows to every node
-        say "error: $LOG_DIR cannot be written" >&2
-        SHARED=1
+        say "error: $LOG_DIR cannot be written on $HEAD" >&2
+        if ((${#NODES[@]} == 1)); then SHARED=1; else BAD=("$HEAD"); fi # a full disk, or the mount of this node
         return 1
     fi
     MEL_NODE_ADDRESSES=$(scontrol --oneliner show node "$SLURM_JOB_NODELIST" |

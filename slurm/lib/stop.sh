@@ -36,7 +36,12 @@ job_record() { scontrol --oneliner show job "$JOB"; }
 timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
 
 # In a partition's grace time: the steps got SIGTERM, this script goes on. Not RUNNING: cancelled, or put back by Slurm already.
-preempted() { [[ $(job_record) =~ JobState=RUNNING\ .*\ PreemptTime=[0-9] ]]; }
+# Nor ever suspended: that is a preemption as well, whose time stays when the job runs again.
+preempted() {
+    local record
+    record=$(job_record)
+    [[ $record =~ JobState=RUNNING\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
+}
 
 # Somebody has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
@@ -52,12 +57,13 @@ running_elsewhere() {
 # Puts the job back into the queue, and away from BAD. Slurm may kill this script at once: the latter is not certain.
 requeue() {
     ((ATTEMPT < MEL_MAX_REQUEUES)) || fail "not requeued: this was restart $ATTEMPT, and MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
-    local avoid left_out=${LOG_DIR%/*}/left-out
+    local avoid before left_out=${LOG_DIR%/*}/left-out
     avoid=$(nodes_to_avoid)
     if [[ -n $avoid ]]; then
         touch "$left_out"
-        (($(wc -w <"$left_out") < MOST_LEFT_OUT)) ||
-            fail "not requeued: $(xargs <"$left_out") were left out before, now ${BAD[*]}: it may not be the nodes"
+        before=$(tr ' ' '\n' <"$left_out" | sort -u | xargs) # the same may come again, see above
+        (($(wc -w <<<"$before") < MOST_LEFT_OUT)) ||
+            fail "not requeued: $before were left out before, now ${BAD[*]}: it may not be the nodes"
         echo "${BAD[*]}" >>"$left_out"
     fi
     say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"

@@ -99,12 +99,13 @@ check_gpus_given() {
 
 # Preflight, on a job's first attempt: what it refuses costs no more than seconds of the allocation.
 check_config() {
-    local status=0 allocation=()
+    local status=0 machine=(--mel.runtime cpu)
     ((!ATTEMPT)) && [[ -z ${MEL_SKIP_PREFLIGHT:-} ]] || return 0
-    ((${SLURM_GPUS_ON_NODE:-0} == 0)) || allocation=(--nodes "${#NODES[@]}" --gpus-per-node "$SLURM_GPUS_ON_NODE")
+    ((${SLURM_GPUS_ON_NODE:-0} == 0)) ||
+        machine=("${PREFLIGHT_FLAGS[@]}" --nodes "${#NODES[@]}" --gpus-per-node "$SLURM_GPUS_ON_NODE")
     on "$HEAD"
-    run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m openrlhf_mel.preflight --config "$config" "${PREFLIGHT_FLAGS[@]}" \
-        "${allocation[@]}" --mel.run_dir "$RUN_DIR" --ckpt.load_enable "$@" || status=$?
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m openrlhf_mel.preflight --config "$config" "${machine[@]}" \
+        --mel.run_dir "$RUN_DIR" --ckpt.load_enable "$@" || status=$?
     ((status)) || return 0
     requeue_if_asked
     ((status == REFUSED)) && fail "preflight refused $config, see above"

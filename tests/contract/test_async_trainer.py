@@ -92,7 +92,7 @@ def run(monkeypatch):
         trainer = object.__new__(async_trainer.TrainingActor)
         vars(trainer).update(
             world=world, args=args, rollout_slots=slots, rollout_queue=async_trainer.ReadAhead(rollouts),
-            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0},
+            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, _evaluations={},
         )  # fmt: skip
         threads = [
             threading.Thread(target=generator.fit, args=(0, 0), daemon=True),
@@ -101,7 +101,7 @@ def run(monkeypatch):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(3)
+            thread.join(30)
         assert not any(thread.is_alive() for thread in threads), "the two wait for each other"
         return world
 

@@ -117,7 +117,8 @@ class Cluster:
     _daemons: list[subprocess.Popen] = field(default_factory=list)
 
     def __enter__(self) -> Cluster:
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "MEL_"))}
+        ours = ("SLURM_", "SBATCH_", "MEL_", "TORCH", "TRITON", "VLLM", "FLASHINFER")  # torch sets some by itself
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         self.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
         try:
             self._start()

@@ -292,10 +292,10 @@ def test_a_full_shared_disk_is_no_nodes_fault(trainer, cluster):
 
 def test_a_fault_of_every_node_leaves_out_a_few_only(command, tmp_path):
     shell = """. slurm/lib/job.sh
-    scontrol() { echo "JobState=RUNNING ReqNodeList=(null) ExcNodeList=(null) NodeList=n3"; }
+    scontrol() { echo "JobState=RUNNING SuspendTime=None ReqNodeList=(null) ExcNodeList=(null) NodeList=n3"; }
     MEL_MAX_REQUEUES=20 JOB=7 ATTEMPT=4 LOG_DIR=$1/4 NODES=(n3) BAD=(n3)
     requeue"""
-    for before, code in (("n0\nn1\n", 75), ("n0\nn1\nn2\n", 1)):
+    for before, code in (("n0\nn1\n", 75), ("n0\nn3\nn3\nn3\n", 75), ("n0\nn1 n0\nn2\n", 1)):
         (tmp_path / "left-out").write_text(before)
         done = command("bash", "-c", shell, "-", tmp_path, limit=60)
         assert done.returncode == code, done.stderr

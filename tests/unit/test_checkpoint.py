@@ -188,6 +188,21 @@ def test_leftovers_that_stay_do_not_stand_in_the_way_of_a_start(tmp_path, stuck,
     assert (went_on is None and not folder.exists()) if nothing_whole else went_on.tag == "global_step1"
 
 
+def test_a_disk_that_cannot_be_read_for_now_condemns_nothing(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, f"global_step{step}")
+
+    def fails(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_digest_ends", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            checkpoint.prepare(tmp_path)
+    assert tags(tmp_path) == ["global_step1", "global_step2"]
+    assert checkpoint.prepare(tmp_path).tag == "global_step2"
+
+
 class Engine:
     """DeepSpeed's part in a save."""
 

@@ -5,12 +5,14 @@ import os
 import shutil
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from preflight_runs import APART, BASE, NODE, REPO, STATIC, Runs, local_run
 
+from openrlhf_mel import checkpoint
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.preflight import hub, plan, rules
 from openrlhf_mel.preflight.shapes import bundled
@@ -135,6 +137,19 @@ def test_disk_that_is_too_small(run, world, monkeypatch):
         and "--ckpt.path" in report["errors"][0]
         and "are free, expected" in report["errors"][0]
     )
+
+
+def test_a_resume_needs_room_for_what_is_not_there_yet(run, world, monkeypatch):
+    """Submitting again what has filled half of the disk is not refused, as long as the next save fits."""
+    size = 14 * 642_432
+    made = SimpleNamespace(size=size)
+    monkeypatch.setattr(checkpoint, "find", lambda folder: [made] * 5 if folder.name == "_actor" else [])
+    _, report = run(text=world[1], skip=False)
+    assert report["disk"]["needed_gb"] == pytest.approx((4 * 14 + 2) * 642_432 / 1e9)  # not to be resumed
+    for there, rest in ((2, 2), (3, 1), (5, 1)):
+        monkeypatch.setattr(checkpoint, "find", lambda folder, there=there: [made] * there)
+        _, report = run("--ckpt.load_enable", text=world[1], skip=False)
+        assert report["disk"]["needed_gb"] == pytest.approx((rest * size + 2 * 642_432) / 1e9)
 
 
 def test_copies_are_never_rotated(run, world):
