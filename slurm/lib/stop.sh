@@ -35,12 +35,13 @@ job_record() { scontrol --oneliner show job "$JOB"; }
 # At its time limit, that is, in spite of having been asked to stop: no one else wants this job to end.
 timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
 
-# In a partition's grace time: the steps got SIGTERM, this script goes on. Not RUNNING: cancelled, or put back by Slurm already.
-# Nor ever suspended: that is a preemption as well, whose time stays when the job runs again.
+# In a partition's grace time: the steps got SIGTERM (SIGNALING while Slurm is at it), this script goes on. In other states
+# the job is cancelled, or put back by Slurm already. Nor ever suspended: that is a preemption as well, whose time stays
+# when the job runs again.
 preempted() {
     local record
     record=$(job_record)
-    [[ $record =~ JobState=RUNNING\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
+    [[ $record =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
 }
 
 # Somebody has ended this job, and decides what follows.

@@ -27,7 +27,9 @@ for step in range(done + 1, int(value("--steps", "5")) + 1):
     if step == int(value("--die-at", "-1")):
         sys.exit(int(value("--die-with", "1")))
     time.sleep(0.1)
-    saved.write_text(str(step))
+    aside = saved.with_suffix(".aside")  # whole, whenever it is killed
+    aside.write_text(str(step))
+    aside.replace(saved)
     if (run_dir / "stop").exists():
         print("stop file found, saved", flush=True)
         (run_dir / "stop").replace(run_dir / "stopped")
