@@ -72,6 +72,9 @@ def prepare(folder: Path) -> Checkpoint | None:
 
     Without one nothing stays, since upstream takes an existing folder for a checkpoint. Damaged checkpoints are kept
     aside as `<tag>.damaged`: they may be all that is left of many hours.
+
+    Raises:
+        OSError: one cannot be read for now; nothing is renamed for that.
     """
     clear(folder)
     for path in list(_folders(folder)):

@@ -122,7 +122,8 @@ def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int |
     if values["ckpt.disable_ds"]:
         kept, best = 0, False
     copies = (saves or kept) if values["ckpt.save_hf"] and values["ckpt.save_steps"] > 0 else 0
-    made = values["ckpt.load_enable"] and sum(c.size for c in checkpoints.find(Path(values["ckpt.path"], "_actor")))
+    found = checkpoints.find(Path(values["ckpt.path"], "_actor")) if values["ckpt.load_enable"] else []
+    made = sum(c.size for c in found)
     # Another is written before an old one goes, whatever is there.
     rest = max((kept + best) * checkpoint - made, min(kept, 1) * checkpoint)
     needs: dict[str, float] = {values["ckpt.path"]: rest + copies * model_bytes}
@@ -139,8 +140,8 @@ def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int |
             problems.append(
                 Problem(
                     f"--ckpt.path {path}: {free / 1e9:.0f} GB are free, expected {need / 1e9:.0f}: {kept + best} "
-                    f"checkpoints of {checkpoint / 1e9:.1f} GB (--ckpt.max_num, the best, one being written; {made / 1e9:.0f} GB are there), {copies} "
-                    f"copies (--ckpt.save_hf) and the model, {model_bytes / 1e9:.1f} GB each; lower --ckpt.max_num or "
+                    f"checkpoints of {checkpoint / 1e9:.1f} GB (--ckpt.max_num, the best, one being written; "
+                    f"{made / 1e9:.0f} GB are there), {copies} copies (--ckpt.save_hf) and the model, {model_bytes / 1e9:.1f} GB each; lower --ckpt.max_num or "
                     "choose another --mel.run_dir"
                 )
             )

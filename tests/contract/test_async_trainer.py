@@ -66,7 +66,7 @@ def run(monkeypatch):
     monkeypatch.setattr(async_trainer.TrainingActor, "save_best_checkpoint", save_best)
     monkeypatch.setattr(async_trainer.TrainingActor, "save_logs_and_checkpoints", lambda *_: None)
 
-    def go(episodes, size, eval_steps, start=0, seed=0):
+    def go(episodes, size, eval_steps, start=0, seed=0, evaluations=None):
         world = World(episodes, start, seed)
         args = SimpleNamespace(
             algo=SimpleNamespace(dynamic_filtering_enable=False),
@@ -92,7 +92,7 @@ def run(monkeypatch):
         trainer = object.__new__(async_trainer.TrainingActor)
         vars(trainer).update(
             world=world, args=args, rollout_slots=slots, rollout_queue=async_trainer.ReadAhead(rollouts),
-            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, _evaluations={},
+            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, _evaluations=evaluations or {},
         )  # fmt: skip
         threads = [
             threading.Thread(target=generator.fit, args=(0, 0), daemon=True),
@@ -123,6 +123,12 @@ def test_what_is_saved_as_the_best_is_what_was_evaluated(run, episodes, size, ev
         assert steps == due[: len(steps)]
         # the generator ends when it has made the last rollout, and evaluates nothing after that, as upstream's
         assert set(steps) >= {step for step in due if step <= last - size}
+
+
+def test_a_step_that_a_resume_evaluates_again_keeps_its_first_evaluation(run):
+    """The one that has its line in evaluations.jsonl."""
+    world = run([4], 1, 2, start=2, evaluations={2: {"weights": "the line's"}})
+    assert [found for _, found, *_ in world.best[:2]] == ["the line's", 4]
 
 
 def test_a_token_of_an_earlier_step_evaluates_nothing():
