@@ -19,7 +19,7 @@ from eval.records import Question, Response
 from eval.store import Sample, Store
 from openrlhf_mel import __version__
 from openrlhf_mel.verifier import Verdict, Verifier
-from openrlhf_mel.verifier.exact import parse_number, plain
+from openrlhf_mel.verifier.readings import as_number
 
 _BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
 _WAITING = 512  # responses that wait to be graded; then the generation waits
@@ -185,7 +185,7 @@ def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
     """A number within the benchmark's tolerance is right, with or without the benchmark's unit."""
     if verdict.status != "wrong" or not verdict.extracted or not (question.tolerance or question.unit == "%"):
         return verdict
-    gold, answer = parse_number(plain(question.answer)), parse_number(plain(verdict.extracted))
+    gold, answer = as_number(question.answer), as_number(verdict.extracted)
     if gold is None or answer is None or gold.value is None or answer.value is None:
         return verdict
     percent = question.unit == "%"  # then the tolerance is in percent as well

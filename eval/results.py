@@ -16,7 +16,7 @@ from eval.settings import GREEDY, Draws
 from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
 from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier.exact import parse_number, plain
+from openrlhf_mel.verifier.readings import as_number, readings
 
 CHECKPOINTS = "checkpoints.json"
 _KINDS = ("no_answer", "timeout", "error")
@@ -146,11 +146,11 @@ def answer_label(sample: Sample, lenient: bool) -> str | None:
         return "right"
     if extracted is None:
         return None
-    text = plain(extracted)
-    number = parse_number(text)
+    number = as_number(extracted)
     if number is not None and number.value is not None:
         return f"={number.value}{'%' if number.percent else ''}"
-    return f"'{text}"
+    reading = readings(extracted)[0]
+    return f"'{reading.math} {' '.join(reading.words)}"
 
 
 def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]:

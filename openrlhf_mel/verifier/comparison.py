@@ -4,18 +4,42 @@ Math-Verify's own time limits stay off here: they use SIGALRM, and the pool's li
 """
 
 import itertools
+import re
 from functools import lru_cache
 
 from latex2sympy2_extended.logic import And as ChainedAnd
+from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Dummy, Eq, FiniteSet, Float, Interval, MatrixBase, Pow, Rational, Tuple, simplify
+from sympy import (
+    Basic,
+    Dummy,
+    Eq,
+    FiniteSet,
+    Float,
+    Interval,
+    MatrixBase,
+    Pow,
+    Rational,
+    Tuple,
+    Union,
+    simplify,
+)
+from sympy.core.evalf import PrecisionExhausted
 from sympy.core.relational import Relational
 
-from openrlhf_mel.verifier.exact import bases_differ, plain
+from openrlhf_mel.verifier import sides, structure
+from openrlhf_mel.verifier.exact import bases_differ, parse_number, same_number
+from openrlhf_mel.verifier.readings import readings
+from openrlhf_mel.verifier.words import Reading
 
-_BOXED = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
-_EXACT_TOLERANCE = 1e-10  # relative; Math-Verify's is absolute, and calls all small numbers equal
+# Math-Verify's own table of units stays off: it drops letters too ("2m" is 2). `words` has dropped the units.
+_NOTATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+_BOXED = [
+    LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_NOTATION)
+]
+_EXACT_TOLERANCE = 1e-10  # relative: values further apart are different, and cost no more digits
 _DECIMAL_TOLERANCE = 1e-3
+_MAX_DIGITS = 50_000  # to which two exact values are told apart
 _SAMPLES = (Rational(-7, 3), Rational(-2, 5), Rational(3, 7), Rational(5, 2))
 
 Parsed = list[Basic | MatrixBase | str]
@@ -23,26 +47,104 @@ Parsed = list[Basic | MatrixBase | str]
 
 def judge_anchored(gold: str, answer: str) -> str:
     """Compare two answers, both without their box; returns "correct", "wrong", or "error" for an unusable gold."""
-    parsed_gold = _parse_boxed(gold)
     if not usable_gold(gold):
         return "error"
-    parsed = _parse_boxed(answer)
-    if bases_differ(plain(gold), plain(answer)):
-        return "wrong"
-    if not parsed:
-        return "wrong"
-    if _is_false_equation(parsed[0]):
-        return "wrong"
-    if _same(parsed_gold, parsed):
-        return "wrong" if _differ_in_value(parsed_gold[0], parsed[0]) else "correct"
-    return "correct" if _equal_where_real(parsed_gold[0], parsed[0]) else "wrong"
+    golds, answers = readings(gold), readings(answer)
+    if len(golds) == len(answers) > 1 and _names_choice(golds) and _names_choice(answers):
+        return "correct" if all(map(_equal, golds, answers)) else "wrong"
+    return "correct" if any(_equal(g, a) for g in golds for a in answers) else "wrong"
 
 
 @lru_cache(maxsize=256)
 def usable_gold(gold: str) -> bool:
-    """Whether Math-Verify can read `gold` and finds it equal to itself."""
-    parsed = _parse_boxed(gold)
+    """Whether `gold` says something to compare with: words, or what Math-Verify can read and finds equal to itself."""
+    return any(_usable(reading) for reading in readings(gold))
+
+
+def _usable(reading: Reading) -> bool:
+    if not reading.math or _only_as_text(reading.math):
+        return bool(reading.math or reading.words)
+    if parse_number(reading.math):
+        return True
+    parsed = _parse(reading.math)
     return bool(parsed) and _same(parsed, parsed)
+
+
+def _names_choice(found: list[Reading]) -> bool:
+    return found[0].math.isalpha()
+
+
+def _equal(gold: Reading, answer: Reading) -> bool:
+    if gold.words != answer.words:
+        return False
+    if _text(gold.math) == _text(answer.math):
+        return not _is_false(answer.math) or _is_false(gold.math)
+    if not gold.math or not answer.math:
+        return False
+    if structure.has_ellipsis(gold.math) or structure.has_ellipsis(answer.math):
+        return _text(_without_braces(gold.math)) == _text(_without_braces(answer.math))
+    if _only_as_text(gold.math) or _only_as_text(answer.math):
+        return False
+    return _equal_values(gold.math, answer.math)
+
+
+def _equal_values(gold: str, answer: str) -> bool:
+    """Compare two answers without words. An equation is compared with an equation whole, with a value by its right side."""
+    first, second = _value(gold), _value(answer)
+    equations = [("=" in text) for text in (gold, answer)]
+    if all(equations):
+        same_names = _text(_first_side(gold)) == _text(_first_side(answer))
+        if first is None or second is None or not same_names:
+            return not _is_false(answer) and _equal_expressions(gold, answer)
+    if first is None or second is None or _is_false(answer):
+        return False
+    return _equal_expressions(first, second)
+
+
+def _equal_expressions(gold: str, answer: str) -> bool:
+    numbers = parse_number(gold), parse_number(answer)
+    if all(numbers):
+        return same_number(*numbers)
+    if bases_differ(gold, answer) or not structure.shapes_agree(structure.shape(gold), structure.shape(answer)):
+        return False
+    parsed_gold, parsed = _parse(gold), _parse(answer)
+    if not parsed_gold or not parsed:
+        return False
+    if _same(parsed_gold, parsed):
+        return not _differ_in_value(parsed_gold[0], parsed[0])
+    return _equal_where_real(parsed_gold[0], parsed[0])
+
+
+def _value(text: str) -> str | None:
+    """The text with the names of its elements dropped ("x=2, y=3" is "2, 3"); None where a left side says more."""
+    values = [sides.value(element) for element in structure.elements(text)]
+    return None if None in values else ", ".join(values)
+
+
+def _first_side(text: str) -> str:
+    return ",".join(sides.sides(element)[0] for element in structure.elements(text))
+
+
+def _is_false(text: str) -> bool:
+    """Whether it holds an equation between numbers that are not equal: "8=7" is not the answer 7."""
+    chains = [pair for element in structure.elements(text) for pair in sides.chains(element)]
+    return not all(_equal_expressions(left, right) for left, right in chains)
+
+
+def _only_as_text(text: str) -> bool:
+    return structure.has_gap(text) or structure.has_ellipsis(text)
+
+
+def _without_braces(text: str) -> str:
+    return text[2:-2] if text.startswith("\\{") and text.endswith("\\}") else text
+
+
+def _text(math: str) -> str:
+    """The answer as text, without spaces that mean nothing: those after a command and beside what is no letter or digit."""
+    return _SPACE.sub("", math)
+
+
+_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
 
 
 def warm_up() -> None:
@@ -71,8 +173,8 @@ def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
 
 # A question's reference answer comes once for each of its samples, and so do many of their answers. Nobody changes the lists.
 @lru_cache(maxsize=512)
-def _parse_boxed(answer: str) -> Parsed:
-    return parse(f"\\boxed{{{answer}}}", extraction_config=_BOXED, parsing_timeout=None)
+def _parse(math: str) -> Parsed:
+    return parse(f"\\boxed{{{math}}}", extraction_config=_BOXED, parsing_timeout=None)
 
 
 @lru_cache(maxsize=256)
@@ -82,14 +184,6 @@ def _parse_lenient_gold(gold: str) -> Parsed:
 
 def _same(gold: Parsed, answer: Parsed) -> bool:
     return verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None)
-
-
-def _is_false_equation(expression: Basic | MatrixBase | str) -> bool:
-    """Whether it is an equation between numbers that does not hold: "8=7" is not the answer 7."""
-    links = expression.args if isinstance(expression, ChainedAnd) else (expression,)
-    if not all(isinstance(link, Eq) and link.lhs.is_number and link.rhs.is_number for link in links):
-        return False
-    return not all(_same([link.lhs], [link.rhs]) for link in links)
 
 
 def _differ_in_value(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase | str) -> bool:
@@ -111,14 +205,36 @@ def _numbers_differ(gold: Basic, answer: Basic) -> bool:
     first, second = gold.doit(), answer.doit()
     if first == second:
         return False
+    exact = not (first.has(Float) or second.has(Float))
     try:
-        first_value, second_value = first.evalf(30), second.evalf(30)
-        scale = max(abs(first_value), abs(second_value))
-        relative = abs(first_value - second_value) / scale if scale else 0
-        tolerance = _DECIMAL_TOLERANCE if first.has(Float) or second.has(Float) else _EXACT_TOLERANCE
-        # Two forms of zero have rounding noise for values, whose ratio says nothing: only a proof counts for these.
-        return bool(relative > tolerance) and simplify(first - second) != 0
+        if exact and first.is_Rational and second.is_Rational:
+            return True
+        if _relative_distance(first, second) > (_EXACT_TOLERANCE if exact else _DECIMAL_TOLERANCE):
+            # Two forms of zero have rounding noise for values, whose ratio says nothing: only a proof counts for these.
+            return simplify(first - second) != 0
+        return exact and _differ_exactly(first - second)
     except (TypeError, ValueError, ArithmeticError):
+        return exact  # what cannot be told equal is not called equal
+
+
+def _relative_distance(first: Basic, second: Basic) -> Basic | int:
+    first_value, second_value = first.evalf(30), second.evalf(30)
+    scale = max(abs(first_value), abs(second_value))
+    return abs(first_value - second_value) / scale if scale else 0
+
+
+def _differ_exactly(difference: Basic) -> bool:
+    """Whether an exact value is not zero, looked at with as many digits as its numbers can make a difference in."""
+    if difference.is_Rational:
+        return difference != 0
+    bits = sum(number.p.bit_length() + number.q.bit_length() for number in difference.atoms(Rational))
+    digits = 200 + 2 * bits
+    if digits > _MAX_DIGITS:
+        return simplify(difference) != 0
+    try:
+        difference.evalf(2, maxn=digits, strict=True)
+        return True
+    except PrecisionExhausted:
         return False
 
 
@@ -135,6 +251,8 @@ def _elements(expression: Basic | MatrixBase) -> list[Basic] | None:
         return list(expression.args)
     if isinstance(expression, Interval):
         return [expression.start, expression.end]
+    if isinstance(expression, (Union, Relational)):
+        return [part for argument in expression.args for part in _elements(argument) or [argument]]
     if isinstance(expression, MatrixBase):
         return list(expression.flat())
     return None

@@ -12,24 +12,6 @@ _MAX_DIGITS = 400  # beyond this many digits or powers of ten a number is only c
 _ROUNDING = 6  # Math-Verify compares a decimal after rounding to this many places
 _RELATIVE = Fraction(1, 1000)  # and rounding must not make two small numbers equal that differ by more than this
 
-_ASCII = (
-    {0xFF01 + i: 0x21 + i for i in range(94)}
-    | {ord(c): "-" for c in "−–‒﹣"}
-    | {ord(c): " " for c in "\u00a0\u202f\u3000\u2009"}
-)
-_SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\quad\b|\\qquad\b|\\displaystyle\b|\\left\b|\\right\b|~")
-_NOTHING = re.compile(r"(?<!\\)\\[()\[\]!]")  # math delimiters, and the space that pulls together
-_UNIT = re.compile(
-    r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degrees?\b|\s*°|\s*\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}\d%]*\}(?:\^\{?[23]\}?)?)$"
-)
-_WORDS = re.compile(r"^([+-]?[\d.,]*\d)\s+((?:[A-Za-z]{2,}\.?\s*){1,6})$")
-# "7 million" is not 7, and "7 or 8", "7 percent", "7 factorial" are not 7 of something.
-_NOT_UNITS = re.compile(
-    r"\b(?:hundred|thousand|million|billion|trillion|dozen|score|percent|percentage|pct|and|or|to|plus|minus|times|"
-    r"over|mod|pi|factorial|squared|cubed|in|base|half|halves|thirds?|quarters?|fourths?|fifths?)\b",
-    re.IGNORECASE,
-)
-_WRAPPER = re.compile(r"^\\(?:text|mbox|mathrm|mathbf|textbf|textrm|boldsymbol|bm|mathit)\s*\{([^{}]*)\}$")
 _DECIMAL = re.compile(
     r"([+-]?)(?:([1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d{1,6})|(?:\\times|\\cdot|\*|×)10\^(?:\{([+-]?\d{1,6})\}|(\d)))?"
 )
@@ -37,6 +19,8 @@ _POWER = re.compile(r"([+-]?)10\^(?:\{([+-]?\d{1,6})\}|(\d))")
 _FRACTION = re.compile(
     r"([+-]?)(?:\\frac(?:\{([+-]?\d+)\}\{([+-]?\d+)\}|(\d)(\d)|(\d)\{(\d+)\}|\{([+-]?\d+)\}(\d))|(\d+)/(\d+))"
 )
+# Spaces around operators and after a sign mean nothing; between two digits they do ("1 2" is not 12).
+_SPACED = re.compile(r"[0-9,] (?:[0-9,.]|\\frac)")
 _BASE = re.compile(r"([0-9A-Za-z]+)_(?:\{(\d+)\}|(\d))")
 
 
@@ -50,36 +34,15 @@ class Number:
     percent: bool
 
 
-def plain(text: str) -> str:
-    """Rewrite `text` without what means nothing: spacing, `$`, full-width forms, an outer \\text, a last period."""
-    text = text.translate(_ASCII)
-    text = _NOTHING.sub("", text)
-    text = _SPACING.sub(" ", text).replace("\\$", "").replace("$", "").replace("{,}", ",")
-    text = (
-        text.replace("\\%", "%").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
-    )
-    text = " ".join(text.split())
-    for _ in range(3):
-        text = text.removesuffix(".").strip() if not text.endswith("..") else text
-        wrapped = _WRAPPER.match(text)
-        if wrapped:
-            text = wrapped.group(1).strip()
-    return text
-
-
-def readable(text: str) -> str:
-    """Rewrite `text` as Math-Verify can read it, with no change of meaning: full-width forms and a last period."""
-    text = text.translate(_ASCII).strip()
-    return text.removesuffix(".").strip() if not text.endswith("..") else text
-
-
 def parse_number(text: str) -> Number | None:
-    """Read `plain` text as one number, with at most one unit after it; None when it is anything else."""
+    """Read a text without words, in `canonical` notation, as one number; None when it is anything else."""
+    text = text.replace("\\%", "%")
     if not any(map(str.isdigit, text[:12])):
         return None
-    text = _without_unit(text)
     percent = text.endswith("%")
-    body = text.removesuffix("%").replace(" ", "") if percent or _spaced_number(text) else text
+    body = text.removesuffix("%").strip()
+    if " " in body:
+        body = body if _SPACED.search(body) else body.replace(" ", "")
     number = _decimal(body) or _fraction(body)
     if number is None or not percent:
         return number
@@ -110,22 +73,6 @@ def bases_differ(gold: str, answer: str) -> bool:
         return False
     parts = [(m.group(1).lstrip("0").upper(), (m.group(2) or m.group(3)).lstrip("0")) for m in (first, second)]
     return parts[0] != parts[1]
-
-
-def _without_unit(text: str) -> str:
-    words = _WORDS.match(text) if len(text) < 200 else None
-    if words and not _NOT_UNITS.search(words.group(2)):
-        return words.group(1)
-    for _ in range(2):
-        unit = _UNIT.search(text, max(0, len(text) - 80))
-        if unit and not _NOT_UNITS.search(unit.group()):
-            text = text[: unit.start()].rstrip()
-    return text
-
-
-def _spaced_number(text: str) -> bool:
-    """Spaces around operators and after a sign mean nothing; between two digits they do ("1 2" is not 12)."""
-    return " " in text and not re.search(r"[\d,] (?:[\d,]|\\frac)", text)
 
 
 def _decimal(text: str) -> Number | None:

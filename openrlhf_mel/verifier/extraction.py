@@ -1,14 +1,19 @@
 """Which part of a response is its final answer, under `anchored` extraction.
 
 Anchored forms, in this order; a later form is looked at only when no earlier one is there:
-  1. the last closed, non-empty box, joined with boxes right before it ("\\boxed{1} and \\boxed{2}");
-  2. "final answer is X", up to the end of its line;
-  3. "Answer: X" on a line of its own;
-  4. "the answer is X" as the very last line of the response.
+  1. the last closed box that holds an answer, joined with boxes right before it ("\\boxed{1} and \\boxed{2}");
+  2. "final answer is X", up to the end of its line, or on the next one;
+  3. "Answer: X" on a line of its own, or with X on the next one;
+  4. a heading "Final Answer", with X on the next line;
+  5. "the answer is X" as the very last line of the response.
+Thinking comes first and is no answer (`thinking`); what is taken of a phrase says `phrases`.
 Every scan is linear in the length of the response: it runs in the caller's process, on text nobody vouches for.
 """
 
 import re
+
+from openrlhf_mel.verifier.phrases import answer_from_phrases
+from openrlhf_mel.verifier.thinking import after_thinking
 
 # A doubled backslash before "boxed" is a text that was escaped once too often; elsewhere it is a line break.
 _TOKENS = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
@@ -22,30 +27,20 @@ _BETWEEN = re.compile(
 _FEW_WORDS = re.compile(r"(?=.*(?:,|\band\b|\bor\b))[^.:!?\n]{0,30}")
 _TURN = re.compile(r"\b(?:is|so|thus|hence|then|answer|but|not|rather|instead|therefore|gives?|which)\b", re.IGNORECASE)
 _MAX_BETWEEN = 70
-
-_FINAL = re.compile(r"final answer\b(?:[^\n.:]{0,60}?\bis\b[ \t]*:?|[ \t*_]{0,4}:)[ \t*]*", re.IGNORECASE)
-_OWN_LINE = re.compile(
-    r"^[ \t>#*_]{0,8}(?:(?:the|final)[ \t]+){0,2}(?:answer|答案)[ \t*_]{0,4}(?:[:：]|(?=\$|\\[(\[]))[ \t*_]{0,4}",
-    re.IGNORECASE | re.MULTILINE,
+# What a box of the instruction holds, when the model repeats it.
+_DECORATION = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|quad|qquad|,|;|:|!| )|[{}\s$<>\[\]()*_~\\-]")
+_PLACEHOLDER = re.compile(
+    r"[.…⋯]*|(?:[lc]?dots|square|box|cdot|blank|placeholder|[?？]+|答案|你的答案|最终答案)"
+    r"|(?:insert|put|write|enter|place|type)?(?:your|the|my|a)?(?:final|numerical|numeric|correct|integer|single)?(?:answer|result|solution)"
+    r"(?:goes)?(?:here|letter|value|number)?[.!]?",
+    re.IGNORECASE,
 )
-_LAST_LINE = re.compile(r"\banswer is\b[ \t]*:?[ \t*]*", re.IGNORECASE)
-_HOPE = re.compile(r"[.,]?\s*I hope\b.*$", re.IGNORECASE | re.DOTALL)
-# What a chat template or a tokenizer leaves at the end of a decoded response.
-_SPECIAL_TOKEN = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>(?:user|assistant)?|</?s>|<eos>|<end_of_turn>|<pad>)\Z")
-_MATH_GROUP = re.compile(
-    r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$\n])+)\$|\\\(((?:[^\\]|\\[^)])+)\\\)|\\\[((?:[^\\]|\\[^\]])+)\\\]"
-)
-_PLAIN_NUMBER = re.compile(r"[$€£¥]?\s?([+-]?(?:\d[\d,]*)?(?:\.\d+)?(?:\s?/\s?\d+)?\s?%?)(?=$|[\s.,;*])")
-_NUMBER_IN_WORDS = re.compile(r"(?<![\w.,/^])[$€£¥]?(-?\d[\d,]*(?:\.\d+)?%?)(?![\w/^])")
-_IS = re.compile(r"\bis\b:?\s*")
-_JOINERS = re.compile(r"(?:[\s,;.*]|\band\b|\bor\b)*")
-_MAX_PLAIN = 100
-_MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 
 
 def extract_anchored(response: str) -> str | None:
     """Return the final answer of `response` as it is written there, or None when no anchored form holds one."""
-    return _from_boxes(response) or _from_phrases(response)
+    said = after_thinking(response)
+    return None if said is None else _from_boxes(said) or answer_from_phrases(said)
 
 
 def unwrap_box(answer: str) -> str:
@@ -54,7 +49,7 @@ def unwrap_box(answer: str) -> str:
 
 
 def _from_boxes(text: str) -> str | None:
-    boxes = _closed_boxes(text)
+    boxes = [box for box in _closed_boxes(text) if not _is_placeholder(box[2])]
     if not boxes:
         return None
     last_start, _, content = boxes[-1]
@@ -66,7 +61,12 @@ def _from_boxes(text: str) -> str | None:
         if earlier != parts[0]:
             parts.insert(0, earlier)
         last_start = start
-    return ",".join(parts)
+    return ", ".join(parts)
+
+
+def _is_placeholder(content: str) -> bool:
+    """Whether a box only shows where an answer goes: "\\boxed{...}", "\\boxed{\\text{your answer}}"."""
+    return len(content) <= 80 and bool(_PLACEHOLDER.fullmatch(_DECORATION.sub("", content)))
 
 
 def _joins(between: str) -> bool:
@@ -135,67 +135,3 @@ def _add(text: str, start: int, end: int, content: str, boxes: list[tuple[int, i
         inner = inner or boxes[-1][2]
         boxes.pop()
     boxes.append((start, end, inner or content.strip()))
-
-
-def _from_phrases(text: str) -> str | None:
-    text = text[-_MAX_TAIL:].rstrip()
-    while token := _SPECIAL_TOKEN.search(text, max(0, len(text) - 60)):
-        text = text[: token.start()].rstrip()
-    final = _last(_FINAL, text)
-    if final:
-        answer = _tidy(_line_at(text, final.end()))
-        if answer:
-            return answer
-    own_line = _last(_OWN_LINE, text)
-    if own_line:
-        answer = _tidy(_line_at(text, own_line.end()))
-        if answer:
-            return answer
-    last_line = text[text.rfind("\n") + 1 :]
-    phrase = _last(_LAST_LINE, last_line)
-    return _tidy(last_line[phrase.end() :]) if phrase else None
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    matches = list(pattern.finditer(text))
-    return matches[-1] if matches else None
-
-
-def _line_at(text: str, start: int) -> str:
-    """The rest of the line at `start`, or the whole display formula that begins there or on the next line."""
-    end = text.find("\n", start)
-    rest = text[start:] if end < 0 else text[start:end]
-    if rest.strip() and not rest.lstrip().startswith(("\\[", "$$")):
-        return rest
-    following = text[start : start + 2000].lstrip()
-    formula = _MATH_GROUP.match(following)
-    return formula.group() if formula else rest
-
-
-def _tidy(phrase: str) -> str | None:
-    """The answer in the rest of a line: what it begins with, or what comes after "is", or the only thing it has."""
-    phrase = _HOPE.sub("", phrase[:2000]).strip().strip("*_ ").removesuffix(".").strip("*_ ")
-    answer = _leading(phrase)
-    if answer is None and (words := list(_IS.finditer(phrase))):
-        answer = _leading(phrase[words[-1].end() :])
-    if answer:
-        return answer
-    formulas = _MATH_GROUP.findall(phrase)
-    if len(formulas) == 1:
-        return "".join(formulas[0]).strip() or None
-    numbers = _NUMBER_IN_WORDS.findall(phrase)
-    if len(numbers) == 1 and not formulas:
-        return numbers[0]
-    unfinished = "$" in phrase or "\\(" in phrase or "\\[" in phrase
-    return phrase if phrase and len(phrase) <= _MAX_PLAIN and not unfinished else None
-
-
-def _leading(phrase: str) -> str | None:
-    """The formulas or the number that `phrase` begins with."""
-    formulas = list(_MATH_GROUP.finditer(phrase))
-    if formulas and phrase[: formulas[0].start()].strip(" *_:=") == "":
-        contents = ["".join(filter(None, match.groups())).strip() for match in formulas]
-        joined = len(contents) > 1 and _JOINERS.fullmatch(_MATH_GROUP.sub("", phrase))
-        return (",".join(contents) if joined else contents[0]) or None
-    number = _PLAIN_NUMBER.match(phrase)
-    return number.group(1).strip().rstrip(",") if number and any(map(str.isdigit, number.group(1))) else None

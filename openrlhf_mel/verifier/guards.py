@@ -6,7 +6,8 @@ The guards save the time of a killed worker; they need not be complete, because 
 import math
 import re
 
-MAX_CHARS = 10_000  # the longest reference answer of the usual benchmarks has under 400
+from openrlhf_mel.verifier.notation import MAX_CHARS
+
 MAX_DEPTH = 60  # nested brackets; real answers stay below 10
 MAX_LITERAL = 4_000  # digits in one number inside an expression; Python refuses to convert more than 4,300
 MAX_EXPONENT = 20_000

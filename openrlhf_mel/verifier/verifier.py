@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from openrlhf_mel.verifier.exact import parse_number, plain, readable, same_number
+from openrlhf_mel.verifier.exact import Number, parse_number, same_number
 from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
 from openrlhf_mel.verifier.guards import too_costly
+from openrlhf_mel.verifier.notation import canonical
 from openrlhf_mel.verifier.pool import Outcome, Pool
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, Extraction, Verdict
 
@@ -66,8 +67,8 @@ class Verifier:
             gold = _as_gold(answer)
             if gold is None:
                 problems[row] = f"found {answer!r:.80}, expected a non-empty text with balanced braces"
-            elif parse_number(plain(gold)) is None:
-                reason = too_costly(gold)
+            elif _plain_number(gold) is None:
+                reason = too_costly(canonical(gold))
                 if reason:
                     problems[row] = f"found {gold!r:.80}, which is too costly to compare: {reason}"
                 else:
@@ -115,9 +116,9 @@ class Verifier:
         decided = _decide_exactly(gold, extracted)
         if decided is not None:
             return Verdict("correct" if decided else "wrong", extracted)
-        if too_costly(extracted) or too_costly(gold):
+        if too_costly(canonical(extracted)) or too_costly(canonical(gold)):
             return Verdict("error", extracted)
-        return extracted, self._workers().submit("anchored", readable(gold), readable(extracted))
+        return extracted, self._workers().submit("anchored", gold, extracted)
 
     def _begin_lenient(self, response: str, answer: str) -> Verdict | tuple[str | None, Future[Outcome]]:
         if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
@@ -153,9 +154,11 @@ def _decide_exactly(gold: str, answer: str) -> bool | None:
     """Whether two answers are equal, where it shows without computer algebra; None where it does not."""
     if gold == answer:
         return True
-    plain_gold, plain_answer = plain(gold), plain(answer)
-    if plain_gold == plain_answer and plain_gold:
-        return True
-    gold_number = parse_number(plain_gold)
-    answer_number = parse_number(plain_answer) if gold_number else None
+    gold_number = _plain_number(gold)
+    answer_number = _plain_number(answer) if gold_number else None
     return same_number(gold_number, answer_number) if gold_number and answer_number else None
+
+
+def _plain_number(text: str) -> Number | None:
+    """The number that a text without words is."""
+    return parse_number(canonical(text))

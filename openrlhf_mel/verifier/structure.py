@@ -1,0 +1,125 @@
+"""The brackets and commas of an answer: its elements, and whether it is a point, an interval, a set or a list. Pure."""
+
+import re
+
+_TOKENS = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+_OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": "", "\\lfloor": "", "\\lceil": ""}
+_CLOSING = {")", "]", "\\}", "\\rangle", "}", "\\rfloor", "\\rceil"}
+
+# Two numbers next to each other ("1 2", "0.5\frac12"): neither a sum nor a product, so only equal to the same text.
+_GAP = re.compile(
+    r"[0-9]\s+[0-9.]|(?<![_^A-Za-z0-9}])[0-9.]+\s*\\frac\{[0-9]+\}\{[0-9]+\}|\\frac\{[0-9]+\}\{[0-9]+\}\s*[0-9]"
+)
+_ELLIPSIS = re.compile(r"\\ldots(?![A-Za-z])")
+# Three dots at the end of a decimal's digits say that it goes on.
+_CUT_DECIMAL = re.compile(r"([0-9]\.[0-9]+)\s*\\ldots(?![A-Za-z])\s*(?![0-9])")
+_EXPLICIT_LIST = re.compile(r"[0-9,]+")
+
+
+def elements(text: str, separators: str = ",;") -> list[str]:
+    """Split at the separators that stand outside every bracket and brace."""
+    parts, depth, start = [], 0, 0
+    for token in _TOKENS.finditer(text):
+        kind = token.group()
+        if kind in _OPENING:
+            depth += 1
+        elif kind in _CLOSING:
+            depth = max(0, depth - 1)
+        elif depth == 0 and kind in separators:
+            parts.append(text[start : token.start()].strip())
+            start = token.end()
+    return [*parts, text[start:].strip()]
+
+
+def shape(text: str) -> tuple | str:
+    """Return ("set" | "point" | "list", shapes of its elements) of a text in brackets or with commas; "value" for others."""
+    parts = elements(text)
+    if len(parts) > 1:
+        return ("list", *map(shape, parts))
+    kind, content = _enclosed(text)
+    if not kind:
+        return "value"
+    inner = elements(content)
+    return (kind, *map(shape, inner)) if len(inner) > 1 else shape(content)
+
+
+def shapes_agree(gold: tuple | str, answer: tuple | str) -> bool:
+    """A set is no point and no interval. A list without brackets may be either, and a value anything."""
+    if isinstance(gold, str) or isinstance(answer, str):
+        return True
+    if len(gold) != len(answer):
+        return True  # unequal anyway, and not for this reason
+    if {gold[0], answer[0]} == {"set", "point"}:
+        return False
+    pairs = zip(sorted(gold[1:], key=repr), sorted(answer[1:], key=repr), strict=True)
+    return all(shapes_agree(first, second) for first, second in pairs)
+
+
+def has_gap(text: str) -> bool:
+    """Whether two numbers stand next to each other with nothing between them that says what they are together."""
+    return bool(_GAP.search(text))
+
+
+def has_ellipsis(text: str) -> bool:
+    """Whether a part of the answer is left to the reader."""
+    return bool(_ELLIPSIS.search(text))
+
+
+def without_cut_decimals(text: str) -> str:
+    """Drop the dots after a decimal's digits: "3.14159..." is 3.14159."""
+    return _CUT_DECIMAL.sub(r"\1", text)
+
+
+def with_grouped_digits(text: str) -> str:
+    """Drop the commas between groups of three digits, outside brackets, unless one is the comma of a list.
+
+    "1,234" is a number, and so is it in "1,234\\pi"; "(1,234)" is a point; "1,100,x" is a list, where "5, 1,234" has two numbers.
+    """
+    if "," not in text:
+        return text
+    commas: list[int] = []
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        kind = token.group()
+        if kind != "{" and kind in _OPENING:
+            depth += 1
+        elif kind != "}" and kind in _CLOSING:
+            depth = max(0, depth - 1)
+        elif kind == "," and depth == 0:
+            commas.append(token.start())
+    grouping = [at for at in commas if _GROUP_BEFORE.search(text, max(0, at - 4), at) and _GROUP_AFTER.match(text, at)]
+    grouping = _chained(text, grouping)
+    if any(not text[at + 1 : at + 2].isspace() for at in commas if at not in grouping):
+        return text
+    cuts = set(grouping)
+    return "".join(character for at, character in enumerate(text) if at not in cuts)
+
+
+_GROUP_BEFORE = re.compile(r"[0-9]{1,3}\Z")
+_GROUP_AFTER = re.compile(r",[0-9]{3}(?![0-9])")
+_NUMBER_WITH_GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
+
+
+def _chained(text: str, commas: list[int]) -> list[int]:
+    """Of these commas those inside a number whose first group has one to three digits and does not begin with 0."""
+    inside = {at for number in _NUMBER_WITH_GROUPS.finditer(text) for at in range(*number.span())}
+    return [at for at in commas if at in inside]
+
+
+def is_digits_and_commas(text: str) -> bool:
+    """Whether it can be read as one number in groups of digits and as a list: "101,202"."""
+    return bool(_EXPLICIT_LIST.fullmatch(text)) and "," in text
+
+
+def _enclosed(text: str) -> tuple[str, str]:
+    """The kind and content of a text that one pair of brackets encloses; ("", "") of any other."""
+    tokens = list(_TOKENS.finditer(text))
+    if len(tokens) < 2 or not _OPENING.get(tokens[0].group()) or tokens[-1].group() not in _CLOSING:
+        return "", ""
+    depth = 0
+    for number, token in enumerate(tokens):
+        depth += (token.group() in _OPENING) - (token.group() in _CLOSING)
+        if depth == 0:
+            whole = number == len(tokens) - 1
+            return (_OPENING[tokens[0].group()], text[tokens[0].end() : token.start()]) if whole else ("", "")
+    return "", ""

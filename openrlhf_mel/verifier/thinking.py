@@ -1,0 +1,40 @@
+"""What a response says after its thinking: only that can be its answer."""
+
+import re
+
+# How models that think aloud mark it: (opening, closing), in lower case.
+MARKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reason>", "</reason>"),
+    ("<analysis>", "</analysis>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<reflection>", "</reflection>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|start_thinking|>", "<|end_thinking|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<unused94>", "<unused95>"),
+    ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+_CLOSING = {closing for _, closing in MARKS}
+_MARK = re.compile("|".join(re.escape(mark) for pair in MARKS for mark in pair), re.IGNORECASE)
+
+
+def after_thinking(response: str) -> str | None:
+    """The part of `response` after its last closing mark, or all of it where no mark is.
+
+    None when thinking that was opened is never closed: such a response was cut before it came to an answer. A closing
+    mark alone counts too, since chat templates put the opening one in the prompt.
+    """
+    start, is_open = 0, False
+    for mark in _MARK.finditer(response):
+        is_open = mark.group().lower() not in _CLOSING
+        if not is_open:
+            start = mark.end()
+    return None if is_open else response[start:]

@@ -1,0 +1,101 @@
+"""The words that answers hold beside their mathematics, by what they do to the value. All in lower case."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Units that are told from a product of letters where they stand without \text.
+UNITS = _words(
+    """mm cm dm km nm pm inch inches ft foot feet yd yds yard yards mi mile miles meter meters metre metres
+    centimeter centimeters centimetre centimetres millimeter millimeters kilometer kilometers kilometre kilometres
+    mg kg gram grams kilogram kilograms lb lbs oz ounce ounces pound pounds ton tons tonne tonnes
+    ml cl dl liter liters litre litres gallon gallons gal quart quarts pint pints cup cups
+    sec secs second seconds min mins minute minutes hr hrs hour hours day days week weeks month months year years yr yrs
+    mph kph kmh rpm kw kwh hz khz mhz pa kpa mol joule joules newton newtons watt watts volt volts ohm ohms amp amps
+    deg degree degrees radian radians rad rads unit units sq cu square cubic per acre acres hectare hectares
+    usd eur gbp cny rmb inr rs dollar dollars cent cents euro euros yen yuan rupee rupees pence penny pennies
+    people person persons men women man woman boys girls boy girl children child student students
+    fahrenheit celsius kelvin bit bits byte bytes kb mb gb"""
+)
+# Units that may touch their number ("12cm"), and are no product of letters there.
+TOUCHING = _words("mm cm dm km mg kg ml ft lb lbs oz mph kph kmh hr hrs mins secs min sec inches feet usd eur rpm hz")
+# One letter is a unit in \text, or with another unit ("m/s"); elsewhere it is a variable.
+LETTER_UNITS = frozenset("mgshdtlLJNWVAKCFHQTZPcnkR")
+
+# Words that name the same value without them.
+FILLER = _words(
+    """a an the this that these those it its is are was were be been being equals equal equaling answer answers final result
+    results solution solutions value values total totals so thus hence therefore then we get have has had there here
+    exactly precisely about approximately approx around roughly circa simply just only namely i.e of for in as at on with
+    number altogether respectively each both also please note respectively i my our ours"""
+)
+# Words that go when the value stands before them, and change it when it comes after ("12 more", "more than 12").
+FILLER_AFTER = _words("more less all left times over wins right")
+
+# Words that make of a number another number.
+MULTIPLIERS = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
+    **{"hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12},
+    **{"dozen": 12, "dozens": 12, "lakh": 10**5, "crore": 10**7},
+}
+PERCENT = _words("percent percents percentage pct")
+
+# What changes the value, or names another one, and is never dropped. Two answers agree only when these words agree.
+CHANGING = (
+    _words(
+        """not no none never neither nor either or and but except excluding excluded without unless if iff when whenever
+    where while provided otherwise maybe perhaps possibly probably versus vs instead rather any every some all"""
+    )
+    | _words(
+        """more less fewer greater larger smaller bigger higher lower least most over under above below between beyond
+    exceeding exceeds exceed than within from to until till through up down almost nearly times"""
+    )
+    | _words(
+        """plus minus divided multiplied squared cubed factorial power powers root roots log logarithm mod modulo half
+    halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth
+    ninths tenth tenths hundredth hundredths thousandth thousandths millionth millionths double twice thrice triple
+    quadruple reciprocal inverse negative opposite choose base binary octal decimal hexadecimal complement squares cubes
+    score gross pair pairs first last exponent exponential"""
+    )
+    | _words(
+        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
+    )
+    | _words(
+        """odd even prime primes composite positive nonnegative non-negative nonpositive rational irrational real reals
+    complex imaginary multiple multiples divisible increasing decreasing convergent divergent infinite infinitely
+    undefined impossible true false yes"""
+    )
+    | _words(
+        """am pm noon midnight morning afternoon evening night bc ad bce ce january february march april may june july august
+    september october november december jan feb mar apr jun jul aug sep sept oct nov dec monday tuesday wednesday
+    thursday friday saturday sunday"""
+    )
+    | _words(
+        """north south east west northeast northwest southeast southwest northern southern eastern western left right
+    upward upwards downward downwards clockwise counterclockwise anticlockwise inward outward forward backward
+    increase decrease increased decreased gain loss profit debt ahead behind before after ago later earlier late early
+    faster slower older younger taller shorter longer heavier lighter"""
+    )
+    | frozenset(MULTIPLIERS)
+)
+# Different spellings of one word.
+SPELLINGS = {
+    **{"jan": "january", "feb": "february", "mar": "march", "apr": "april", "jun": "june", "jul": "july"},
+    **{"aug": "august", "sep": "september", "sept": "september", "oct": "october", "nov": "november"},
+    **{"dec": "december", "non-negative": "nonnegative", "primes": "prime", "reals": "real", "multiples": "multiple"},
+    **{"anticlockwise": "counterclockwise", "bce": "bc", "ce": "ad", "iff": "if"},
+}
+# Adjectives of a counted noun: "12 even numbers" is 12.
+ADJECTIVES = _words(
+    "odd even prime composite positive negative nonnegative rational irrational real complex possible more fewer less "
+    "different distinct whole right equal ordered square cubic first last increasing decreasing true false all one two"
+)
+# Words that only before a value change it: "square of 5", "12 cubes".
+CHANGING_BEFORE = _words("square cube product quotient sum difference remainder ratio ln sqrt logarithm")
+# Names of functions and operators, which are no words.
+FUNCTIONS = _words(
+    """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp lim max min sup inf gcd lcm det
+    mod bmod sqrt arg dim ker deg floor ceil abs sgn erf var cov pi cis tr rank"""
+)
