@@ -49,7 +49,9 @@ def unwrap_box(answer: str) -> str:
 
 
 def _from_boxes(text: str) -> str | None:
-    boxes = [box for box in _closed_boxes(text) if not _is_placeholder(box[2])]
+    boxes = _closed_boxes(text)
+    while boxes and _is_placeholder(boxes[-1][2]):
+        boxes.pop()
     if not boxes:
         return None
     last_start, _, content = boxes[-1]

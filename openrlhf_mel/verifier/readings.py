@@ -16,7 +16,8 @@ _CHOICE = re.compile(
     r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):](?!\s*[0-9]*\s*\)))\s*:?\s*(?:\}\s*:?)?\s*(?P<value>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_NO_VALUE = re.compile(r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])")
+# What follows a letter in an expression or a list of choices, where it is no choice's value.
+_NO_VALUE = re.compile(r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*\([A-J]\)")
 
 
 def readings(text: str) -> list[Reading]:

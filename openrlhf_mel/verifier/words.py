@@ -247,19 +247,19 @@ def _is_alphabetical(key: str) -> bool:
 
 def _joined(text: str) -> str:
     """Rewrite "and" and "or" between two values as the comma of a list; "or" between inequalities stays a word."""
-    pieces: list[str] = []
-    position = 0
-    for joiner in _JOINER.finditer(text):
-        before, after = text[position : joiner.start()], text[joiner.end() :]
-        either = joiner[1] == "or" or joiner[2]
-        if joiner.group().strip() == "&" and "\\begin" in text:
-            continue
+    joiners = [joiner for joiner in _JOINER.finditer(text) if not ("&" in joiner.group() and "\\begin" in text)]
+    starts = [0, *(joiner.end() for joiner in joiners)]
+    ends = [*(joiner.start() for joiner in joiners), len(text)]
+    pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+    joined = pieces[0]
+    for joiner, before, after in zip(joiners, pieces, pieces[1:], strict=False):
         if not (_has_value(before) and _has_value(after)):
-            continue
-        stays = either and _RELATION.search(before) and _RELATION.search(after)
-        pieces += [before, f" {_OPEN}or{_CLOSE}, " if stays else ", "]
-        position = joiner.end()
-    return "".join(pieces) + text[position:]
+            joined += joiner.group() + after
+        elif "&" not in joiner.group() and joiner[1] != "and" and _RELATION.search(before) and _RELATION.search(after):
+            joined += f" {_OPEN}or{_CLOSE}, {after}"
+        else:
+            joined += f", {after}"
+    return joined
 
 
 def _has_value(text: str) -> bool:
