@@ -29,7 +29,7 @@ _UNIT = re.compile(
     rf"(?<=[0-9A-Za-z)}}\]%!])(\s*)({_ANY}{_POWER}?(?:\s*(?:(?:/|\\cdot|\\times|\*|-)\s*(?={_OPEN}))?{_ANY}{_POWER}?)*)(\s*)"
 )
 _IN_BRACKETS = re.compile(rf"\(\s*({_ANY}(?:\s*{_ANY})*)\s*\)")
-_LABEL = re.compile(rf"^[\s:]*{_ANY}(?:\s*(?:{_ANY}|[A-Z']{{1,6}}|\\triangle|\\angle))*\s*(?==)")
+_LABEL = re.compile(rf"^[\s:]*{_ANY}(?:\s*(?:{_ANY}|[A-Z']{{1,6}}|\\triangle|\\angle))*\s*=")
 _DEGREES = re.compile(
     r"((?:^\(?|[,;=])\s*[+-]?\s*(?:[0-9.]+|\\frac\{[0-9]+\}\{[0-9]+\}))\s*\^\{\\circ\}(?![A-Za-z0-9(\\])"
 )
