@@ -3,7 +3,6 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from deepspeed.runtime.zero.offload_states import offload_adam_states, reload_adam_states  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._pytree import tree_map_only  # noqa: E402
 
@@ -18,6 +17,7 @@ GPU = "cuda:0"
 def pretended_gpu(monkeypatch):
     """Tensors have a device and no content."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    pytest.importorskip("deepspeed")
     with FakeTensorMode():
         yield
 
@@ -34,7 +34,15 @@ def trained(mended=True):
 
 
 def fall_asleep(optimizer):
-    offload_adam_states(optimizer, "cpu", pin_memory=True, non_blocking=True)
+    from deepspeed.runtime.zero import offload_states
+
+    offload_states.offload_adam_states(optimizer, "cpu", pin_memory=True, non_blocking=True)
+
+
+def wake_up(optimizer):
+    from deepspeed.runtime.zero import offload_states
+
+    offload_states.reload_adam_states(optimizer, GPU, non_blocking=True)
 
 
 def moments(optimizer):
@@ -70,12 +78,12 @@ def test_after_a_resume_the_moments_leave_the_gpu_again(older):
     for _ in range(2):
         fall_asleep(after)
         assert moments(after) == {"cpu"}
-        reload_adam_states(after, GPU, non_blocking=True)
+        wake_up(after)
 
 
 def test_who_sleeps_while_it_is_saved_wakes_up():
     optimizer = trained()
     fall_asleep(optimizer)
     optimizer.state_dict()
-    reload_adam_states(optimizer, GPU)
+    wake_up(optimizer)
     optimizer.step()
