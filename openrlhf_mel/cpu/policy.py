@@ -71,8 +71,8 @@ def install() -> None:
     strategy_module.get_train_ds_config = _with_torch_adam
     strategy_module.init_device_mesh = lambda device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
     upstream_utils.convert_to_torch_dtype = _DTYPES.__getitem__
-    # Nothing to free by moving from one memory to the same one, and DeepSpeed would want it page-locked.
-    ppo_actor.offload_deepspeed_states = ppo_actor.reload_deepspeed_states = lambda *_args, **_kwargs: None
+    # DeepSpeed's sleep under ZeRO-3 insists on its fused Adam, but uses no more of it than torch's has.
+    deepspeed.ops.adam.fused_adam.FusedAdam = torch.optim.AdamW
     ppo_actor.Actor = CPUActor
     ppo_actor.ActorPPOTrainer = CPUTrainer
 

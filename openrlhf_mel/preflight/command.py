@@ -15,7 +15,7 @@ from typing import Any
 
 from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.preflight import files, hub, memory, plan, rules, shapes, throughput
+from openrlhf_mel.preflight import files, host, hub, memory, plan, rules, shapes, throughput
 from openrlhf_mel.preflight.lengths import Budget, Responses, share_too_long
 from openrlhf_mel.preflight.problems import Problem, refusals, warning
 from openrlhf_mel.preflight.report import Report, render
@@ -288,7 +288,7 @@ def _memory(
             "--vllm.tensor_parallel_size"
         )
     per_node = hw.gpus_per_node or min(8, gpus.total)
-    report.host = {k: v / memory.GIB for k, v in memory.host_bytes(a_run, per_node).items()}
+    report.host = {k: v / memory.GIB for k, v in host.host_bytes(a_run, per_node).items()}
     need = max(report.host.values())
     if node_memory and need > node_memory:
         yield Problem(

@@ -19,10 +19,11 @@ _LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of
 NLL_CHUNK, NLL_CHUNKS = 128, 16  # `head.CHUNK` and `CHUNKS`, which are not read from there: it would import torch
 # Assumed: CUDA context, cuBLAS and NCCL of a training process.
 _PROCESS = 1.5 * GIB
-# Measured on an H100 with vLLM 0.19 (docs/preflight.md): within its share, activations and what torch does not count ...
+# Measured on an H100 with vLLM 0.19 (docs/preflight.md), all within its share: activations, what torch does not count, and
+# CUDA graphs, which vLLM estimates and takes from the KV cache since 0.21 (before, they came on top).
 _ENGINE_WORK = 2.25 * GIB
 _ENGINE_OTHER, _ENGINE_NCCL = 0.27 * GIB, 2.1 * GIB  # alone on its GPU, or tensor parallel
-_ENGINE_GRAPHS = 1.0 * GIB  # ... and CUDA graphs, which come on top
+_ENGINE_GRAPHS = 1.0 * GIB
 _ENGINE_ASLEEP = 1.0 * GIB  # assumed: graphs and context, beside the above
 
 WEIGHTS, GRADIENTS, OPTIMIZER, BUFFERS = "weights", "gradients", "optimizer", "buffers"
@@ -178,10 +179,11 @@ def engine(plan: Plan, asleep: bool = False) -> Parts:
     if asleep:
         return {ENGINE_REST: other + _ENGINE_ASLEEP}
     weights = BF16 * plan.shape.parameters / plan.engine_ranks
+    rest = other + _ENGINE_WORK + plan.graphs * _ENGINE_GRAPHS
     return {
         ENGINE_WEIGHTS: weights,
-        KV_CACHE: max(0.0, plan.utilization * plan.card - weights - other - _ENGINE_WORK),
-        ENGINE_REST: other + _ENGINE_WORK + plan.graphs * _ENGINE_GRAPHS,
+        KV_CACHE: max(0.0, plan.utilization * plan.card - weights - rest),
+        ENGINE_REST: rest,
     }
 
 
@@ -222,18 +224,6 @@ def devices(plan: Plan) -> Iterator[Device]:
 def peak(plan: Plan) -> float:
     """Bytes of a policy GPU at its worst moment."""
     return next(devices(plan)).peak()[1]
-
-
-def host_bytes(plan: Plan, gpus_per_node: int) -> dict[str, float]:
-    """Host memory of a node at two moments: while every rank loads the model, and with what sleep or Adam put there.
-
-    ZeRO-3 loads on one rank a node at a time at most; vLLM's sleep (level 1) keeps the engine's weights in host memory.
-    """
-    weights = BF16 * plan.shape.parameters
-    states = (3 * FP32 + BF16) * plan.trained / plan.ranks * gpus_per_node if plan.policy_sleeps or plan.offload else 0
-    engines = weights / plan.engine_ranks * gpus_per_node if plan.shared and plan.engine_sleeps else 0
-    loading = weights * (gpus_per_node if plan.stage < 3 else 1)
-    return {"loading": loading, "offloaded": states + engines}
 
 
 def checkpoint_bytes(parameters: int, trained: int, stage: int) -> float:

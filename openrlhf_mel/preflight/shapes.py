@@ -87,13 +87,22 @@ class Shape:
         return {f"{name}_proj": size for name, size in ends.items()}
 
     @property
+    def matrices(self) -> list[int]:
+        """Their sizes, in the model's order; a tied head counts once."""
+        layer = [inputs * outputs for inputs, outputs in self.linear.values()]
+        return [self.embedding, *layer * self.layers, *([] if self.tied else [self.embedding])]
+
+    @property
+    def vectors(self) -> list[int]:
+        """Sizes of biases and norms."""
+        layer = [self.q, self.kv, self.kv] * self.qkv_bias + [self.hidden] * self.o_bias
+        layer += [self.ffn, self.ffn, self.hidden] * self.mlp_bias + [self.head_dim] * 2 * self.qk_norm
+        return [*(layer + [self.hidden] * 2) * self.layers, self.hidden]
+
+    @property
     def parameters(self) -> int:
         """All of them; a tied head counts once."""
-        biases = self.qkv_bias * (self.q + 2 * self.kv) + self.o_bias * self.hidden
-        biases += self.mlp_bias * (2 * self.ffn + self.hidden)
-        norms = 2 * self.hidden + 2 * self.qk_norm * self.head_dim
-        layer = sum(a * b for a, b in self.linear.values()) + biases + norms
-        return self.layers * layer + self.hidden + self.embedding * (1 if self.tied else 2)
+        return sum(self.matrices) + sum(self.vectors)
 
     @property
     def multiplied(self) -> int:
@@ -103,8 +112,7 @@ class Shape:
     @property
     def tensors(self) -> int:
         """Number of parameter tensors, which upstream hands over one by one."""
-        layer = 9 + 2 * self.qk_norm + 3 * self.qkv_bias + self.o_bias + 3 * self.mlp_bias
-        return self.layers * layer + 2 + (not self.tied)
+        return len(self.matrices) + len(self.vectors)
 
     def lora(self, rank: int, targets: Any = "all-linear") -> int:
         """Parameters of LoRA adapters of `rank`; PEFT's `all-linear` leaves the head out."""

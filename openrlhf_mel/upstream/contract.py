@@ -13,7 +13,7 @@ from typing import Any
 from openrlhf_mel.errors import UserError
 
 VERSION = "0.11.2"
-DEEPSPEED = "0.19.6"  # its private `averaged_gradients` is used
+DEEPSPEED = "0.19.6"  # its private `averaged_gradients` and the names of its sleep's buffers are used
 
 # name -> the arguments of what MEL calls, overrides or relies on, in order. `*`: only that it exists.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -77,8 +77,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer_async.TrainingActor.save_best_checkpoint": (
         "self", "eval_metrics", "global_step", "client_states",
     ),
-    "openrlhf.trainer.ray.ppo_actor.offload_deepspeed_states": ("model", "pin_memory", "non_blocking"),
-    "openrlhf.trainer.ray.ppo_actor.reload_deepspeed_states": ("model", "non_blocking"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_samples": ("self", "generate_kwargs"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator.generate_eval_samples": ("self", "generate_kwargs"),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator._generate_vllm": (
@@ -112,6 +110,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "openrlhf.utils.utils.convert_to_torch_dtype": ("param_dtype",),
     "openrlhf.utils.deepspeed.deepspeed.init_device_mesh": ("*",),
+    "openrlhf.utils.deepspeed.DeepspeedStrategy.prepare": ("self", "args"),
     "openrlhf.utils.deepspeed.DeepspeedStrategy.backward": ("self", "loss", "model", "_optimizer", "kwargs"),
     "openrlhf.utils.deepspeed.DeepspeedStrategy.optimizer_step": (
         "self", "_optimizer", "model", "_scheduler", "name", "kwargs",

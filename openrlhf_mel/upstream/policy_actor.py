@@ -19,7 +19,7 @@ from openrlhf.trainer.ray import ppo_actor
 from openrlhf_mel import checkpoint, internalization
 from openrlhf_mel.head import NLLHead
 from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
-from openrlhf_mel.upstream import lora, saving
+from openrlhf_mel.upstream import lora, saving, sleep
 from openrlhf_mel.upstream.gradients import GradientLedger
 from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, RejectionPolicyLoss, iter_counting_correct
 
@@ -262,6 +262,11 @@ def _let_go(names: tuple[str, ...], actor: Any, inputs: Any, output: Any) -> Non
 
 class PolicyModel(_UpstreamActor):
     """Upstream's policy actor, which also takes the rollout's kept meta-experiences."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Upstream's, which makes the optimizer, loads a checkpoint into it, and lets it sleep."""
+        strategy.prepare = sleep.kept_out_of_checkpoints(strategy.prepare)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
 
     def take_rows(self, rows: list[Row], coefficient: float) -> None:
         """The Ms to learn with the next `fit`, and R_MEL's coefficient; every rank gets all Ms and picks its own."""

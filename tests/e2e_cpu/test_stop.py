@@ -19,6 +19,7 @@ from openrlhf_mel.train import EXIT_STOPPED
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REPO = Path(__file__).resolve().parents[2]
 STEPS, QUESTIONS = 6, 8
+SLEEP = ("--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep", "--ds.zero_stage=3")
 TOY = f"""
 actor: {{model_name_or_path: {REPO}/data/toy/model, adam: {{lr: 1e-4}}, lr_warmup_ratio: 0}}
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384}}
@@ -93,7 +94,7 @@ def check_history(run, steps, epochs=1):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("flags", [(), ("--train.async_enable",)], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("flags", [SLEEP, ("--train.async_enable",)], ids=["engines and policy sleep", "asynchronous"])
 def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     flags = (f"--data.max_samples={STEPS * QUESTIONS}", "--ckpt.save_steps=100", *flags)
     process = run.start(*flags)

@@ -98,7 +98,7 @@ FAULTS = {
         ["--vllm.gpu_memory_utilization", 1.2],
         "--vllm.gpu_memory_utilization: found 1.2, expected",
     ),
-    "host memory": (["--node-memory-gb", 128], "host memory of a node: 229 GiB for offloaded alone, found 128"),
+    "host memory": (["--node-memory-gb", 128], "host memory of a node: 279 GiB for offloaded alone, found 128"),
     "scheduler": (["--actor.lr_scheduler", "cosine_with_min_rl"], "--actor.lr_scheduler: found 'cosine_with_min_rl'"),
     "warm-up": (["--actor.lr_warmup_ratio", 3], "--actor.lr_warmup_ratio: found 3.0, expected 0 to 1"),
     "temperature": (["--rollout.temperature", 0], "--rollout.temperature: found 0.0, expected more than 0"),

@@ -93,11 +93,13 @@ def test_shared_gpus_hold_both_and_others_one():
     assert set(apart[1].moments) == {memory.ROLLOUT}
 
 
-def test_host_memory_by_hand():
-    # 8 ranks load 2 bytes each; asleep, an engine's weights and 14 bytes an eighth
-    host = memory.host_bytes(plan(stage=2, ranks=8, shared=True, engine_sleeps=True, policy_sleeps=True), 8)
-    assert host == {"loading": 8 * 2 * P, "offloaded": 8 * 2 * P + 14 * P}
-    assert memory.host_bytes(plan(stage=3), 8)["loading"] == 2 * P
+@pytest.mark.parametrize("graphs", [True, False])
+def test_an_engine_takes_its_share_and_no_more(graphs):
+    """CUDA graphs are estimated by vLLM and leave less for the KV cache (before 0.21 they came on top)."""
+    it = plan(utilization=0.6, graphs=graphs)
+    assert sum(engine(it).values()) == pytest.approx(0.6 * it.card)
+    bare = engine(dataclasses.replace(it, graphs=False))
+    assert bare[memory.KV_CACHE] - engine(it)[memory.KV_CACHE] == pytest.approx(graphs * GIB)
 
 
 # Rajbhandari et al., arXiv 1910.02054, Figure 1: model states of 7.5 B parameters on 64 GPUs, GB.
@@ -119,7 +121,7 @@ def test_model_states_as_in_the_zero_paper(stage, published):
     ],
 )
 def test_the_engine_as_measured_by_others(shape, card, share, weights, cache, tokens):
-    it = plan(shape, card=card * GIB, utilization=share)
+    it = plan(shape, card=card * GIB, utilization=share, graphs=False)  # these versions left them out of the share
     assert engine(it)[memory.ENGINE_WEIGHTS] / GIB == pytest.approx(weights, rel=0.01)
     assert engine(it)[memory.KV_CACHE] / GIB == pytest.approx(cache, rel=0.02)
     assert kv_tokens(it) == pytest.approx(tokens, rel=0.02)
