@@ -17,7 +17,9 @@ _CHOICE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # What follows a letter in an expression or a list of choices, where it is no choice's value.
-_NO_VALUE = re.compile(r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*\([A-J]\)")
+_NO_VALUE = re.compile(
+    r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*\([A-J]\)"
+)
 
 
 def readings(text: str) -> list[Reading]:
