@@ -152,7 +152,7 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
         if question_of(value) is None:
             raise UserError(
                 f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.input_key']!r}; "
-                "expected a question: a text, or a list of one user message"
+                "expected a question: a text, or a list of one user message (also one that is stored as text)"
             )
     for i, value in enumerate(data[values["data.label_key"]]):
         if not isinstance(value, str | int | float) or not str(value).strip():

@@ -116,6 +116,23 @@ def test_a_sound_local_run_passes(run, world):
     assert report["disk"]["needed_gb"] < 1 and not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("question", "refused"),
+    [
+        ('[{"role": "user", "content": "1 + 1?"}]', False), ("[{'role': 'user', 'content': '1 + 1?'}]", False),
+        ("[1] + [1]?", False), ("[{'role': 'user', 'content': '1 + ", True), ("array([{'role': 'user'}])", True),
+    ],
+)  # fmt: skip
+def test_questions_stored_as_conversations(run, world, question, refused):
+    folder, text = world
+    with open(folder / "train.jsonl", "a") as file:
+        file.write(json.dumps({"input": question, "label": "2"}) + "\n")
+    code, report = run(text=text, skip=False, node=False)
+    assert (code == 2) == refused
+    if refused:
+        assert "train.jsonl: row 17 has" in report["errors"][0] and "expected a question" in report["errors"][0]
+
+
 def test_a_last_rollout_that_does_not_divide_is_told(run, world):
     folder, text = world
     with open(folder / "train.jsonl", "a") as file:
