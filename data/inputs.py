@@ -5,6 +5,7 @@ Every message names the file and the row (JSON lines: the line), counted from 1.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ class JsonLines(Input):
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 digest.update(line)
+                line = line.removeprefix(codecs.BOM_UTF8)  # also within the file, where files were joined
                 if line.strip():
                     yield number, self._parsed(number, line)
         self.origin["sha256"] = digest.hexdigest()

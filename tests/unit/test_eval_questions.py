@@ -199,6 +199,15 @@ def test_templates_by_name_file_and_folder(tmp_path):
     assert load_template(str(DEFAULT_DIR)).sha256 == found["default"].sha256
 
 
+def test_byte_order_marks(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", ROWS)
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    (mine,) = load_benchmarks(tmp_path, ["mine"], None)
+    assert mine.questions == QUESTIONS
+    (tmp_path / "own.txt").write_text("Solve: {{question}}", encoding="utf-8-sig")
+    assert load_template(str(tmp_path / "own.txt")).text == "Solve: {{question}}"
+
+
 def test_a_template_that_is_none_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"--template qwen: no such template; expected boxed, default, question, a file,"

@@ -162,6 +162,15 @@ def test_a_benchmark_of_a_users_own(prepare, own, tmp_path):
     assert lines(out / "mine.jsonl")[0]["answer"] == "2"
 
 
+def test_byte_order_marks_of_an_entry_and_its_file(prepare, own, tmp_path):
+    own()
+    sources.BENCHMARKS.write_text(sources.BENCHMARKS.read_text(), encoding="utf-8-sig")
+    path = jsonl(tmp_path / "in" / "mine.jsonl", [{"q": "What is 1+1?", "a": "2"}])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    code, _, out = prepare()
+    assert code == 0 and lines(out / "mine.jsonl")[0]["problem"] == "What is 1+1?"
+
+
 def test_conversations_stored_as_text_and_invisible_characters(prepare, own, tmp_path):
     own()
     chat = [{"role": "user", "content": "What is\u200b 1+1?"}]
