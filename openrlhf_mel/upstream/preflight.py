@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,9 +101,22 @@ def read_data(settings: Settings, flag: str) -> Any:
     try:
         data = blend(name, probabilities, quiet, dataset_split=values[DATA[flag]])
     except Exception as error:
+        _check_split(error, DATA[flag], values[DATA[flag]])
         raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
     _check_columns(data, flag, name, values)
     return data
+
+
+def _check_split(error: Exception, flag: str, split: str) -> None:
+    """Raises UserError where upstream's function failed because what it had loaded has no such split.
+
+    It takes all of the splits for the data then, and does not say so; its frame still holds them.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        there = frame.f_locals.get("data")
+        if frame.f_code.co_name == "blending_datasets" and isinstance(there, dict):
+            name, splits = frame.f_locals["dataset"], ", ".join(there) or "none"
+            raise UserError(f"--{flag}: found {split!r}, expected a split of {name}, which has {splits}") from None
 
 
 def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
