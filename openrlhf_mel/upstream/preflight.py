@@ -46,27 +46,30 @@ def check_model(settings: Settings) -> None:
 
 
 def model_json(name: str, file: str, flag: str) -> dict[str, Any]:
-    """A JSON file of the model, local or from the hub; empty when the model has none of that name."""
-    path = Path(name) / file
-    if os.path.isdir(name):
-        if not path.is_file():
-            return {}
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        try:
-            path = Path(hf_hub_download(name, file))
-        except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
-            if file != "config.json":
-                return {}
-            raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
-        except Exception as error:
-            raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
+    """A JSON file of the model; empty when the model has none of that name."""
+    path = model_file(name, file, flag)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def model_file(name: str, file: str, flag: str) -> Path | None:
+    """A file of the model, local or from the hub; None when the model has none of that name."""
+    path = Path(name) / file
+    if os.path.isdir(name):
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
+        if file != "config.json":
+            return None
+        raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
+    except Exception as error:
+        raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
 
 
 def check_templates(settings: Settings) -> None:
