@@ -338,6 +338,16 @@ def test_bad_input(prepare, tmp_path, rows, flags, message):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "problem", [json.dumps(CONVERSATION), repr(CONVERSATION), "array([{'role': 'user'}])", " ", 3, None]
+)
+def test_benchmarks_without_a_questions_text(prepare, tmp_path, problem):
+    """Compared as they are, such questions would be near to none."""
+    jsonl(tmp_path / "b" / "x.jsonl", [{"problem": "[1] is how long?"}, {"problem": problem}])
+    code, err, _ = prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))
+    assert code == 2 and "x.jsonl, line 2: no question's text under 'problem'" in err
+
+
 def test_benchmarks_of_another_kind(prepare, tmp_path):
     jsonl(tmp_path / "b" / "x.jsonl", [{"problem": "p"}, {"question": "p"}])
     code, err, _ = prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))
