@@ -1,6 +1,7 @@
 """The steps from a source's rows to questions that can be trusted, each counted.
 
-A step takes questions out and says why; nothing but white space at the ends and the source's wrapping is ever changed in a text.
+A step takes questions out and says why; nothing but white space at the ends, invisible characters and the source's
+wrapping is ever changed in a text.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from openrlhf_mel.verifier import check_golds, shared_verifier
 
 STEPS = {
     "unwrap": "take off the source's instruction before and after each question (exact texts)",
-    "trim": "take off white space at both ends",
-    "rewrite": "write answers in one way (025, 27.0, 336^\\circ: 25, 27, 336)",
+    "trim": "take off white space at both ends, and invisible characters (byte order marks, zero-width spaces)",
+    "rewrite": "write answers in one way (025, 27.0, 336^\\circ: 25, 27, 336), without invisible characters",
     "exact_duplicates": "keep one of rows with the same question and answer",
     "unusable": "drop answers that are empty, rounded by floating point, or not readable by the verifier",
     "conflicts": "drop questions that stand with different answers",

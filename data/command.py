@@ -30,9 +30,11 @@ def run(work: Callable[[], T], report: Callable[[T], object] = lambda _: None, a
     `after` says what is left in these cases.
     """
     if threading.current_thread() is threading.main_thread():
-        # Slurm and a closed terminal end a job in these ways: what was begun is then tidied up as with Ctrl-C.
+        # Slurm and a closed terminal end a job in these ways: what was begun is then tidied up as with Ctrl-C. What is
+        # ignored stays so, as Python leaves SIGINT: nohup, or a shell that has put the command into the background, wants it.
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
     try:
         result = work()
     except UserError as error:

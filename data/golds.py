@@ -7,6 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.extraction import unwrap_box
 
 # Possessive, so that no text of digits is tried in more than one way.
@@ -48,7 +49,7 @@ def _last_box(cell: Any) -> str:
 def _after_hashes(cell: Any) -> str:
     """GSM8K's solutions end in "#### 1,234"."""
     _, mark, answer = _as_text(cell).rpartition("####")
-    return _THOUSANDS.sub("", answer.strip()) if mark else ""
+    return _THOUSANDS.sub("", without_invisible(answer).strip()) if mark else ""
 
 
 def _list(cell: Any) -> str:
@@ -68,9 +69,10 @@ READERS: dict[str, Callable[[Any], str]] = {
 def normalise(gold: str) -> str:
     """One way of writing each answer: no box, no math delimiters, whole numbers plain ("025", "27.0"), no degree sign.
 
-    Several answers stay one text, "69, 84". What is not recognised stays as it is.
+    Invisible characters go, as no model writes them. Several answers stay one text, "69, 84". What is not recognised
+    stays as it is.
     """
-    gold = unwrap_box(gold.strip()).strip()
+    gold = unwrap_box(without_invisible(gold).strip()).strip()
     if _MATH_LIST.fullmatch(gold):
         gold = _DELIMITED.sub(lambda math: math[1].strip(), gold)
     if degrees := _DEGREES.fullmatch(gold):

@@ -5,6 +5,7 @@ Every message names the file and the row (JSON lines: the line), counted from 1.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.sources import Hub
+from openrlhf_mel.conversation import Unreadable, user_message
 from openrlhf_mel.errors import UserError
 
 _BATCH = 20_000
@@ -41,7 +43,10 @@ class Input:
         self.name, self.origin, self.columns, self.rows = name, origin, columns, rows
 
     def batches(self, columns: list[str]) -> Iterator[Batch]:
-        """The cells of `columns`, some rows at a time. A conversation of one user message comes as its text."""
+        """The cells of `columns`, some rows at a time.
+
+        A conversation of one user message comes as its text, also where the conversation is stored as text.
+        """
         raise NotImplementedError
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -51,6 +56,12 @@ class Input:
     def place(self, number: int) -> str:
         """A row as messages name it."""
         return f"{self.name}, {self.unit} {number}"
+
+    def _cell(self, value: Any, number: int, column: str) -> Any:
+        try:
+            return user_message(value)
+        except Unreadable as error:
+            raise UserError(f"{self.place(number)}: {column!r}: {error}") from None
 
 
 class JsonLines(Input):
@@ -71,6 +82,7 @@ class JsonLines(Input):
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 digest.update(line)
+                line = line.removeprefix(codecs.BOM_UTF8)  # also within the file, where files were joined
                 if line.strip():
                     yield number, self._parsed(number, line)
         self.origin["sha256"] = digest.hexdigest()
@@ -78,7 +90,7 @@ class JsonLines(Input):
     def batches(self, columns: list[str]) -> Iterator[Batch]:
         records = self.records()
         while batch := list(islice(records, _BATCH)):
-            cells = [[self._cell(number, row, column) for number, row in batch] for column in columns]
+            cells = [[self._at(column, number, row) for number, row in batch] for column in columns]
             yield [number for number, _ in batch], cells
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
@@ -100,13 +112,13 @@ class JsonLines(Input):
                 ) from None
         return row
 
-    def _cell(self, number: int, row: dict[str, Any], column: str) -> Any:
+    def _at(self, column: str, number: int, row: dict[str, Any]) -> Any:
         value: Any = row
         for part in [column] if column in row else column.split("."):
             if not isinstance(value, dict) or part not in value:
                 raise UserError(f"{self.place(number)}: no column {column!r}; found {', '.join(list(row)[:12])}")
             value = value[part]
-        return _from_conversation(value)
+        return self._cell(value, number, column)
 
 
 class Tables(Input):
@@ -141,7 +153,8 @@ class Tables(Input):
 
     def _cells(self, table: pa.Table | pa.RecordBatch, column: str, start: int) -> list[Any]:
         try:
-            return _cells(table, column)
+            values = _values(_column(table, column))
+            return [self._cell(value, number, column) for number, value in enumerate(values, start)]
         except UnicodeDecodeError as error:
             raise self._no_text(table.num_rows, start, error) from None
 
@@ -267,7 +280,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cells(table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
+def _column(table: pa.Table | pa.RecordBatch, column: str) -> pa.Array:
+    """The column of this name; of a column of conversations their texts, when each is one user message."""
     exact = column in table.schema.names
     top, *rest = [column] if exact else column.split(".")
     array = table.column(top)
@@ -275,7 +289,7 @@ def _cells(table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
     if rest:
         array = pc.struct_field(array, rest)
     texts = _user_messages(array)
-    return _values(texts) if texts is not None else list(map(_from_conversation, _values(array)))
+    return array if texts is None else texts
 
 
 def _values(array: pa.Array) -> list[Any]:
@@ -301,12 +315,6 @@ def _user_messages(array: pa.Array) -> pa.Array | None:
     )
     users = pc.all(pc.equal(pc.struct_field(messages, "role"), "user"), skip_nulls=False)
     return pc.struct_field(messages, "content") if one_each and users.as_py() else None
-
-
-def _from_conversation(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
-        return value[0].get("content")
-    return value
 
 
 def _dotted(row: dict[str, Any]) -> list[str]:

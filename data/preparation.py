@@ -18,9 +18,10 @@ from data.command import progress
 from data.contamination import near_pairs
 from data.inputs import Input, JsonLines
 from data.output import EVAL_ALL, check_unchanged, recorded_hashes
-from data.questions import language
+from data.questions import language, legible
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import question_of
 
 _VERIFIED = 1_000  # answers between two moves of the bar
 _SHOWN = 50  # rewritten answers that the report lists
@@ -149,11 +150,12 @@ def read_benchmarks(folder: Path) -> list[Reference]:
         rows = JsonLines(path)
         ids, problems, answers = [], [], []
         for number, row in rows.records():
-            if not isinstance(row.get("problem"), str):
+            problem = row.get("problem")
+            if problem is None or question_of(problem) != problem:
                 raise UserError(
-                    f"{rows.place(number)}: no text under 'problem'; expected files of prepare_benchmarks.py"
+                    f"{rows.place(number)}: no question's text under 'problem'; expected files of prepare_benchmarks.py"
                 )
-            problems.append(row["problem"])
+            problems.append(problem)
             ids.append(str(row.get("id", f"{path.stem}-{number}")))
             answers.append(str(row.get("answer", "")))
         check_unchanged(path, rows.origin["sha256"], recorded)
@@ -196,22 +198,24 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> Q
 
 def _canonical(question: Question, source: Source) -> tuple[str, str]:
     """Question and answer as they are with every step that rewrites, whatever is skipped."""
-    return source.unwrapped(question.text).strip(), golds.normalise(question.answer)
+    return source.unwrapped(legible(question.text)).strip(), golds.normalise(question.answer)
 
 
 def _tidy(questions: list[Question], source: Source, skip: frozenset[str]) -> dict[str, Any]:
-    """Take off wrapping and white space, write answers in one way; returns how many rows each changed."""
+    """Take off invisible characters, wrapping and white space, write answers in one way; returns how many rows each changed."""
     changed = {"unwrapped": 0, "half_unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
     rewritten: dict[str, str] = {}
     for question in questions:
-        text, rows = question.text, len(question.rows)
+        # First of all: a byte order mark would hide the wrapping.
+        text, rows = question.text if "trim" in skip else legible(question.text), len(question.rows)
+        invisible = text != question.text
         if "unwrap" not in skip and source.prefix:
             halves = text.startswith(source.prefix) + text.endswith(source.suffix)
             changed["unwrapped"] += rows * (halves == 2)
             changed["half_unwrapped"] += rows * (halves == 1)
             text = source.unwrapped(text)
         question.text = text if "trim" in skip else text.strip()
-        changed["trimmed"] += rows * (question.text != text)
+        changed["trimmed"] += rows * (invisible or question.text != text)
         answer = question.answer if "rewrite" in skip else golds.normalise(question.answer)
         if answer != question.answer:
             changed["answer_rewritten"] += rows

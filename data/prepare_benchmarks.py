@@ -21,8 +21,10 @@ from data import command, golds, sources
 from data.inputs import HubError, Input, JsonLines, download_command, open_file, open_hub
 from data.output import EVAL_ALL, MANIFEST, REPORT, OutputFolder, json_lines, question_id
 from data.preparation import content_sha256
+from data.questions import legible
 from data.sources import Form, Hub, Source
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier import check_golds
 
 _ENDINGS = (".jsonl", ".parquet")
@@ -173,15 +175,15 @@ def _cells(rows: Input, form: Form) -> Iterator[dict[str, Any]]:
 
 def _question_and_gold(cells: dict[str, Any], form: Form, source: Source, place: str) -> tuple[str, str]:
     problem = cells[form.question]
-    if not isinstance(problem, str) or not problem.strip():
+    if not isinstance(problem, str) or not (text := source.unwrapped(legible(problem)).strip()):
         raise UserError(f"{place}: {form.question!r}: found {problem!r:.80}, expected the question's text")
     try:
         gold = golds.READERS[form.read](cells[form.answer])
     except golds.WrongType as error:
         raise UserError(f"{place}: {form.answer!r}: {error}") from None
-    if not gold.strip():
+    if not without_invisible(gold).strip():
         raise UserError(f"{place}: {form.answer!r}: no answer (read as {form.read}); expected one in every row")
-    return source.unwrapped(problem).strip(), gold
+    return text, gold
 
 
 def _check_golds(name: str, answers: list[str], places: list[str]) -> None:

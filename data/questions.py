@@ -1,6 +1,6 @@
 """When two written questions are the same one, and what can be told about a question from its text. Pure.
 
-A key is for comparing only: what is written keeps every character of the source.
+A key is for comparing only: what is written keeps every visible character of the source.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
+
+from openrlhf_mel.text import INVISIBLE, without_invisible
 
 # One token: a LaTeX command, an escaped character, a number, a word, one character of a script written without spaces,
 # or any other character.
@@ -25,7 +27,11 @@ _SAME = {
     **{"\\leq": "\\le", "≤": "\\le", "\\geq": "\\ge", "≥": "\\ge", "\\neq": "\\ne", "≠": "\\ne"},
     **{"×": "\\times", "÷": "\\div", "−": "-", "–": "-", "‐": "-", "‑": "-", "’": "'", "‘": "'", "′": "'", "。": "."},
 }
-_INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff\u00ad")
+# Joiners and selectors of variants after a character of a script that is shaped by them (Arabic, those of India,
+# Mongolian, Han) or after a picture; and controls, which stand in sources where a character was lost.
+_SHAPING = "\u034f\u17b4\u17b5\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e0fff"
+_SHAPED = "\u0590-\u1dff\u2190-\u21ff\u2300-\u27bf\u2900-\u2bff\u2e80-\U0010ffff"
+_KEPT = re.compile(rf"([\x00-\x1f\x7f-\x9f]+|(?![{INVISIBLE}])[{_SHAPED}][{_SHAPING}]+)")
 _RAISED = {"<super>": "^", "<sub>": "_"}
 _PLAINER = ("<wide>", "<narrow>", "<compat>", "<noBreak>")
 
@@ -76,6 +82,15 @@ def key(question: str) -> str:
     """
     tokens = [_SAME.get(token, token) for token in _TOKEN.findall(_plain(question)) if token not in _SILENT]
     return " ".join(_without_single_braces(tokens))
+
+
+def legible(question: str) -> str:
+    """The question without its invisible characters, but for those that change how a word or a picture looks."""
+    if question.isascii():
+        return question
+    pieces = _KEPT.split(question)
+    pieces[::2] = map(without_invisible, pieces[::2])
+    return "".join(pieces)
 
 
 def compact(question: str) -> str:
@@ -130,7 +145,7 @@ def _plain(text: str) -> str:
     text = text.replace("{,}", ",")
     if text.isascii():
         return text
-    text = text.translate(_INVISIBLE)
+    text = legible(text)
     parts = []
     for mark, run in itertools.groupby(map(_decomposed, unicodedata.normalize("NFC", text)), key=lambda pair: pair[0]):
         characters = "".join(character for _, character in run)

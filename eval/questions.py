@@ -11,7 +11,7 @@ from data.inputs import JsonLines
 from data.output import EVAL_ALL, check_unchanged, recorded_hashes
 from eval.records import Question
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, read_question_template
+from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, question_of, read_question_template
 
 DEFAULT = "default"
 TEMPLATES = Path(__file__).with_name("templates")
@@ -98,6 +98,11 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
                     f"{rows.place(number)}: {column!r}: found {row.get(column)!r:.60}, expected a text; "
                     "prepare the benchmark with data/prepare_benchmarks.py"
                 )
+        if question_of(row[problem]) != row[problem]:
+            raise UserError(
+                f"{rows.place(number)}: {problem!r}: found a conversation stored as text, {row[problem]!r:.60}, expected the "
+                "question; prepare the benchmark with data/prepare_benchmarks.py"
+            )
         if row["id"] in ids:
             raise UserError(f"{rows.place(number)}: the id {row['id']!r} stands twice")
         ids.add(row["id"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-STOP, LENGTH = "stop", "length"
+STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Response:
     """What was drawn for a request.
 
     Attributes:
-        finish_reason: `stop`, or `length` where the response was cut at the maximal length.
+        finish_reason: `stop`; `length` where the response was cut at the maximal length; a server's own word where it ended
+            otherwise (`content_filter`), `unknown` where it has none.
         prompt_tokens, tokens: how many, where the backend says so.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from eval import metrics, summary
 from eval.metrics import Estimate
-from eval.records import LENGTH, Question
+from eval.records import LENGTH, STOP, Question
 from eval.settings import GREEDY, Draws
 from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
 from openrlhf_mel import runlog
@@ -76,6 +77,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
         "ci95_note": {metric: estimate.note for metric, estimate in estimates.items() if estimate.note},
         "truncated": _share(sample.finish_reason == LENGTH for sample in samples),
         **{kind: _share(sample.status == kind for sample in samples) for kind in _KINDS},
+        "ended_otherwise": dict(Counter(s.finish_reason for s in samples if s.finish_reason not in (STOP, LENGTH))),
         "tokens_mean": _mean([sample.tokens for sample in samples if sample.tokens is not None]),
         "lenient": {metric: estimate.value for metric, estimate in lenient.items()},
     }

@@ -173,9 +173,12 @@ def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
         ]
         for name, found in result["benchmarks"].items()
     ]
+    ends = {name: found.get("ended_otherwise") or {} for name, found in result["benchmarks"].items()}
+    told = [f"{name}: {reason} {count}" for name, own in ends.items() for reason, count in sorted(own.items())]
     return (
         f"## Samples\n\n{_table(head, rows)}\n"
         "Shares of all samples. Lenient extraction also counts answers that are not marked as final, even of responses that were cut.\n"
+        + (f"Ended neither by `stop` nor by `length`, in the server's words: {'; '.join(told)}.\n" if told else "")
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from openrlhf_mel.conversation import Unreadable, user_message
 from openrlhf_mel.errors import UserError
 
 DEFAULT_DIR = Path(__file__).with_name("templates")
@@ -104,9 +105,14 @@ class PromptFormat:
 
 
 def question_of(value: Any) -> str | None:
-    """The bare question that a row holds: a text, or a conversation of one user message; None for anything else."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
-        value = value[0].get("content")
+    """The bare question that a row holds: a text, or a conversation of one user message; None for anything else.
+
+    A conversation counts as one also where it is stored as text.
+    """
+    try:
+        value = user_message(value)
+    except Unreadable:
+        return None
     return value if isinstance(value, str) and value.strip() else None
 
 
@@ -164,6 +170,6 @@ def _read_sections(path: Path) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}; expected a UTF-8 text file") from None

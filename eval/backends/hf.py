@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate
+from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
 
@@ -47,6 +47,8 @@ class HFBackend:
         """
         self._model_name, self._chat, self._trust, self._budget = model, chat, trust_remote_code, token_budget
         self._folder = locate(model, trust_remote_code)
+        if chat:
+            warn_of_endless_turns(model, self._folder)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._dtype = ("bfloat16" if self._device.type == "cuda" else "float32") if dtype == "auto" else dtype
         if self._dtype not in _DTYPES:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from eval.records import Request
+from openrlhf_mel import turns
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import without_special_tokens
 
@@ -58,6 +60,12 @@ def locate(model: str, trust_remote_code: bool = False) -> Path:
     if not any(_files(folder, (kind,)) for kind in _WEIGHTS):
         raise UserError(f"--model {model}: no weights in this folder; expected *.safetensors or pytorch_model*.bin")
     return folder
+
+
+def warn_of_endless_turns(model: str, folder: Path) -> None:
+    """Tell where generation does not stop at the end of a turn of the model's chat template."""
+    if fault := turns.of_folder(folder):
+        print(f"warning: --model {model}: {fault}", file=sys.stderr)
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import time
 import urllib.request
 from contextlib import suppress
@@ -11,10 +12,11 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from eval.records import LENGTH, STOP
+from eval.records import UNKNOWN
 from openrlhf_mel.errors import UserError
 
 _LONGEST_RETRY_AFTER_S = 300.0
+_REASON = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 _SERVED = ("id", "max_model_len")  # what else a server says changes with how it was started
 
 
@@ -49,6 +51,8 @@ def read_completion(data: Any, chat: bool) -> Completion:
         raise Unusable("an answer without choices") from None
     if not isinstance(text, str | None):
         raise Unusable("a response that is no text")
+    if not (isinstance(reason, str) and _REASON.fullmatch(reason)):
+        reason = UNKNOWN
     if reason in ("abort", "error"):  # vLLM's and SGLang's words for a response that they broke off
         raise Unusable(f"a response broken off by the server (finish reason {reason!r})")
     usage = data.get("usage")
@@ -56,7 +60,7 @@ def read_completion(data: Any, chat: bool) -> Completion:
     prompt_tokens, tokens = (count if type(count) is int and count >= 0 else None for count in counts)
     # Half of a surrogate pair can stand in JSON, and in no UTF-8 file.
     text = (text or "").encode("utf-8", "replace").decode()
-    return Completion(text, LENGTH if reason == "length" else STOP, prompt_tokens, tokens)
+    return Completion(text, reason, prompt_tokens, tokens)
 
 
 def read_models(data: Any) -> dict[str, dict[str, str | int]]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate
+from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.backends.vllm_worker import ROWS, Done, Job
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
@@ -65,6 +65,8 @@ class VLLMBackend:
         self._tensor_parallel = tensor_parallel
         self._dtype = "bfloat16" if dtype == "auto" else dtype
         self._folder = locate(model, trust_remote_code)
+        if chat:
+            warn_of_endless_turns(model, self._folder)
         self._gpus = _gpu_groups(tensor_parallel, data_parallel)
         self._options = {
             "model": str(self._folder),

@@ -152,6 +152,8 @@ def _files(settings: Settings, report: Report) -> dict[str, Any] | None:
     name = values["actor.model_name_or_path"]
     if refused:
         return None
+    if values["data.apply_chat_template"]:
+        note(files.end_of_turn(name))
     if os.path.isdir(name):
         note(files.weights(Path(name)))
         note(files.tokenizer(Path(name), values["data.apply_chat_template"]))

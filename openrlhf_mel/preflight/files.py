@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mel import checkpoint as checkpoints
+from openrlhf_mel import turns
 from openrlhf_mel.preflight.problems import Problem, warning
 from openrlhf_mel.prompts import question_of
+from openrlhf_mel.upstream import preflight
 from openrlhf_mel.upstream.settings import Settings
 
 CHARACTERS = 3.5  # of a token, where the model's tokenizer is not at hand; English prose has more, formulas fewer
@@ -74,6 +76,17 @@ def tokenizer(folder: Path, chat: bool) -> Iterator[Problem]:
         config = {}
     if not config.get("chat_template"):
         yield Problem(f"--data.apply_chat_template: {folder} has no chat template, as base models often; leave it out")
+
+
+def end_of_turn(name: str) -> Iterator[Problem]:
+    """Generation stops where the chat template of a model, local or of the hub, ends a turn."""
+
+    def read(file: str) -> str | None:
+        path = preflight.model_file(name, file, f"--actor.model_name_or_path {name}")
+        return path.read_text(encoding="utf-8") if path else None
+
+    if fault := turns.unended(read):
+        yield warning(f"--data.apply_chat_template: {name}: {fault}")
 
 
 class Tokens:

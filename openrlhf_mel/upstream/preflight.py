@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,27 +46,30 @@ def check_model(settings: Settings) -> None:
 
 
 def model_json(name: str, file: str, flag: str) -> dict[str, Any]:
-    """A JSON file of the model, local or from the hub; empty when the model has none of that name."""
-    path = Path(name) / file
-    if os.path.isdir(name):
-        if not path.is_file():
-            return {}
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        try:
-            path = Path(hf_hub_download(name, file))
-        except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
-            if file != "config.json":
-                return {}
-            raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
-        except Exception as error:
-            raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
+    """A JSON file of the model; empty when the model has none of that name."""
+    path = model_file(name, file, flag)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def model_file(name: str, file: str, flag: str) -> Path | None:
+    """A file of the model, local or from the hub; None when the model has none of that name."""
+    path = Path(name) / file
+    if os.path.isdir(name):
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
+        if file != "config.json":
+            return None
+        raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
+    except Exception as error:
+        raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
 
 
 def check_templates(settings: Settings) -> None:
@@ -100,9 +104,22 @@ def read_data(settings: Settings, flag: str) -> Any:
     try:
         data = blend(name, probabilities, quiet, dataset_split=values[DATA[flag]])
     except Exception as error:
+        _check_split(error, DATA[flag], values[DATA[flag]])
         raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
     _check_columns(data, flag, name, values)
     return data
+
+
+def _check_split(error: Exception, flag: str, split: str) -> None:
+    """Raises UserError where upstream's function failed because what it had loaded has no such split.
+
+    It takes all of the splits for the data then, and does not say so; its frame still holds them.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        there = frame.f_locals.get("data")
+        if frame.f_code.co_name == "blending_datasets" and isinstance(there, dict):
+            name, splits = frame.f_locals["dataset"], ", ".join(there) or "none"
+            raise UserError(f"--{flag}: found {split!r}, expected a split of {name}, which has {splits}") from None
 
 
 def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
@@ -152,7 +169,7 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
         if question_of(value) is None:
             raise UserError(
                 f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.input_key']!r}; "
-                "expected a question: a text, or a list of one user message"
+                "expected a question: a text, or a list of one user message (also one that is stored as text)"
             )
     for i, value in enumerate(data[values["data.label_key"]]):
         if not isinstance(value, str | int | float) or not str(value).strip():

@@ -92,6 +92,7 @@ def _judge_all(
 def _rows(path: Path, lines: TextIO) -> Iterator[dict]:
     try:
         for number, line in enumerate(lines, start=1):
+            line = line.lstrip("\ufeff")  # the file's mark of its encoding; another where files were joined
             if not line.strip():
                 continue
             try:

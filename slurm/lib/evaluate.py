@@ -100,7 +100,7 @@ def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
     own, rest = parser.parse_known_args(argv)
     try:
         chosen = yaml.safe_load(own.config.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {own.config}: cannot be read ({error}); expected a YAML file of flags") from None
     chosen.pop("sbatch", None)
     over = own.over or chosen.pop("over", OVER[0])

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from foreground import default_signals
 from scripted_server import Answer
 
 from data.output import OutputFolder, json_lines, question_id
@@ -149,6 +150,7 @@ def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
 
 
 def _main(arguments: list[str]) -> None:
+    default_signals()
     grading._LAST_S = 60  # as long as it takes: what had come before an interrupt is graded on a slow machine as well
     sys.exit(run.main(arguments))
 

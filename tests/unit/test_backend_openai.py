@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import gc
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -85,10 +86,28 @@ def test_finish_reasons_and_counts(connect):
     assert [(r.text, r.finish_reason, r.tokens) for r in responses] == [
         ("cut off", "length", 7),
         ("done", "stop", 1),
-        ("", "stop", 0),
+        ("", "content_filter", 0),
         ("?x", "stop", 1),
     ]
     assert all(r.prompt_tokens == 4 for r in responses)
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [
+        ("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("tool_calls", "tool_calls"), ("eos_token", "eos_token"),
+        ("SAFETY", "SAFETY"), ("max-steps.v2", "max-steps.v2"), (None, "unknown"), ("", "unknown"), (3, "unknown"), (["stop"], "unknown"),
+        ("a b", "unknown"), ("\x1b[31mred", "unknown"), ("x" * 41, "unknown"), ("stop\n", "unknown"), ("sto\u0440", "unknown"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_reason_is_the_servers_word(said, recorded, chat):
+    said = {"choices": [{"message": {"content": "x"}, "text": "x", "finish_reason": said}]}
+    assert openai_answers.read_completion(said, chat).finish_reason == recorded
+
+
+def test_no_reason_at_all():
+    assert openai_answers.read_completion({"choices": [{"text": "x"}]}, False).finish_reason == "unknown"
 
 
 def test_counts_unknown(connect):
@@ -347,7 +366,7 @@ def test_any_json_is_read_or_unusable(data, chat):
             continue
         if isinstance(result, openai_answers.Completion):
             result.text.encode()
-            assert result.finish_reason in ("stop", "length")
+            assert re.fullmatch(r"[A-Za-z][\w.-]{0,39}", result.finish_reason, re.ASCII)
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff", b"<html>", b"1" * 10_000, b'{"a": '])

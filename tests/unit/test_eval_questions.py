@@ -146,6 +146,9 @@ def test_a_known_benchmark_that_is_not_prepared_says_how(tmp_path):
         ({"id": None}, r"line 4: 'id': found None"),
         ({"problem": ""}, r"line 4: 'problem': found '', expected a text; prepare the benchmark"),
         ({"problem": ["x"]}, r"line 4: 'problem': found"),
+        ({"problem": '[{"role": "user", "content": "p"}]'}, r"line 4: 'problem': found a conversation stored as text"),
+        ({"problem": "[{'role': 'user', 'content': 'p'}]"}, r"line 4: 'problem': found a conversation stored as text"),
+        ({"problem": "array([{'role': 'user'}])"}, r"line 4: 'problem': found a conversation stored as text"),
         ({"answer": 7}, r"line 4: 'answer': found 7"),
         ({"answer": " \n"}, r"line 4: 'answer': found"),
     ],
@@ -194,6 +197,15 @@ def test_templates_by_name_file_and_folder(tmp_path):
     assert (own.name, own.prompt("{{question}}")) == ("own.txt", "{{question}} and {{question}}")
     assert own.sha256 == hashlib.sha256(b"{{question}} and {{question}}").hexdigest() != folder.sha256
     assert load_template(str(DEFAULT_DIR)).sha256 == found["default"].sha256
+
+
+def test_byte_order_marks(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", ROWS)
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    (mine,) = load_benchmarks(tmp_path, ["mine"], None)
+    assert mine.questions == QUESTIONS
+    (tmp_path / "own.txt").write_text("Solve: {{question}}", encoding="utf-8-sig")
+    assert load_template(str(tmp_path / "own.txt")).text == "Solve: {{question}}"
 
 
 def test_a_template_that_is_none_is_refused(tmp_path):

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 RIGHT, WRONG = ("correct", "2"), ("wrong", "3")
 NO_ANSWER, TIMEOUT, ERROR = ("no_answer", None), ("timeout", "x+1"), ("error", None)
+REASONS = ["stop", "length", "content_filter", "unknown"]
 VERDICTS = [RIGHT, WRONG, ("wrong", "4"), NO_ANSWER, TIMEOUT, ERROR]
 
 
@@ -100,7 +101,7 @@ def evaluations(draw):
 
     def one(i: int, j: int, greedy: bool) -> Sample:
         verdict, lenient = draw(st.sampled_from(VERDICTS)), draw(st.sampled_from(VERDICTS))
-        reason, tokens = draw(st.sampled_from(["stop", "length"])), draw(st.sampled_from([None, 1, 100]))
+        reason, tokens = draw(st.sampled_from(REASONS)), draw(st.sampled_from([None, 1, 100]))
         return sample(f"q{i}", j, greedy, verdict, lenient, finish_reason=reason, tokens=tokens)
 
     greedy = [one(i, 0, True) for i in range(number) if draws.greedy]
@@ -133,6 +134,7 @@ def test_every_number_is_the_counted_one(evaluation):
     every = [*samples.greedy, *(s for row in samples.sampled for s in row)]
     assert (entry["n_questions"], entry["n_samples"]) == (len(samples.questions), len(every))
     assert entry["truncated"] == pytest.approx(mean(s.finish_reason == "length" for s in every))
+    assert entry["ended_otherwise"] == Counter(s.finish_reason for s in every if s.finish_reason in REASONS[2:])
     for status in ("no_answer", "timeout", "error"):
         assert entry[status] == pytest.approx(mean(s.status == status for s in every))
     tokens = [s.tokens for s in every if s.tokens is not None]

@@ -76,6 +76,21 @@ def test_the_table_in_percent():
     assert settings == {"seed": 0, "model": {"name": "org/model"}, "n": 8}
 
 
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ([{"content_filter": 3}, {}], "a: content_filter 3"), ([{}, {"unknown": 2, "content_filter": 1}], "b: content_filter 1; b: unknown 2"),
+        ([{"x": 1}, {"x": 2}], "a: x 1; b: x 2"), ([{}, {}], None), ([None, None], None),
+    ],
+)  # fmt: skip
+def test_other_ends_of_responses_are_told(ends, told):
+    values = {"pass@1": 0.5, "avg@8": 0.25}
+    more = [{} if own is None else {"ended_otherwise": own} for own in ends]  # None: of an earlier version
+    text = summary.markdown(result({name: entry(values, **own) for name, own in zip("ab", more, strict=True)}), None)
+    line = f"\nEnded neither by `stop` nor by `length`, in the server's words: {told}.\n"
+    assert (line in text) if told else "Ended neither" not in text
+
+
 def test_each_way_in_which_intervals_were_made_is_named():
     other = entry({"pass@1": 0.5, "avg@8": 0.25}, ci95_method={"pass@1": "Wilson", "avg@8": "another"})
     text = summary.markdown(result({"a": entry({"pass@1": 0.5, "avg@8": 0.25}), "b": other, "c": other}), None)

@@ -1,5 +1,6 @@
 """Source files: what is read from each kind, and what is said of a damaged one."""
 
+import hashlib
 import json
 
 import pyarrow as pa
@@ -76,6 +77,22 @@ def test_empty_lines_count_as_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": 1}\n\n{"q": 2}')
     assert read(open_file(path), "q") == [(1, 1), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('\ufeff{"q": "a"}\n', [(1, "a")]), ('\ufeff{"q": "a"}\n\ufeff{"q": "b"}\n', [(1, "a"), (2, "b")]),
+        ('\ufeff\n{"q": "a"}\n', [(2, "a")]), ('{"q": "a"}\n\ufeff\n{"q": "b"}', [(1, "a"), (3, "b")]),
+        ('\ufeff {"q": "\ufeffa"}\r\n', [(1, "\ufeffa")]), ('{"q": "a\ufeff"}\n', [(1, "a\ufeff")]),
+    ],
+)  # fmt: skip
+def test_byte_order_marks_begin_lines_and_belong_to_texts(tmp_path, content, expected):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content.encode())
+    rows = open_file(path)
+    assert rows.columns == ["q"] and read(rows, "q") == expected
+    assert rows.origin["sha256"] == hashlib.sha256(content.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,38 @@ def test_a_sound_local_run_passes(run, world):
     assert report["disk"]["needed_gb"] < 1 and not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("question", "refused"),
+    [
+        ('[{"role": "user", "content": "1 + 1?"}]', False), ("[{'role': 'user', 'content': '1 + 1?'}]", False),
+        ("[1] + [1]?", False), ("[{'role': 'user', 'content': '1 + ", True), ("array([{'role': 'user'}])", True),
+    ],
+)  # fmt: skip
+def test_questions_stored_as_conversations(run, world, question, refused):
+    folder, text = world
+    with open(folder / "train.jsonl", "a") as file:
+        file.write(json.dumps({"input": question, "label": "2"}) + "\n")
+    code, report = run(text=text, skip=False, node=False)
+    assert (code == 2) == refused
+    if refused:
+        assert "train.jsonl: row 17 has" in report["errors"][0] and "expected a question" in report["errors"][0]
+
+
+def test_byte_order_marks_of_a_users_files(run, world):
+    """Of the configuration, the questions and the templates; what is trained is the same as without."""
+    folder, text = world
+    _, usual = run(text=text, skip=False)
+    shutil.copytree(REPO / "data/toy/templates", folder / "templates")
+    for path in (folder / "train.jsonl", *(folder / "templates").iterdir()):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    code, report = run("--mel.template_dir", folder / "templates", text="\ufeff" + text, skip=False)
+    assert code == 0 and (report["rows"], report["lengths"]) == (16, usual["lengths"])
+    rows = "input,label\n" + "".join(f"{n} + 1?,{n + 1}\n" for n in range(16))
+    (folder / "train.csv").write_text(rows, encoding="utf-8-sig")
+    code, report = run("--data.prompt_dataset", folder / "train.csv", text=text, skip=False)
+    assert code == 0 and report["rows"] == 16
+
+
 def test_a_last_rollout_that_does_not_divide_is_told(run, world):
     folder, text = world
     with open(folder / "train.jsonl", "a") as file:

@@ -214,6 +214,10 @@ def spoil(kind: str, folder: Path) -> list[str]:
             return [f"--data.prompt_dataset={folder}/none.jsonl"]
         case "columns":
             return ["--data.input_key=question", "--data.label_key=answer"]
+        case "split":
+            return ["--data.prompt_split", "nosuch"]
+        case "evaluation split":
+            return [f"--eval.dataset={folder}/train.jsonl", "--eval.steps=1", "--eval.split=nosuch"]
         case "evaluation data":
             return [f"--eval.dataset={folder}/none.jsonl", "--eval.steps=1"]
         case "too few questions":
@@ -236,6 +240,8 @@ FILE_FAULTS = {
     "code of its own": "its config.json names Python code of its own (auto_map)",
     "no data": "--data.prompt_dataset",
     "columns": "has no such column; found input, label",
+    "split": "/train.jsonl, which has train",
+    "evaluation split": "--eval.split: found 'nosuch', expected a split of ",
     "evaluation data": "--eval.dataset",
     "too few questions": "1 questions x 8 samples make no optimizer step",
     "run folder": "not empty and not a run of this package",
@@ -247,5 +253,7 @@ def test_files_at_fault_are_named(run, world, kind):
     folder, text = world
     code, report = run(*spoil(kind, folder), text=text, skip=False)
     assert code == 2 and any(FILE_FAULTS[kind] in e for e in report["errors"]), report["errors"]
+    if kind == "split":
+        assert any(e.startswith("--data.prompt_split: found 'nosuch', expected a split of ") for e in report["errors"])
     if kind == "columns":
         assert len([e for e in report["errors"] if FILE_FAULTS[kind] in e]) == 2

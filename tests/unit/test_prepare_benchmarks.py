@@ -162,7 +162,35 @@ def test_a_benchmark_of_a_users_own(prepare, own, tmp_path):
     assert lines(out / "mine.jsonl")[0]["answer"] == "2"
 
 
+def test_byte_order_marks_of_an_entry_and_its_file(prepare, own, tmp_path):
+    own()
+    sources.BENCHMARKS.write_text(sources.BENCHMARKS.read_text(), encoding="utf-8-sig")
+    path = jsonl(tmp_path / "in" / "mine.jsonl", [{"q": "What is 1+1?", "a": "2"}])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    code, _, out = prepare()
+    assert code == 0 and lines(out / "mine.jsonl")[0]["problem"] == "What is 1+1?"
+
+
+def test_conversations_stored_as_text_and_invisible_characters(prepare, own, tmp_path):
+    own()
+    chat = [{"role": "user", "content": "What is\u200b 1+1?"}]
+    rows = [
+        {"q": repr(chat), "a": "\ufeff2"},
+        {"q": json.dumps(chat), "a": "2\u200b"},
+        {"q": "[1] x", "a": "1\u00a0000"},
+    ]
+    jsonl(tmp_path / "in" / "mine.jsonl", rows)
+    code, _, out = prepare()
+    assert code == 0
+    found = [(row["problem"], row["answer"]) for row in lines(out / "mine.jsonl")]
+    assert found == [("What is 1+1?", "2"), ("What is 1+1?", "2"), ("[1] x", "1\u00a0000")]
+
+
 BAD = {
+    "half a conversation": ([{"problem": "[{'role': 'user', 'co", "answer": "1"}], "line 1: 'problem': found \"[{'role': 'user', 'co\", which begins"),
+    "two messages": ([{"problem": '[{"role": "user"}, {"role": "user"}]', "answer": "1"}], "line 1: 'problem': found [{'role': 'user'}, {"),
+    "nothing to see": ([{"problem": "\u200b", "answer": "1"}], "line 1: 'problem': found"),
+    "an answer of nothing to see": ([{"problem": "p", "answer": "\u200b"}], "line 1: 'answer': no answer"),
     "too few": ([AIME[0]], "aime24 has 30 questions, found 1"),
     "no answer": ([*AIME[:29], {"problem": "p", "answer": None}], "line 30: 'answer': no answer"),
     "no column": ([{"x": 1}], "no known columns of aime24; found x; expected problem + answer"),

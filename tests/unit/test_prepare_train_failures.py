@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from foreground import default_signals
 from tqdm import tqdm
 
 from data import command as data_command
@@ -52,13 +53,32 @@ def test_a_full_disk(prepare, command, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_tidy_up(prepare, tmp_path, number):
-    process = subprocess.Popen(prepare(80_000), cwd=REPO, stderr=subprocess.PIPE, text=True)
+    options = {"cwd": REPO, "stderr": subprocess.PIPE, "text": True, "preexec_fn": default_signals}
+    process = subprocess.Popen(prepare(80_000), **options)
     while not (tmp_path / "out").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_ignored_stay_so(prepare, tmp_path, number):
+    """Of nohup, and of a shell's background: the command ends with its work done."""
+
+    def ignoring():
+        default_signals()
+        signal.signal(number, signal.SIG_IGN)
+
+    options = {"cwd": REPO, "stderr": subprocess.PIPE, "text": True, "preexec_fn": ignoring}
+    process = subprocess.Popen(prepare(2000), **options)
+    while not (tmp_path / "out").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_interrupt_while_a_bar_is_made_is_all_that_is_said(monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.prompts import DEFAULT_DIR, PromptFormat, Templates
+from openrlhf_mel.prompts import DEFAULT_DIR, PromptFormat, Templates, read_question_template
 
 TEXT = st.text(max_size=60)
 
@@ -25,6 +25,20 @@ def copy(tmp_path):
     for file in Path(DEFAULT_DIR).iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["question.txt", "analysis.txt", "replay.txt", "sections.yaml"])
+def test_a_byte_order_mark_is_no_part_of_a_template(copy, name):
+    (copy / name).write_text((copy / name).read_text(), encoding="utf-8-sig")
+    found, usual = Templates.load(copy), Templates.load()
+    assert (found.texts, found.sections) == (usual.texts, usual.sections)
+    question = read_question_template(copy / "question.txt")
+    assert question == usual.texts["question.txt"]
+
+
+def test_a_mark_within_a_template_stays(copy):
+    (copy / "question.txt").write_text("a\ufeff{{question}}\ufeff", encoding="utf-8")
+    assert Templates.load(copy).question("x") == "a\ufeffx\ufeff"
 
 
 @given(TEXT, TEXT, TEXT)

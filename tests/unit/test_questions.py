@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.questions import compact, figure_mention, key, language
+from data.questions import compact, figure_mention, key, language, legible
 
 # Four different questions that share their only number.
 CHINESE = [
@@ -108,6 +108,29 @@ def test_numbers_keep_their_borders():
         assert same == (first == second)
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ufeffHow many?", "How many?"), ("How\u200b many\u2060?", "How many?"), ("ques\u00adtion", "question"),
+        ("\u202aHow\u202c \u2066many\u2069?", "How many?"), ("x\u200d+\u200c1", "x+1"), ("\u200d\u200d", ""), ("é\u200d", "é"),
+        ("5\ufe0f", "5"), ("\\pi\u200br^2", "\\pi r^2"), ("שלום\u200f 5", "שלום 5"), ("求\u200b值", "求值"), ("中\u200b\u200d文", "中文"),
+    ],
+)  # fmt: skip
+def test_invisible_characters_go(text, expected):
+    assert legible(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "می\u200cخواهم", "क्\u200dष", "ക്\u200d", "ශ්\u200dරී", "👨\u200d👩\u200d👧", "❤\ufe0f\u200d🔥", "葛\U000e0100", "ᠠ\u180b", "1\u00a02\u20093\u3000é",
+        "$x \\le\x14 2y$ é", "\x08eta é", "naïve", "\tx\r\n", "e\u0301", "Find $x$.", "“x”—y…", "𝑥²",
+    ],
+)  # fmt: skip
+def test_what_is_seen_or_shapes_a_word_stays(text):
+    assert legible(text) == text
 
 
 def test_compact_is_nfkc_without_white_space():

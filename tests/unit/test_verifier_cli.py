@@ -42,6 +42,22 @@ def test_judges_a_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+MARK = "\ufeff"
+FOUR, FIVE = '{"response": "\\\\boxed{4}", "answer": "4"}\n', '{"response": "\\\\boxed{5}", "answer": "5"}\n'
+
+
+def test_byte_order_marks(tmp_path: Path) -> None:
+    """Before the first row, before a later one (files that were joined), alone on a line; in a text it is the user's."""
+    held = json.dumps({"response": f"{MARK}a {MARK} b", "answer": "4"}, ensure_ascii=False) + "\n"
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(f"{MARK}{FOUR}{MARK}{FIVE}{MARK}\n\n{held}{MARK}{MARK}{FOUR}", encoding="utf-8")
+    result = run("--input", source, "--output", out, "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["status"] for row in judged] == ["correct", "correct", "no_answer", "correct"]
+    assert judged[2]["response"] == f"{MARK}a {MARK} b"
+
+
 def test_lenient_and_timeout(tmp_path: Path) -> None:
     rows = [{"response": "so it is $7$", "answer": "7"}, {"response": "$9^{9^{9^{9}}}$", "answer": "7"}]
     out = tmp_path / "out.jsonl"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from foreground import default_signals
 
 from openrlhf_mel.verifier import Verifier
 
@@ -224,7 +225,8 @@ time.sleep(60)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_parent_in_the_middle_of_a_computation(how: signal.Signals) -> None:
     """The workers are deep in one long multiplication, which holds the interpreter and looks at no signal."""
-    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "preexec_fn": default_signals}
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], **options)
     try:
         assert parent.stdout
         pids = [int(pid) for pid in parent.stdout.readline().split()]
