@@ -93,7 +93,7 @@ check_gpus_given() {
     ((${SLURM_GPUS_ON_NODE:-0} == 0)) || return 0
     local runtime=$RUNTIME
     [[ -n $runtime ]] || runtime=$(sed -nE "s/^[^#]*\bruntime[\"']?: *[\"']?(\w+).*/\1/p" "$config")
-    [[ $runtime != cuda && -z ${SLURM_GPUS_PER_NODE:-}${SLURM_JOB_GPUS:-} ]] ||
+    [[ $runtime != cuda && -z ${SLURM_JOB_GPUS:-} ]] ||
         fail "GPUs were asked for, but Slurm has given none on $HEAD: ask with sbatch --gpus-per-node=TYPE:N"
 }
 
