@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -326,3 +327,17 @@ def test_the_temporary_folder(node, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     (first / "of the killed attempt").touch()
     assert ray_node.make_folder() == first and [path.name for path in first.iterdir()] == ["attempt"]
+
+
+def test_rays_own_processes_find_the_environments_commands(node, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
+    import ray_node
+
+    monkeypatch.setattr(ray_node, "_LOGS", tmp_path)
+    monkeypatch.setenv("MEL_TMP", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(ray_node, "command", lambda *_: ["sh", "-c", "echo $PATH"])
+    assert ray_node.main("head") == 0
+    (log,) = tmp_path.glob("ray-*.log")
+    assert log.read_text() == f"{Path(sys.executable).parent}:/usr/bin:/bin\n"
