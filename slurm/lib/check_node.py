@@ -111,8 +111,7 @@ def check_gpus(deadline: float) -> None:
 
 def check_compilers(deadline: float) -> None:
     """What is compiled during a run can be."""
-    patience = max(1.0, deadline - time.monotonic())
-    if found := list(check_tools.problems(bool(os.environ.get("MEL_TRAINS")), patience)):
+    if found := list(check_tools.problems(bool(os.environ.get("MEL_TRAINS")), deadline)):
         raise Unfit("; ".join(found))
 
 
@@ -120,7 +119,7 @@ def without_verbs(
     devices: Path = Path("/sys/class/infiniband"),
     libraries: tuple[str, ...] = ("libibverbs.so.1", "librdmacm.so.1"),
 ) -> str:
-    """Why NCCL cannot use this node's InfiniBand, where it has any: it says nothing, and takes TCP."""
+    """What NCCL lacks to use this node's InfiniBand, where it has any: NCCL says nothing, and takes TCP."""
     names = sorted(path.name for path in devices.glob("*"))
     if not names:
         return ""
@@ -131,7 +130,7 @@ def without_verbs(
         except OSError:
             missing.append(library)
             continue
-        if hasattr(loaded, "ibv_get_device_list"):  # without a provider's library it knows no device of that provider
+        if library == libraries[0]:  # without a provider's library it knows none of that provider's devices
             count = ctypes.c_int()
             loaded.ibv_get_device_list.restype = ctypes.c_void_p
             loaded.ibv_get_device_list(ctypes.byref(count))
@@ -140,8 +139,8 @@ def without_verbs(
     if not missing:
         return ""
     return (
-        f"InfiniBand ({', '.join(names)}) cannot be used, NCCL will take TCP between nodes: {', '.join(missing)} lacking; "
-        "install libibverbs1, ibverbs-providers and librdmacm1 (Debian's names) where MEL_PYTHON runs"
+        f"InfiniBand ({', '.join(names)}) lacks {', '.join(missing)}: between nodes NCCL will fall back to TCP; install "
+        "libibverbs1, ibverbs-providers and librdmacm1 (Debian's names) where MEL_PYTHON runs"
     )
 
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ _GPU_FOLDERS = ("TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "FLASHINFER_WORKSPACE_BAS
 _MINOR_FITS = (10, 11, 12)  # CUDAs whose minor versions DeepSpeed (0.19) mixes: cuda_minor_mismatch_ok of its builder
 
 
-def problems(trains: bool, patience: float) -> Iterator[str]:
-    """What lacks, and what to do. `trains`: else a model is only run; `patience`: seconds for one command."""
+def problems(trains: bool, deadline: float) -> Iterator[str]:
+    """What lacks, and what to do. `trains`: else a model is only run. By `deadline`, of time.monotonic()."""
     cuda = constants("torch", "version.py").get("cuda") if this_node.GPUS else None
     if trains:
-        yield from ninja(patience)
+        yield from ninja(deadline)
     if trains or this_node.GPUS:
-        yield from compiler(patience)
+        yield from compiler(deadline)
         for name in (*_FOLDERS, *(_GPU_FOLDERS if this_node.GPUS else ())):
             yield from folder(name, os.environ.get(name))
     if cuda:
@@ -46,20 +47,20 @@ def problems(trains: bool, patience: float) -> Iterator[str]:
         yield from driver(cuda)
         built = constants("deepspeed", "git_version_info_installed.py").get("installed_ops", {})
         if trains and not built.get("fused_adam"):
-            yield from nvcc(cuda, patience)
+            yield from nvcc(cuda, deadline)
 
 
-def ninja(patience: float) -> Iterator[str]:
+def ninja(deadline: float) -> Iterator[str]:
     """Builds torch's extensions, which DeepSpeed's Adam is; called by its name."""
-    if error := run(["ninja", "--version"], patience):
+    if error := run(["ninja", "--version"], deadline):
         yield f"ninja cannot be run ({error}): install it {_INSTALL}"
 
 
-def compiler(patience: float) -> Iterator[str]:
+def compiler(deadline: float) -> Iterator[str]:
     """C++, with Python's headers: as torch's extensions ask for both."""
     name = os.environ.get("CXX") or "c++"
     command = [*shlex.split(name), "-shared", "-fPIC", f"-I{sysconfig.get_path('include', scheme='posix_prefix')}"]
-    if error := build(command, "probe.cpp", _PYTHON_SOURCE, patience):
+    if error := build(command, "probe.cpp", _PYTHON_SOURCE, deadline):
         yield f"{name} cannot build an extension of Python ({error}): install g++ and python3-dev, or set CXX"
 
 
@@ -102,7 +103,7 @@ def driver(cuda: str, library: str = "libcuda.so.1") -> Iterator[str]:
         )
 
 
-def nvcc(cuda: str, patience: float) -> Iterator[str]:
+def nvcc(cuda: str, deadline: float) -> Iterator[str]:
     """CUDA's compiler: where torch looks for it, of a version that DeepSpeed takes, with the libraries' headers."""
     found = which("nvcc")
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -110,7 +111,7 @@ def nvcc(cuda: str, patience: float) -> Iterator[str]:
     program = home / "bin" / "nvcc"
     advice = f"DeepSpeed compiles its Adam with it; `module load cuda/{cuda}` in slurm/site.env, or {_INSTALL}"
     said: list[str] = []
-    if error := run([str(program), "--version"], patience, said):
+    if error := run([str(program), "--version"], deadline, said):
         yield f"{program} cannot be run ({error}): {advice}"
         return
     release = re.search(r"release (\d+)\.(\d+)", "".join(said))
@@ -122,7 +123,7 @@ def nvcc(cuda: str, patience: float) -> Iterator[str]:
     include = [f"-I{path}" for path in (home / "include", os.environ.get("CUDA_INC_PATH")) if path]
     host = ["-ccbin", os.environ["CC"]] if os.environ.get("CC") else []
     command = [str(program), "-shared", "-Xcompiler", "-fPIC", "-cudart", "shared", *host, *include]
-    if error := build(command, "probe.cu", _CUDA_SOURCE, patience):
+    if error := build(command, "probe.cu", _CUDA_SOURCE, deadline):
         yield f"{program} cannot build a library of CUDA ({error}): the whole toolkit is needed: {advice}"
 
 
@@ -138,19 +139,20 @@ def which(name: str) -> str | None:
     return shutil.which(name, path=this_node.path())
 
 
-def build(command: list[str], name: str, source: str, patience: float) -> str:
+def build(command: list[str], name: str, source: str, deadline: float) -> str:
     """Compile and link a library. What went wrong, or nothing."""
     try:
         with tempfile.TemporaryDirectory() as made:
             Path(made, name).write_text(source)
-            return run([*command, str(Path(made, name)), "-o", str(Path(made, "probe.so"))], patience)
+            return run([*command, str(Path(made, name)), "-o", str(Path(made, "probe.so"))], deadline)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
 
 
-def run(command: list[str], patience: float, said: list[str] | None = None) -> str:
+def run(command: list[str], deadline: float, said: list[str] | None = None) -> str:
     """Run a command with the trainer's PATH; `said` gets its output. What went wrong, or nothing."""
     environment = os.environ | {"PATH": this_node.path()}
+    patience = max(1.0, deadline - time.monotonic())
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment)
     except subprocess.TimeoutExpired:

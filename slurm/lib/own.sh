@@ -38,9 +38,10 @@ own_variables() {
     [[ ! $record =~ \ (GRES|JOB_GRES|TRES|AllocTRES)=[^\ ]*gpu ]] || own+=("${of_gpus[@]}")
     [[ ${SLURM_TMPDIR:-} != *"$SLURM_JOB_ID"* ]] || own+=(SLURM_TMPDIR) # a site's prolog names it after the job
     keep_variables "${own[@]}"
-    cpus=$SLURM_CPUS_ON_NODE # all of them are the one task's
+    cpus=${SLURM_CPUS_ON_NODE:-1} # all of them are the one task's
     if [[ $record =~ \ CPUs/Task=([0-9]+)\  && $record != *" CpusPerTres="* ]]; then cpus=${BASH_REMATCH[1]}; fi
     export SLURM_CPUS_PER_TASK=$cpus
+    if [[ $record =~ \ ReqB:S:C:T=[^\ ]*:([0-9]+)\  ]]; then export SLURM_THREADS_PER_CORE=${BASH_REMATCH[1]}; fi
     [[ $record =~ \ Restarts=([1-9][0-9]*)\  ]] || return 0
     ATTEMPT=${BASH_REMATCH[1]}
     export SLURM_RESTART_COUNT=$ATTEMPT # steps read it
