@@ -36,7 +36,8 @@ own_variables() {
     [[ ! $record =~ \ MinMemoryNode=[1-9] ]] || own+=(SLURM_MEM_PER_NODE)
     [[ ! $record =~ \ MinMemoryCPU=[1-9] ]] || own+=(SLURM_MEM_PER_CPU)
     [[ ! $record =~ \ (GRES|JOB_GRES|TRES|AllocTRES)=[^\ ]*gpu ]] || own+=("${of_gpus[@]}")
-    [[ ${SLURM_TMPDIR:-} != *"$SLURM_JOB_ID"* ]] || own+=(SLURM_TMPDIR) # a site's prolog names it after the job
+    # A site's prolog names it after the job.
+    [[ ! ${SLURM_TMPDIR:-} =~ (^|[^0-9])($SLURM_JOB_ID|$JOB)([^0-9]|$) ]] || own+=(SLURM_TMPDIR)
     keep_variables "${own[@]}"
     cpus=${SLURM_CPUS_ON_NODE:-1} # all of them are the one task's
     if [[ $record =~ \ CPUs/Task=([0-9]+)\  && $record != *" CpusPerTres="* ]]; then cpus=${BASH_REMATCH[1]}; fi

@@ -206,7 +206,7 @@ def own(command, records, **environment):
     ("record", "left", "kept"),
     [
         ({}, {"SLURM_TMPDIR": "/local/job.8.0"}, {"SLURM_TMPDIR": "/local/job.8.0"}),  # the site's prolog, for this job
-        ({}, {"SLURM_TMPDIR": "/local/job.7.0", "SLURM_JWT": "x", "SLURM_NEW_IN_SLURM_99": "y", "SRUN_NEW": "z"}, {}),
+        ({}, {"SLURM_TMPDIR": "/local/job.88.0", "SLURM_JWT": "x", "SLURM_NEW_IN_SLURM_99": "y", "SRUN_NEW": "z"}, {}),
         (
             {"memory": "CPU=2000M"},
             {"SLURM_MEM_PER_CPU": "2000", "SLURM_MEM_PER_NODE": "1"},
