@@ -2,19 +2,18 @@
 
 Checks, each with pass or fail and what to do, of what only the machine itself can show: packages and GPUs, grading, vLLM
 asleep and awake, and a short training of a small model that is killed half-way and taken up: the engine's log-probs
-against the actor's (also after weights were handed over), construction while the engine is awake, checkpoint and resume.
-Without a GPU the same checks run on the CPU runtime with the built-in model, those of vLLM left out.
+against the actor's (also after weights were handed over), construction while the engine is awake, checkpoint and resume,
+and GPU memory before the kill and after the resume. Without a GPU the same checks run on the CPU runtime with the built-in
+model, those of vLLM and of GPU memory left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -25,10 +24,15 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import gpu_memory
+import process_group
+
+ROOT = Path(__file__).resolve().parents[1]
 STEPS, KILL_AFTER = 4, 2
+POLL_S = 0.05  # of the short training: GPU memory is less than a second at its least
 PATIENCE_S, TRAINING_S = 900, 1500  # for one command, and for each half of the short training
 SAME_LOG_PROBS = 0.02  # nats a token: what bf16 and other kernels leave; stale weights are several times that
 _SLEEP = """
@@ -150,6 +154,9 @@ class Training:
 
     def __init__(self, model: str, folder: Path, cuda: bool):
         self.run_dir = folder / "run"
+        self.before: dict[int, float] = {}  # GiB of each GPU, before the kill and after the resume
+        self.after: dict[int, float] = {}
+        self._cuda = cuda
         self._config = folder / "first_hour.yaml"
         gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0) or (_device_count() if cuda else 1)
         toy = model.endswith("data/toy/model")
@@ -173,24 +180,37 @@ class Training:
     def run(self) -> str:
         """Until killed after some steps, then to its end. Returns what went wrong, or nothing."""
         first = self._start()
-        deadline = time.monotonic() + TRAINING_S
-        while first.poll() is None and not self._saved(KILL_AFTER) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        if first.poll() is not None:
+        try:
+            ended = self._watch(first, KILL_AFTER, self.before)
+        finally:
+            # As a preemption without warning would; at a timeout as every command.
+            process_group.end(first, grace=0 if self._saved(KILL_AFTER) else None)
+        if ended:
             return f"training ended with exit code {first.returncode} before step {KILL_AFTER}"
-        os.killpg(first.pid, signal.SIGKILL)  # as a preemption without warning would
-        first.wait()
         if not self._saved(KILL_AFTER):
             return f"no checkpoint of step {KILL_AFTER} within {TRAINING_S} s"
         second = self._start()
         try:
-            code = second.wait(TRAINING_S)
+            started = time.monotonic()
+            self._watch(second, STEPS, self.after)
+            code = second.wait(max(0.0, TRAINING_S - (time.monotonic() - started)))
         except subprocess.TimeoutExpired:
             return f"the resumed training did not end within {TRAINING_S} s"
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(second.pid, signal.SIGKILL)
+            process_group.end(second)
         return f"the resumed training ended with exit code {code}" if code else ""
+
+    def _watch(self, process: subprocess.Popen, step: int, least: dict[int, float]) -> bool:
+        """Wait for the checkpoint of `step`, and note in `least` the least of each GPU's memory that was used since the one
+        before: a whole step, so that the phases are the same. Returns whether the process has ended before it."""
+        deadline = time.monotonic() + TRAINING_S
+        while not self._saved(step) and time.monotonic() < deadline:
+            if process.poll() is not None:
+                return True
+            if self._cuda and self._saved(step - 1):
+                gpu_memory.note(least)
+            time.sleep(POLL_S)
+        return False
 
     def metrics(self) -> list[dict[str, Any]]:
         """A row a step."""
@@ -228,6 +248,8 @@ def training(model: str, folder: Path, cuda: bool) -> Iterator[Result]:
     )
     yield Result("checkpoint and resume", whole, f"killed after step {KILL_AFTER}; steps in metrics.jsonl: {steps}",
                  f"{log}; is the run's folder on a file system with enough room, and the same for all nodes?")  # fmt: skip
+    if cuda:
+        yield memory(short.before, short.after)
     gaps = [row["vllm_kl"] for row in rows if "vllm_kl" in row]
     yield _same(
         "log-probs: engine against actor",
@@ -243,6 +265,15 @@ def training(model: str, folder: Path, cuda: bool) -> Iterator[Result]:
     kept = sum(row.get("mel/kept", 0) for row in rows)
     yield Result("construction while the engine is awake", made > 0, f"{made} candidates, {kept} kept",
                  "no group had right and wrong responses: another --model, or read docs/troubleshooting.md")  # fmt: skip
+
+
+def memory(before: dict[int, float], after: dict[int, float]) -> Result:
+    """A resume leaves on each GPU what was there before."""
+    seen = [f"GPU {gpu}: {before[gpu]:.2f} GiB, then {after[gpu]:.2f}" for gpu in sorted(before.keys() & after.keys())]
+    return Result("GPU memory before the kill and after the resume", gpu_memory.same(before, after),
+                  f"{'; '.join(seen) or 'not measured'}, allowed {gpu_memory.GROWTH_GIB} more",
+                  "what a checkpoint brings back stays on the GPU while the policy sleeps (Adam's states: 8 bytes a "
+                  "parameter, over all GPUs): a larger model is out of memory after its first restart; report it")  # fmt: skip
 
 
 def in_time(name: str, check: Iterator[Result]) -> Iterator[Result]:
@@ -266,7 +297,7 @@ def _same(name: str, gaps: list[float], advice: str) -> Result:
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+    return process_group.run([sys.executable, "-c", code, *arguments], PATIENCE_S)
 
 
 def _last(text: str) -> str:

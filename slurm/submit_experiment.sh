@@ -71,6 +71,9 @@ main() {
     done
     [[ ! -f $config ]] || config=$(realpath -s "$config")
     cd "$(dirname "$0")/.."
+    . slurm/lib/own.sh
+    # Inside a job sbatch would take some of that job's variables for the user's wishes (SLURM_HINT, SLURM_HOSTFILE).
+    [[ -z ${SLURM_JOB_ID:-} ]] || keep_variables SLURM_CONF SLURM_CLUSTERS
     . slurm/lib/job.sh
     read_site
     [[ -f $config ]] || config=slurm/configs/train/$config.yaml

@@ -28,12 +28,13 @@ _CPU_ENV = {
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
 _JOIN_S = 30
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+# DeepSpeed calls ninja by its name, and an environment need not be activated to be used.
+_COMMANDS = str(Path(sys.executable).parent)
 
 
 def prepare_process(runtime: str) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
-    # DeepSpeed calls ninja by its name, and an environment need not be activated to be used.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", "")])
     if runtime == "cpu":
         from openrlhf_mel.cpu import standins
 
@@ -56,6 +57,7 @@ def start_ray(settings: Settings) -> None:
     # A worker finds this package even where it is not installed.
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
+    env["PATH"] = os.pathsep.join([_COMMANDS, "${PATH}"])  # of the worker's node: Ray puts it in there
     runtime_env: dict[str, Any] = {"env_vars": env | (_CPU_ENV if cpu else {})}
     options: dict[str, Any] = {"address": address}
     if cpu:

@@ -1,10 +1,11 @@
-"""Is this node fit to run on? Prints one line: NAME ok ADDRESS PORT VERSIONS, NAME bad REASON, or NAME shared REASON.
+"""Is this node fit to run on? Prints a line: NAME ok ADDRESS PORT VERSIONS, NAME bad REASON, or NAME shared REASON.
 
-check_nodes (nodes.sh) runs it on every node of the allocation before anything else, and says what it says.
+Before it there may be others: warning NAME WORDS. check_nodes (nodes.sh) runs it on every node of the allocation before anything else, and says what it says.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib.metadata
 import os
@@ -19,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import check_tools
 import this_node
 
 _PACKAGES = ("openrlhf", "torch", "vllm", "ray", "deepspeed", "transformers")
@@ -107,6 +109,41 @@ def check_gpus(deadline: float) -> None:
         raise Unfit(f"{this_node.GPUS} GPUs were asked for, {said[0].strip()} found")
 
 
+def check_compilers(deadline: float) -> None:
+    """What is compiled during a run can be."""
+    if found := list(check_tools.problems(bool(os.environ.get("MEL_TRAINS")), deadline)):
+        raise Unfit("; ".join(found))
+
+
+def without_verbs(
+    devices: Path = Path("/sys/class/infiniband"),
+    libraries: tuple[str, ...] = ("libibverbs.so.1", "librdmacm.so.1"),
+) -> str:
+    """What NCCL lacks to use this node's InfiniBand, where it has any: NCCL says nothing, and takes TCP."""
+    names = sorted(path.name for path in devices.glob("*"))
+    if not names:
+        return ""
+    missing = []
+    for library in libraries:
+        try:
+            loaded = ctypes.CDLL(library)
+        except OSError:
+            missing.append(library)
+            continue
+        if library == libraries[0]:  # without a provider's library it knows none of that provider's devices
+            count = ctypes.c_int()
+            loaded.ibv_get_device_list.restype = ctypes.c_void_p
+            loaded.ibv_get_device_list(ctypes.byref(count))
+            if count.value < len(names):
+                missing.append(f"a provider for {len(names) - count.value} of {len(names)} devices")
+    if not missing:
+        return ""
+    return (
+        f"InfiniBand ({', '.join(names)}) lacks {', '.join(missing)}: between nodes NCCL will fall back to TCP; install "
+        "libibverbs1, ibverbs-providers and librdmacm1 (Debian's names) where MEL_PYTHON runs"
+    )
+
+
 def versions() -> str:
     """What is installed, without spaces, and where that is not what requirements.txt pins, the latter."""
     pinned = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", Path("requirements.txt").read_text(), re.MULTILINE))
@@ -142,7 +179,10 @@ def main() -> int:
     try:
         check_shared_folder()
         check_disk()
+        check_compilers(deadline)
         check_gpus(deadline)
+        if words := without_verbs():
+            print("warning", this_node.NAME, words)
         address = this_node.address()
         job = int(re.sub(r"\D", "", os.environ["SLURM_JOB_ID"]))
         print(this_node.NAME, "ok", address, free_ports(address, job), versions())

@@ -33,6 +33,7 @@ fail() {
     exit 1
 }
 
+. slurm/lib/own.sh
 . slurm/lib/site.sh
 . slurm/lib/nodes.sh
 . slurm/lib/ray.sh
@@ -41,13 +42,6 @@ fail() {
 . slurm/lib/eval.sh
 
 begin_job() {
-    watch_signals # first: an USR2 would end the script until then
-    ATTEMPT=${SLURM_RESTART_COUNT:-0}
-    # Of one element: `scontrol requeue` of its plain id may mean the whole array.
-    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-    JOB=${JOB:-$SLURM_JOB_ID}
-    # Steps would take a 0, of --gpus-per-node=0 --gres=gpu:8, for their own and get none.
-    [[ ${SLURM_GPUS_PER_NODE:-} != 0 ]] || unset SLURM_GPUS_PER_NODE
     load_site
     LOG_DIR=$PWD/slurm/logs/$SLURM_JOB_NAME-$JOB/$ATTEMPT
     mkdir -p "$LOG_DIR" || fail "$LOG_DIR cannot be written"
@@ -61,3 +55,9 @@ begin_job() {
 
 # list NAME...: with commas between
 list() { local IFS=,; echo "$*"; }
+
+# In a batch script. submit_experiment.sh, which may be run inside a job, has dropped the id.
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    watch_signals # first: an USR2 would end the script until then
+    own_variables
+fi

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Is every node fit to run on? Sourced by job.sh.
 
-# Runs check_node.py on each node, within MEL_CHECK_S. Names what is wrong, node by node; 1 when anything is. BAD are
-# the nodes to blame; SHARED is set by what is no node's fault, and would be found on others as well.
+# check_nodes [trains]: runs check_node.py on each node, within MEL_CHECK_S. Names what is wrong, node by node; 1 when
+# anything is. BAD are the nodes to blame; SHARED is set by what is no node's fault, and would be found on others as well.
 # Leaves a line a node in $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON, or NAME shared REASON.
 check_nodes() {
     local found=$LOG_DIR/nodes answers node status address port versions common='' code=0
@@ -15,10 +15,11 @@ check_nodes() {
     fi
     MEL_NODE_ADDRESSES=$(scontrol --oneliner show node "$SLURM_JOB_NODELIST" |
         sed -nE 's/^NodeName=(\S+) .*NodeAddr=(\S+) .*/\1=\2/p')
-    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT MEL_NODES=${#NODES[@]}
+    export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT MEL_NODES=${#NODES[@]} MEL_TRAINS=${1:-}
     on "$(list "${NODES[@]}")"
     answers=$(timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/check_node.py 2>"$found.err") || code=$?
     echo "$answers" >"$found"
+    while read -r _ node status; do say "warning: node $node: $status"; done < <(grep '^warning ' <<<"$answers")
     for node in "${NODES[@]}"; do
         read -r _ status address port versions < <(grep "^$node " <<<"$answers") || status=
         if [[ $status == shared ]]; then

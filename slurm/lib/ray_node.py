@@ -115,7 +115,8 @@ def main(role: str) -> int:
     folder = make_folder()
     try:
         with open(_LOGS / f"ray-{this_node.NAME}.log", "ab") as log:
-            ray = subprocess.Popen(command(role, folder), stdout=log, stderr=log, process_group=0)
+            environment = os.environ | {"PATH": this_node.path()}  # Ray's workers have it of Ray
+            ray = subprocess.Popen(command(role, folder), env=environment, stdout=log, stderr=log, process_group=0)
             try:
                 return hold(ray)
             finally:  # Ray's agents outlive it where nobody has reaped its raylet

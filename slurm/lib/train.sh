@@ -16,7 +16,7 @@ train() {
     clear_stop
     claim_run
     check_gpus_given
-    if ! MEL_RUN_DIR=$RUN_DIR check_nodes; then
+    if ! MEL_RUN_DIR=$RUN_DIR check_nodes trains; then
         requeue_if_asked
         ((ATTEMPT && !SHARED)) || fail "these nodes are not fit to train on"
         requeue # a run that was under way: others may be
@@ -93,7 +93,7 @@ check_gpus_given() {
     ((${SLURM_GPUS_ON_NODE:-0} == 0)) || return 0
     local runtime=$RUNTIME
     [[ -n $runtime ]] || runtime=$(sed -nE "s/^[^#]*\bruntime[\"']?: *[\"']?(\w+).*/\1/p" "$config")
-    [[ $runtime != cuda && -z ${SLURM_GPUS_PER_NODE:-}${SLURM_JOB_GPUS:-} ]] ||
+    [[ $runtime != cuda && -z ${SLURM_JOB_GPUS:-} ]] ||
         fail "GPUs were asked for, but Slurm has given none on $HEAD: ask with sbatch --gpus-per-node=TYPE:N"
 }
 
@@ -132,7 +132,7 @@ conclude() {
     elif preempted; then
         say "training ended with exit code $1: the job is preempted"
         requeue
-    elif ! MEL_RUN_DIR=$RUN_DIR check_nodes; then
+    elif ! MEL_RUN_DIR=$RUN_DIR check_nodes trains; then
         ((!SHARED)) || fail "training ended with exit code $1, and what all nodes share is not fit any more"
         say "training ended with exit code $1, and a node is not fit any more"
         requeue

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -67,6 +68,37 @@ def test_whose_fault_a_run_folder_is(monkeypatch, tmp_path, number, kind):
     monkeypatch.setattr(check_node.tempfile, "TemporaryFile", refuse)
     with pytest.raises(getattr(check_node, kind), match="cannot be written: refused"):
         check_node.check_room(str(tmp_path), "MEL_RUN_FREE_GB", shared=True)
+
+
+def test_what_a_compile_lacks_is_told_before_anything_starts(trainer, script, tmp_path):
+    """On every node, by name; what only CUDA needs, only where GPUs are asked for."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "version.py").write_text(
+        "cuda = '13.0'\n"
+    )  # what nobody imports: the trainer is stood in for
+    toolkit = tmp_path / "cuda" / "bin" / "nvcc"
+    toolkit.parent.mkdir(parents=True)
+    toolkit.symlink_to(script("echo 'Cuda compilation tools, release 12.4, V12.4.131'"))
+    trainer.site(PYTHONPATH=tmp_path, MEL_GPU_PROBE="echo 8", CUDA_HOME=toolkit.parents[1])
+    two = ("--nodes=2", "--nodelist=n0,n1", "--gpus-per-node=8", SMOKE)
+    job = failed(trainer, *two, limit=90, says=f"{toolkit} is of CUDA 12.4, but torch was built for 13.0")
+    for node in ("n0", "n1"):
+        assert re.search(f"error: node {node}: .*no driver of NVIDIA's", job.output), job.output
+    assert "starting Ray" not in job.output and not (trainer.folder / "runs" / "smoke" / "starts.jsonl").exists()
+    assert trainer.run(SMOKE, limit=90).state == "COMPLETED"
+
+
+def test_a_warning_of_a_node_is_told(trainer):
+    """It stops nothing, and what a node says after it counts."""
+    trainer.stand_in(**{"check_node.py": "warns.py"})
+    job = trainer.run("--nodes=2", "--nodelist=n0,n1", SMOKE, limit=90)
+    assert job.state == "COMPLETED", job.output
+    for node in ("n0", "n1"):
+        assert (
+            f"warning: node {node}: InfiniBand (mlx5_0) lacks libnowhere.so.1: between nodes NCCL will fall back to TCP"
+            in job.output
+        )
 
 
 def test_a_job_that_got_no_gpus(trainer):

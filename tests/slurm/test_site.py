@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,55 @@ def test_an_evaluation_removes_what_it_compiled(monkeypatch, tmp_path):
     assert evaluate.main([]) == 3 and list(tmp_path.iterdir()) == []
 
 
+RECORD = (
+    "JobName=x Requeue=1 Restarts={restarts} BatchFlag=1 NumTasks=1 CPUs/Task={cpus} TRES=cpu=2{tres} MinMemory{memory}"
+)
+
+
+def own(command, records, **environment):
+    """What is left of Slurm's variables, and JOB and ATTEMPT, where scontrol shows these records."""
+    shell = f"""fail() {{ echo "$*"; exit 1; }}; . {LIB}/own.sh; scontrol() {{ printf '%s\n' "${{records[@]}}"; }}
+    records=("$@"); own_variables; echo "$JOB $ATTEMPT"; env | grep -E '^(SLURM|SRUN)_' | sort"""
+    given = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "8", "SLURM_CPUS_ON_NODE": "16"} | environment
+    done = command("bash", "-uc", shell, "-", *records, limit=60, env=given)
+    first, *rest = done.stdout.splitlines()
+    return first, {
+        k: v for k, v in (line.split("=", 1) for line in rest) if (k, v) not in given.items() or k in environment
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "left", "kept"),
+    [
+        ({}, {"SLURM_TMPDIR": "/local/job.8.0"}, {"SLURM_TMPDIR": "/local/job.8.0"}),  # the site's prolog, for this job
+        ({}, {"SLURM_TMPDIR": "/local/job.88.0", "SLURM_JWT": "x", "SLURM_NEW_IN_SLURM_99": "y", "SRUN_NEW": "z"}, {}),
+        (
+            {"memory": "CPU=2000M"},
+            {"SLURM_MEM_PER_CPU": "2000", "SLURM_MEM_PER_NODE": "1"},
+            {"SLURM_MEM_PER_CPU": "2000"},
+        ),
+        ({"memory": "Node=0"}, {"SLURM_MEM_PER_CPU": "2000", "SLURM_MEM_PER_NODE": "1"}, {}),
+        ({"tres": ",gres/gpu=2"}, {"SLURM_GPUS_ON_NODE": "2", "SLURM_GPUS": "9"}, {"SLURM_GPUS_ON_NODE": "2"}),
+        ({"tres": "", "memory": "Node=1G TresPerNode=gres:gpu:0"}, {"SLURM_GPUS_ON_NODE": "2"}, {}),
+        ({"cpus": "1", "memory": "Node=0 CpusPerTres=gres:gpu:8"}, {}, {"SLURM_CPUS_PER_TASK": "16"}),
+    ],
+)
+def test_whose_variables_these_are(command, record, left, kept):
+    line = "JobId=8 " + RECORD.format(**{"restarts": 0, "cpus": 2, "tres": "", "memory": "Node=12G"} | record)
+    assert own(command, [line], **left) == ("8 0", {"SLURM_CPUS_PER_TASK": "2"} | kept)
+
+
+def test_whose_array_this_is(command):
+    """The last element of an array has the array's id, by which scontrol shows all elements."""
+    left = {"SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "4", "SLURM_RESTART_COUNT": "9"}
+    rest = RECORD.format(restarts=3, cpus=2, tres="", memory="Node=0")
+    records = [f"JobId={number} ArrayJobId=8 ArrayTaskId={task} {rest}" for number, task in ((9, 3), (8, 4), (88, 5))]
+    counted = {"SLURM_CPUS_PER_TASK": "2", "SLURM_RESTART_COUNT": "3"}
+    assert own(command, records, **left) == ("8_4 3", left | counted)
+    assert own(command, [f"JobId=8 {rest}"], **left) == ("8 3", counted)
+    assert own(command, [f"JobId=9 {rest}"], **left)[0].startswith("scontrol does not show job 8")
+
+
 def test_the_card_that_preflight_reckons_with(site):
     ask = 'read_site; echo ${#PREFLIGHT_FLAGS[@]} "${PREFLIGHT_FLAGS[@]}"'
     assert site(ask) == "0"
@@ -277,3 +327,17 @@ def test_the_temporary_folder(node, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     (first / "of the killed attempt").touch()
     assert ray_node.make_folder() == first and [path.name for path in first.iterdir()] == ["attempt"]
+
+
+def test_rays_own_processes_find_the_environments_commands(node, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
+    import ray_node
+
+    monkeypatch.setattr(ray_node, "_LOGS", tmp_path)
+    monkeypatch.setenv("MEL_TMP", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(ray_node, "command", lambda *_: ["sh", "-c", "echo $PATH"])
+    assert ray_node.main("head") == 0
+    (log,) = tmp_path.glob("ray-*.log")
+    assert log.read_text() == f"{Path(sys.executable).parent}:/usr/bin:/bin\n"

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import secrets
+import sys
 import threading
 import time
 from pathlib import Path
@@ -47,11 +49,19 @@ def command_lines(words):
 
 
 def test_without_any_setting(project, cluster):
-    """`sbatch slurm/smoke.sbatch` from the project's root, no site.env: at most 6 minutes on 2 cores. No key is told."""
+    """`sbatch slurm/smoke.sbatch` from the project's root: no site.env, no environment that was activated.
+
+    At most 6 minutes on 2 cores. No key is told.
+    """
+    path = [
+        folder
+        for folder in os.environ["PATH"].split(":")
+        if Path(folder).resolve() != Path(sys.prefix, "bin").resolve()
+    ]
     keys = {"HF_TOKEN": f"hf_{secrets.token_hex(17)}", "WANDB_API_KEY": secrets.token_hex(20)}
     started = time.monotonic()
     with command_lines(keys.values()) as telling:
-        number = cluster.submit(SMOKE, cwd=project.folder, **keys)
+        number = cluster.submit(SMOKE, cwd=project.folder, PATH=":".join(path), **keys)
         job = cluster.wait(number, limit=360)
     assert not telling
     left = [path for top in ("runs", "slurm/logs") for path in (project.folder / top).rglob("*") if path.is_file()]

@@ -20,7 +20,13 @@ run_dir = Path(value("--mel.run_dir"))
 saved = run_dir / "steps"
 done = int(saved.read_text()) if saved.exists() else 0
 with open(run_dir / "starts.jsonl", "a") as file:
-    file.write(json.dumps({"from": done, "argv": arguments, "ray": os.environ.get("RAY_ADDRESS")}) + "\n")
+    told = ("SLURM", "SRUN", "MEL_TMP", "CUDA_VISIBLE_DEVICES")
+    start = {
+        "from": done,
+        "argv": arguments,
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(told)},
+    }
+    file.write(json.dumps(start) + "\n")
 (run_dir / "manifest.json").write_text('{"finished": null}')
 for step in range(done + 1, int(value("--steps", "5")) + 1):
     print("step", step, flush=True)

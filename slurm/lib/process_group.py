@@ -1,0 +1,53 @@
+"""Commands that end together with everything that they have started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+GRACE_S = 10  # between SIGTERM and SIGKILL
+_KILL_S = 5  # until what is killed is gone: a process inside a driver's call takes a while
+
+
+def run(command: list[str], patience: float) -> subprocess.CompletedProcess[str]:
+    """The command's end, in a session of its own, and of what is left of its process group.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than `patience` seconds.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=patience)
+        finally:
+            end(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def end(process: subprocess.Popen, grace: float | None = None) -> None:
+    """End the group that `process` leads: SIGTERM, and after `grace` seconds (GRACE_S; 0: at once) SIGKILL."""
+    for number, patience in ((signal.SIGTERM, GRACE_S if grace is None else grace), (signal.SIGKILL, _KILL_S)):
+        if not patience:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + patience
+        while _lives(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not _lives(process):
+            break
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_S)
+
+
+def _lives(process: subprocess.Popen) -> bool:
+    """Whether anything is left of the group, its leader or what that has started."""
+    process.poll()  # else its own remains count
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
