@@ -5,20 +5,6 @@ from __future__ import annotations
 import re
 
 # For a regular expression's class: Unicode's Default_Ignorable_Code_Point (marks of direction, joiners, byte order marks,
-<<<<<<< HEAD
-# soft hyphens, selectors of variants), annotation marks, and controls. White space stays, also what is a control.
-INVISIBLE = (
-    "\\x00-\\x08\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f"
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
-    "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-)
-_INVISIBLE = re.compile(f"[{INVISIBLE}]+")
-
-
-def without_invisible(text: str) -> str:
-    """The text without its invisible characters; spaces of every kind stay."""
-    return _INVISIBLE.sub("", text)
-=======
 # soft hyphens, selectors of variants) but for its letters, annotation marks, and controls. White space stays, also what is
 # a control. So do U+0007 and U+0008: where "\alpha" or "\beta" was read with its escape, they are all that shows it.
 INVISIBLE = (
@@ -36,4 +22,3 @@ def without_invisible(text: str) -> str:
     One that ends a LaTeX command becomes a space: "\\pi", U+200B, "r" is no "\\pir".
     """
     return _INVISIBLE.sub("", _AFTER_COMMAND.sub(r"\1 ", text))
->>>>>>> small

@@ -10,11 +10,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
-<<<<<<< HEAD
-    {"errors", "head", "internalization", "text"},
-=======
     {"conversation", "errors", "head", "internalization", "text", "turns"},
->>>>>>> small
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
     {"checkpoint", "metrics"},
@@ -24,11 +20,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
 TORCH = {"head", "internalization", "reward"}  # torch alone; the others nothing of HEAVY, not even inside a function
-<<<<<<< HEAD
-SHARED = {"errors", "prompts", "runlog", "text", "verifier"}  # what eval/ and data/ may use
-=======
 SHARED = {"conversation", "errors", "prompts", "runlog", "text", "turns", "verifier"}  # what eval/ and data/ may use
->>>>>>> small
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
