@@ -14,8 +14,10 @@ from sympy import (
     Basic,
     Dummy,
     Eq,
+    Expr,
     FiniteSet,
     Float,
+    Integer,
     Interval,
     MatrixBase,
     Pow,
@@ -29,7 +31,7 @@ from sympy.core.relational import Relational
 
 from openrlhf_mel.verifier import sides, structure
 from openrlhf_mel.verifier.exact import bases_differ, parse_number, same_number
-from openrlhf_mel.verifier.readings import readings
+from openrlhf_mel.verifier.readings import readings, without_letter_unit
 from openrlhf_mel.verifier.words import Reading
 
 # Math-Verify's own table of units stays off: it drops letters too ("2m" is 2). `words` has dropped the units.
@@ -42,6 +44,8 @@ _DECIMAL_TOLERANCE = 1e-3
 _MAX_DIGITS = 50_000  # to which two exact values are told apart
 _SAMPLES = (Rational(-7, 3), Rational(-2, 5), Rational(3, 7), Rational(5, 2))
 
+_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
+
 Parsed = list[Basic | MatrixBase | str]
 
 
@@ -52,6 +56,7 @@ def judge_anchored(gold: str, answer: str) -> str:
     golds, answers = readings(gold), readings(answer)
     if len(golds) == len(answers) > 1 and _names_choice(golds) and _names_choice(answers):
         return "correct" if all(map(_equal, golds, answers)) else "wrong"
+    answers += [plain for answer in answers if (plain := without_letter_unit(answer))]
     return "correct" if any(_equal(g, a) for g in golds for a in answers) else "wrong"
 
 
@@ -79,29 +84,27 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return False
     if _text(gold.math) == _text(answer.math):
         return not _is_false(answer.math) or _is_false(gold.math)
-    if not gold.math or not answer.math:
-        return False
-    if structure.has_ellipsis(gold.math) or structure.has_ellipsis(answer.math):
-        return _text(_without_braces(gold.math)) == _text(_without_braces(answer.math))
-    if _only_as_text(gold.math) or _only_as_text(answer.math):
-        return False
-    return _equal_values(gold.math, answer.math)
+    return bool(gold.math and answer.math) and _equal_values(gold.math, answer.math)
 
 
 def _equal_values(gold: str, answer: str) -> bool:
     """Compare two answers without words. An equation is compared with an equation whole, with a value by its right side."""
     first, second = _value(gold), _value(answer)
-    equations = [("=" in text) for text in (gold, answer)]
-    if all(equations):
+    if "=" in gold and "=" in answer:
         same_names = _text(_first_side(gold)) == _text(_first_side(answer))
         if first is None or second is None or not same_names:
             return not _is_false(answer) and _equal_expressions(gold, answer)
-    if first is None or second is None or _is_false(answer):
-        return False
-    return _equal_expressions(first, second)
+    return first is not None and second is not None and not _is_false(answer) and _equal_expressions(first, second)
 
 
 def _equal_expressions(gold: str, answer: str) -> bool:
+    gold, answer = _without_singleton(gold), _without_singleton(answer)
+    if _text(gold) == _text(answer):
+        return True
+    if structure.has_ellipsis(gold) or structure.has_ellipsis(answer):
+        return _text(_without_braces(gold)) == _text(_without_braces(answer))
+    if _only_as_text(gold) or _only_as_text(answer):
+        return False
     numbers = parse_number(gold), parse_number(answer)
     if all(numbers):
         return same_number(*numbers)
@@ -136,15 +139,18 @@ def _only_as_text(text: str) -> bool:
 
 
 def _without_braces(text: str) -> str:
-    return text[2:-2] if text.startswith("\\{") and text.endswith("\\}") else text
+    return text[2:-2].strip() if text.startswith("\\{") and text.endswith("\\}") else text
+
+
+def _without_singleton(text: str) -> str:
+    """A set of one element is compared by it."""
+    inner = _without_braces(text)
+    return inner if inner != text and len(structure.elements(text)) == len(structure.elements(inner)) == 1 else text
 
 
 def _text(math: str) -> str:
     """The answer as text, without spaces that mean nothing: those after a command and beside what is no letter or digit."""
     return _SPACE.sub("", math)
-
-
-_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
 
 
 def warm_up() -> None:
@@ -193,12 +199,18 @@ def _differ_in_value(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase 
     gold, answer = _right_side(gold), _right_side(answer)
     golds, answers = _elements(gold), _elements(answer)
     if golds is not None and answers is not None:
-        return len(golds) == len(answers) and any(all(_differ_in_value(g, a) for a in answers) for g in golds)
+        numbers = [[e for e in elements if e.is_number] for elements in (golds, answers)]
+        return len(numbers[0]) == len(numbers[1]) and any(
+            all(_differ_in_value(g, a) for a in numbers[1]) for g in numbers[0]
+        )
     if golds is not None or answers is not None:
         return False
-    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
         return False
-    return _numbers_differ(gold, answer)
+    if gold.is_number and answer.is_number:
+        return _numbers_differ(gold, answer)
+    difference = gold - answer  # terms with symbols cancel where they are written alike
+    return difference.is_number and not difference.has(Float) and _numbers_differ(difference, Integer(0))
 
 
 def _numbers_differ(gold: Basic, answer: Basic) -> bool:
@@ -251,8 +263,10 @@ def _elements(expression: Basic | MatrixBase) -> list[Basic] | None:
         return list(expression.args)
     if isinstance(expression, Interval):
         return [expression.start, expression.end]
-    if isinstance(expression, (Union, Relational)):
+    if isinstance(expression, Union):
         return [part for argument in expression.args for part in _elements(argument) or [argument]]
+    if isinstance(expression, Relational) and not isinstance(expression, Eq) and expression.lhs.is_Symbol:
+        return [expression.rhs]
     if isinstance(expression, MatrixBase):
         return list(expression.flat())
     return None

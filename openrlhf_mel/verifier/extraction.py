@@ -12,6 +12,7 @@ Every scan is linear in the length of the response: it runs in the caller's proc
 
 import re
 
+from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.phrases import answer_from_phrases
 from openrlhf_mel.verifier.thinking import after_thinking
 
@@ -25,12 +26,16 @@ _BETWEEN = re.compile(
 )
 # ... or a few words with a separator among them, unless they turn one of the two into the answer.
 _FEW_WORDS = re.compile(r"(?=.*(?:,|\band\b|\bor\b))[^.:!?\n]{0,30}")
-_TURN = re.compile(r"\b(?:is|so|thus|hence|then|answer|but|not|rather|instead|therefore|gives?|which)\b", re.IGNORECASE)
+_PICKS_ONE = re.compile(
+    r"\b(?:is|so|thus|hence|then|answer|but|not|rather|instead|therefore|gives?|which)\b", re.IGNORECASE
+)
 _MAX_BETWEEN = 70
 # What a box of the instruction holds, when the model repeats it.
-_DECORATION = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|quad|qquad|,|;|:|!| )|[{}\s$<>\[\]()*_~\\-]")
+_DECORATION = re.compile(
+    r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|underline|hspace\s*\{[^{}]*\}|quad|qquad|[,;:! ])|(?<!\\)[{}]|[\s$<>\[\]()*_~-]"
+)
 _PLACEHOLDER = re.compile(
-    r"[.…⋯]*|(?:[lc]?dots|square|box|cdot|blank|placeholder|[?？]+|答案|你的答案|最终答案)"
+    r"[.…⋯]*|\\[lc]?dots|\\square|\\box|\\cdot|[?？]+|blank|placeholder|ans|number|integer|答案|你的答案|最终答案"
     r"|(?:insert|put|write|enter|place|type)?(?:your|the|my|a)?(?:final|numerical|numeric|correct|integer|single)?(?:answer|result|solution)"
     r"(?:goes)?(?:here|letter|value|number)?[.!]?",
     re.IGNORECASE,
@@ -39,7 +44,7 @@ _PLACEHOLDER = re.compile(
 
 def extract_anchored(response: str) -> str | None:
     """Return the final answer of `response` as it is written there, or None when no anchored form holds one."""
-    said = after_thinking(response)
+    said = after_thinking(response if response.isascii() else without_invisible(response))
     return None if said is None else _from_boxes(said) or answer_from_phrases(said)
 
 
@@ -72,7 +77,7 @@ def _is_placeholder(content: str) -> bool:
 
 
 def _joins(between: str) -> bool:
-    return bool(_BETWEEN.fullmatch(between) or (_FEW_WORDS.fullmatch(between) and not _TURN.search(between)))
+    return bool(_BETWEEN.fullmatch(between) or (_FEW_WORDS.fullmatch(between) and not _PICKS_ONE.search(between)))
 
 
 def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -98,7 +103,7 @@ def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
         elif kind == "}" and open_braces:
             opened = open_braces.pop()
             if opened:
-                _add(text, opened[0], token.end(), text[opened[1] : token.start()], boxes)
+                _add_braced(text, opened, token, boxes)
         previous_end = token.end()
     if box_at >= 0:
         _add_unbraced(text, box_at, previous_end, boxes)
@@ -121,6 +126,16 @@ def _open_braces(text: str) -> int:
     for token in _TOKENS.finditer(text):
         depth += {"{": 1, "}": -1}.get(token.group(), 0)
     return max(depth, 0)
+
+
+def _add_braced(text: str, opened: tuple[int, int], closing: re.Match[str], boxes: list[tuple[int, int, str]]) -> None:
+    start, content = opened
+    if (
+        boxes and boxes[-1][0] > start
+    ):  # nested: the innermost last content is the answer, and this one is not looked at
+        _add(text, start, closing.end(), boxes[-1][2], boxes)
+    else:
+        _add(text, start, closing.end(), text[content : closing.start()], boxes)
 
 
 def _add_unbraced(text: str, start: int, end: int, boxes: list[tuple[int, int, str]]) -> None:

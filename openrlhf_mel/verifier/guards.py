@@ -98,7 +98,8 @@ def _size(expression: str) -> float:
         return max((float(d) if len(d) <= 300 else math.inf for d in _DIGITS.findall(sign_free)), default=0.0)
     bases = _DIGITS.findall(sign_free[: caret.start()])
     base = float(bases[-1]) if bases and len(bases[-1]) <= 300 else math.inf if bases else 0.0
-    exponent = _size(_argument(sign_free, caret.end()))
+    argument = _argument(sign_free, caret.end()).strip()
+    exponent = 0.0 if argument.startswith("-") else _size(argument)
     if base <= 1:
         return base
     return base**exponent if exponent * math.log10(base) < 300 else math.inf

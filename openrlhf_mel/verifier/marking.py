@@ -12,6 +12,8 @@ ANY = f"{OPEN}[^{OPEN}{CLOSE}]*{CLOSE}"
 
 _TEXT = re.compile(r"\\(text(?:bf|rm|it|sf|tt|normal|up|md)?|mbox|hbox|mathrm|mathbf|mathsf|operatorname)\*?\s*\{")
 _RUN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
+_ARTICLE = re.compile(r"(?<![A-Za-z])(?:a|I)\s+(?=[A-Za-z]{2})")
+_UNIT_PLACE = re.compile(r"(?:[0-9/]|\\cdot|[0-9]\}|\\frac\{)\Z")
 _HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])")
 _CLOCK = re.compile(r"(?<![A-Za-z\\])([apAP])\.\s?[mM](?![A-Za-z])\.?")
 _CURRENCY = re.compile(
@@ -19,8 +21,22 @@ _CURRENCY = re.compile(
 )
 # Units of one letter without \text: only together with another unit, as in "m/s", and after a number.
 _LETTER_UNITS = re.compile(
-    r"(?<=[0-9}])\s*(?<![A-Za-z\\])((?:k?m|[cm]m|k?g|k?N|k?J|k?W|V|A|L|C|mi|ft|mol|k?Pa)(?:\s*\^\s*\{?[23]\}?)?"
+    r"(?<=[0-9}])\s*(?<![A-Za-z\\])((?:k?m|[cm]m|m?g|kg|k?N|k?J|k?W|V|A|L|C|mi|ft|mol|k?Pa)(?:\s*\^\s*\{?[23]\}?)?"
     r"(?:\s*(?:/|\\cdot|\*)\s*(?:s|h|hr|min|sec|k?g|mol|K|L|ml|k?m|cm|N)(?![A-Za-z])(?:\s*\^\s*\{?-?[0-9]\}?)?){1,3})(?![A-Za-z0-9^_({\\])"
+)
+_TEMPERATURE = re.compile(r"\^\{\\circ\}\s*(?:[CF]|\\(?:text|mathrm)\s*\{\s*[CF]\s*\})(?![A-Za-z])")
+_BEARING = re.compile(rf"\^\{{\\circ\}}\s*{OPEN}?([NSEW]){CLOSE}?(?![A-Za-z])")
+_ABBREVIATION = re.compile(rf"{CLOSE}\.(?=\s*(?:{OPEN}|$))")
+_LEFT_OF_A_WORD = frozenset(("", " ", ",", ";", ":", "(", "}", "%", "/", CLOSE))
+_RIGHT_OF_A_WORD = frozenset(("", " ", ",", ";", ":", ")", ".", "=", "?", "/", "^", OPEN))
+_WRITTEN_IN_CAPITALS = frozenset(("am", "pm", "or", "and", "not", "no", "bc", "ad", "yes", "none", "true", "false"))
+_KNOWN = (
+    vocabulary.UNITS
+    | vocabulary.CHANGING
+    | vocabulary.CHANGING_BEFORE
+    | vocabulary.FILLER
+    | vocabulary.FILLER_AFTER
+    | vocabulary.RANGES
 )
 _WRITTEN_INFINITY = re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])")
 _WRITTEN_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
@@ -28,14 +44,18 @@ _WRITTEN_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 
 def marked(text: str) -> str:
     """Mark the words of a text in `canonical` notation: what \\text and its like hold, and letters that are no product."""
-    text = _CLOCK.sub(r"\1m ", _CURRENCY.sub("", text))
+    text = " ".join(_CLOCK.sub(r"\1m ", _CURRENCY.sub(" ", text)).split())
+    text = _TEMPERATURE.sub(r"^{\\circ}", text)
     parts, position = [], 0
     for command in _TEXT.finditer(text):
         if command.start() >= position:
             end = _closing_brace(text, command.end())
             parts += [_marked_letters(text[position : command.start()]), _content(command, text[command.end() : end])]
             position = end + 1
-    return "".join(parts) + _marked_letters(text[position:])
+    told = "".join(parts) + _marked_letters(text[position:])
+    return _ABBREVIATION.sub(
+        CLOSE, _BEARING.sub(lambda bearing: f"^{{\\circ}} {mark(vocabulary.COMPASS[bearing[1]])}", told)
+    )
 
 
 def _content(command: re.Match[str], content: str) -> str:
@@ -43,12 +63,15 @@ def _content(command: re.Match[str], content: str) -> str:
     name, before = content.strip(), command.string[: command.start()].rstrip()
     if before.rstrip("{ ").endswith("_"):  # the name of a variable, as in v_{\text{max}}
         return content.replace(" ", "")
-    if command[1].startswith(("math", "operator")):
-        if name in vocabulary.FUNCTIONS:
-            return f"{command.group()}{content}}}"
-        if len(name) == 1 and not (name in vocabulary.LETTER_UNITS and before[-1:].isdigit()):
-            return content
+    if name in vocabulary.FUNCTIONS and not before[-1:].isdigit():
+        return f"\\operatorname{{{name}}}"
+    if command[1].startswith(("math", "operator")) and len(name) == 1:
+        return mark(name) if _is_unit(name) and _UNIT_PLACE.search(before) else content
     return _marked_words(content)
+
+
+def _is_unit(letter: str) -> bool:
+    return letter in vocabulary.LETTER_UNITS
 
 
 def _closing_brace(text: str, start: int) -> int:
@@ -61,11 +84,18 @@ def _closing_brace(text: str, start: int) -> int:
 
 
 def _marked_words(content: str) -> str:
-    """The content of \\text: every run of letters is a word, but for i and e, which are numbers."""
-    content = _HYPHEN.sub(" ", content.replace("non-", "non")).replace("'s", "")
-    return _RUN.sub(
-        lambda run: run.group() if run.group() in ("i", "e") or run.group()[0] == "\\" else mark(run.group()), content
-    )
+    """The content of \\text: runs of letters are words, but for single letters that are no units, and capitals."""
+    content = _ARTICLE.sub("", _HYPHEN.sub(" ", content.replace("non-", "non")).replace("'s", ""))
+    return _RUN.sub(lambda run: run.group() if _is_symbol(run.group()) else mark(run.group()), content)
+
+
+def _is_symbol(letters: str) -> bool:
+    """Whether letters are a name or a product of names wherever they stand."""
+    if letters[0] == "\\":
+        return True
+    if len(letters) == 1:
+        return letters not in "NSEW" and not _is_unit(letters)
+    return letters.isupper() and letters.lower() not in _WRITTEN_IN_CAPITALS | vocabulary.UNITS
 
 
 def mark(run: str) -> str:
@@ -94,49 +124,20 @@ def _is_hyphen(text: str, position: int) -> bool:
 
 
 def _is_word(run: re.Match[str]) -> bool:
-    letters = run.group()
-    if letters[0] == "\\" or len(letters) == 1:
+    letters, key = run.group(), run.group().lower()
+    earlier = run.string[max(0, run.start() - 20) : run.start()]
+    before, after = earlier[-1:], run.string[run.end() : run.end() + 1]
+    if len(letters) == 1 or _is_symbol(letters) or earlier.endswith(("_", "_{")):
         return False
-    key, text = letters.lower(), run.string
-    if text[: run.start()].endswith(("_", "_{")):
-        return False
-    before, after = text[run.start() - 1 : run.start()], text[run.end() : run.end() + 1]
-    apart = before in ("", " ", ",", ";", ":", "(", "}", "%", CLOSE) and after in (
-        "",
-        " ",
-        ",",
-        ";",
-        ":",
-        ")",
-        ".",
-        "=",
-        OPEN,
-        "?",
-        "/",
-        "^",
-    )
-    if key in vocabulary.FUNCTIONS:
-        return (
-            key in vocabulary.UNITS
-            and before == " "
-            and text[: run.start()].rstrip()[-1:].isdigit()
-            and after in ("", " ", ".", ",")
-        )
-    if key in vocabulary.TOUCHING and before.isdigit() and (after in ("", " ", ",", ";", ")", ".", "/", "^")):
-        return True
-    known = (
-        key in vocabulary.UNITS
-        or key in vocabulary.CHANGING
-        or key in vocabulary.FILLER
-        or key in vocabulary.FILLER_AFTER
-    )
-    if letters.isupper() and key not in ("usd", "eur", "am", "pm", "or", "and", "not", "no", "bc", "ad", "yes"):
-        return False
-    if len(letters) < 4:
-        return apart and (
-            known or (len(letters) == 3 and any(c in "aeiouy" for c in key) and not _is_alphabetical(key))
-        )
-    return known or not _is_alphabetical(key)
+    apart = before in _LEFT_OF_A_WORD and after in _RIGHT_OF_A_WORD
+    if key in vocabulary.FUNCTIONS:  # "5 sec" and "5 min" are no functions
+        return apart and key in vocabulary.UNITS and earlier.rstrip()[-1:].isdigit() and after in ("", " ", ".", ",")
+    if key in vocabulary.TOUCHING and before.isdigit():
+        return after in _RIGHT_OF_A_WORD
+    if len(letters) > 3:
+        return key in _KNOWN or not _is_alphabetical(key)
+    reads_as_word = len(letters) == 3 and any(vowel in key for vowel in "aeiouy") and not _is_alphabetical(key)
+    return apart and (key in _KNOWN or reads_as_word)
 
 
 def _is_alphabetical(key: str) -> bool:

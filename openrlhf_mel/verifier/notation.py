@@ -1,6 +1,6 @@
 """One way to write mathematics: characters and commands that mean the same become the same LaTeX. Pure, linear in time.
 
-Nothing here changes a meaning; what a word or a unit means is decided in `words`, what an equation means in `sides`.
+What a word or a unit means is decided in `words`, what an equation means in `sides`.
 """
 
 import re
@@ -8,6 +8,7 @@ import unicodedata
 from functools import lru_cache
 
 from openrlhf_mel.text import without_invisible
+from openrlhf_mel.verifier.structure import closing_brackets
 
 MAX_CHARS = 10_000  # the longest reference answer of the usual benchmarks has under 400
 _MAX_PERIOD = 400  # digits of a repeating decimal
@@ -21,7 +22,7 @@ _CHARACTERS = {
     **dict.fromkeys("≤⩽≦", "\\le "),
     **dict.fromkeys("≥⩾≧", "\\ge "),
     **dict.fromkeys("≈≃≅", "\\approx "),
-    **dict.fromkeys("∅⌀∅", "\\emptyset "),
+    **dict.fromkeys("∅⌀", "\\emptyset "),
     **dict.fromkeys("…⋯", "\\ldots "),
     **dict.fromkeys("∣｜", "|"),
     **dict.fromkeys("′’´", "'"),
@@ -52,7 +53,18 @@ _CHARACTERS = {
     },
     **{"⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "∥": "\\parallel ", "⊥": "\\perp "},
     **{"ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℚ": "\\mathbb{Q}", "ℕ": "\\mathbb{N}", "ℂ": "\\mathbb{C}"},
-    **{"。": ".", "、": ",", "∘": "\\circ ", "∧": "\\land ", "∨": "\\lor ", "∗": "*", "﹪": "%", "ℓ": "l"},
+    **{
+        "。": ".",
+        "、": ",",
+        "∘": "\\circ ",
+        "∧": "\\land ",
+        "∨": "\\lor ",
+        "∗": "*",
+        "﹪": "%",
+        "ℓ": "\\ell ",
+        "⋃": "\\cup ",
+        "⋂": "\\cap ",
+    },
 }
 _GREEK = {
     **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta"},
@@ -84,7 +96,16 @@ _COMMANDS = tuple(
         (r"\\(?:neq|not\s*=)(?![A-Za-z])", r"\\ne "),
         (r"<=(?!>)", r"\\le "),
         (r">=", r"\\ge "),
-        (r"!=", r"\\ne "),
+        (r"(?<=\s)!=", r"\\ne "),
+        (r":=|\\coloneqq(?![A-Za-z])", "="),
+        (r"\{:\}|\\colon(?![A-Za-z])", ":"),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\big(cup|cap)(?![A-Za-z])", r"\\\1 "),
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r"\\mod(?![A-Za-z])", r"\\bmod "),
+        (r"\\ast(?![A-Za-z])", r"\\cdot "),
+        (r"\\(mathbb|mathcal|mathrm)\s+([A-Za-z])(?![A-Za-z])", r"\\\1{\2}"),
+        (r"\\underline\s*\{([^{}]*)\}|`", r"\1"),
         (r"\\infin(?![A-Za-z])", r"\\infty "),
         (r"\\(?:dots|cdots|dotsc|dotsb|dotsm|hdots|ldotp)(?![A-Za-z])|(?<!\.)\.{3,6}", r"\\ldots "),
         (r"\\(?:lvert|rvert|vert)(?![A-Za-z])", "|"),
@@ -94,7 +115,7 @@ _COMMANDS = tuple(
         (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|strut|boldmath)(?![A-Za-z])", " "),
         (r"\\(?:boldsymbol|bm|mathbf|mathit|mathsf|mathnormal|textnormal|pmb)\s*\{([A-Za-z0-9.,+ -]*)\}", r"\1"),
         (r"\\(?:degrees?|textdegree)(?![A-Za-z])|\\text\s*\{\s*°\s*\}|\^\s*\{?\s*°\s*\}?|°", r"^{\\circ}"),
-        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})", r"^{\\circ}"),
+        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|(?<=[0-9])\s*\\circ(?![A-Za-z])", r"^{\\circ}"),
         (r"\\(?:hspace|vspace|hskip|kern|mkern)\*?\s*\{[^{}]*\}|\\phantom\s*\{[^{}]*\}", " "),
         (r"(?<!\\)\\[()\[\]!]|\\allowbreak(?![A-Za-z])", ""),
         (r"(?<=[0-9])\s*\{,\}\s*(?=[0-9]{3}(?![0-9]))", ""),
@@ -106,19 +127,30 @@ _COMMANDS = tuple(
         (r"(?<!\\)\\\$|\$", ""),
         (r"\*\*", "^"),
         (r"(?<=[0-9])\s*x\s*(?=10\s*\^)", r"\\times "),
-        (r"(?<![\\A-Za-z])sqrt(?=\s*[({0-9])", r"\\sqrt"),
+        (r"(?<![\\A-Za-z])(sqrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^_({0-9])", r"\\\1"),
+        (r"\\operatorname\s*\{(arcsin|arccos|arctan|gcd|log|ln|sin|cos|tan)\}", r"\\\1 "),
     )
 )
-_FRACTION = re.compile(r"\\(frac|binom)\s*(?:([0-9A-Za-z])|(\{[^{}]*\}))\s*(?:([0-9A-Za-z])|(?=\{))")
+_ONE = rf"([0-9A-Za-z]|\\(?:{'|'.join(sorted(set(_GREEK.values())))})(?![A-Za-z]))"
+_FRACTION = re.compile(rf"\\(frac|binom)\s*(?:{_ONE}|(\{{[^{{}}]*\}}))\s*(?:{_ONE}|(?=\{{))")
+# A function of degrees; a number of degrees alone is left as it is written.
+_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc))\s*(?:\(\s*([0-9.]+)\s*\^\{\\circ\}\s*\)|([0-9.]+)\s*\^\{\\circ\})"
+)
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*([0-9A-Za-z])")
 _BRACKETED_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*\(")
 _SIGNED_POWER = re.compile(r"\^\s*([+-]\s*[0-9]+)")
 _LONG_POWER = re.compile(r"\^\s*([0-9]{2,})(?![0-9])")
-_SPACED_GROUPS = re.compile(r"(?<![0-9.,])([1-9][0-9]{0,2}(?: [0-9]{3})+)(?![0-9])")
+_SPACED_GROUPS = re.compile(r"(?<![0-9.,_^])([1-9][0-9]{0,2}(?: [0-9]{3})+)(?![0-9])")
 _SPACED_DECIMALS = re.compile(r"(?<=\.)([0-9]{3}(?: [0-9]{3})+(?: [0-9]{1,2}(?![0-9 ]))?)(?![0-9])")
-_PERIOD = rf"(?:\\(?:overline|bar)\s*(?:\{{([0-9]{{1,{_MAX_PERIOD}}})\}}|([0-9]))|\(([0-9]{{1,{_MAX_PERIOD}}})\))"
+_DIGITS = rf"[0-9]{{1,{_MAX_PERIOD}}}"
+_PERIOD = rf"(?:\{{?\\(?:overline|bar)\s*(?:\{{\s*({_DIGITS})\s*\}}|([0-9]))\}}?|\(({_DIGITS})\))"
 _REPEATING = re.compile(
-    rf"(?<![0-9.])([0-9]{{0,{_MAX_PERIOD}}})\.([0-9]{{0,{_MAX_PERIOD}}}){_PERIOD}(?:\\ldots)?(?![0-9.({{^])"
+    rf"(?<![0-9.])([0-9]{{0,{_MAX_PERIOD}}})\.([0-9]{{0,{_MAX_PERIOD}}}){_PERIOD}(?:\s*\\ldots)?(?![0-9.({{^])"
+)
+# "0.1666..." repeats what it shows three times
+_SHOWN_REPEATING = re.compile(
+    r"(?<![0-9.])([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6})\3{2,10}\s*\\ldots(?![A-Za-z])\s*(?![0-9])"
 )
 _DOTTED = re.compile(
     rf"(?<![0-9.])([0-9]{{0,{_MAX_PERIOD}}})\.([0-9]{{0,{_MAX_PERIOD}}})"
@@ -159,6 +191,8 @@ def _canonical(text: str) -> str:
     text = _SPACED_DECIMALS.sub(lambda group: group[1].replace(" ", ""), text)
     text = _DOTTED.sub(_dotted, text)
     text = _REPEATING.sub(_repeating, text)
+    text = _SHOWN_REPEATING.sub(lambda shown: _as_fraction(*shown.groups()), text)
+    text = _OF_DEGREES.sub(lambda angle: f"{angle[1]}(\\frac{{{angle[2] or angle[3]}\\pi}}{{180}})", text)
     text = _MIXED.sub(_mixed, text)
     return _without_last_period(text.strip())
 
@@ -184,22 +218,14 @@ def _root(match: re.Match[str]) -> str:
 
 def _bracketed_roots(text: str) -> str:
     """Rewrite `\\sqrt(7)`, which LaTeX would read as the root of a bracket, as `\\sqrt{7}`."""
+    closed_at = closing_brackets(text) if "\\sqrt" in text else {}
     parts, position = [], 0
     for root in _BRACKETED_ROOT.finditer(text):
-        end = _closing(text, root.end()) if root.start() >= position else -1
-        if end >= 0:
+        end = closed_at.get(root.end() - 1)
+        if end is not None and root.start() >= position:
             parts += [text[position : root.start()], f"\\sqrt{root[1] or ''}{{{text[root.end() : end]}}}"]
             position = end + 1
     return "".join(parts) + text[position:]
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 1
-    for position in range(start, min(len(text), start + 500)):
-        depth += {"(": 1, ")": -1}.get(text[position], 0)
-        if depth == 0:
-            return position
-    return -1
 
 
 def _braced(match: re.Match[str]) -> str:

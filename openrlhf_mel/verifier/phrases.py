@@ -6,19 +6,24 @@ the sentence that leads to the answer ("the volume is 120") and the reason that 
 
 import re
 
+from openrlhf_mel.verifier.notation import canonical
+from openrlhf_mel.verifier.sides import names
+from openrlhf_mel.verifier.vocabulary import SCALING
+
 _MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 _MAX_PHRASE = 200  # a longer one is prose
 _MAX_LINE = 2_000
 
 _EMPHASIS = r"[ \t*_]"
-_FINAL = re.compile(r"final answer\b(?:[^\n.:：]{0,60}?\bis\b[ \t]*[:：]?|[ \t*_]{0,4}[:：])[ \t*]*", re.IGNORECASE)
+_FINAL = re.compile(r"final answer\b(?:[^\n.:：]{0,60}?\bis\b[ \t]*[:：]?|[ \t*_]{0,4}[:：])[ \t*}]*", re.IGNORECASE)
 _OWN_LINE = re.compile(
-    rf"^[ \t>#*_]{{0,8}}(?:(?:(?:the|final)[ \t]+){{0,2}}answer{_EMPHASIS}{{0,4}}(?:[:：]|(?=\$|\\[(\[]))"
+    rf"^[ \t>#*_-]{{0,8}}(?:(?:(?:the|final)[ \t]+){{0,2}}answer{_EMPHASIS}{{0,4}}(?:[:：]|(?=\$|\\[(\[]))"
     rf"|(?:最终|最后|正确)?(?:的)?答案{_EMPHASIS}{{0,4}}(?:[是为]?[:：]|[是为]|(?=\$|\\[(\[]))|答[:：]){_EMPHASIS}{{0,4}}",
     re.IGNORECASE | re.MULTILINE,
 )
 _HEADING = re.compile(
-    r"^[ \t>]{0,4}(?:#{1,6}[ \t]+[*_]{0,3}|[*_]{2,3})(?:the[ \t]+)?(?:final[ \t]+)?(?:answer|最终答案|答案)[ \t:：*_]{0,6}$",
+    r"^[ \t>]{0,4}(?:(?:#{1,6}[ \t]+[*_]{0,3}(?:[^\n:：]{0,20}[:：][ \t]*)?|[*_]{2,3})(?:the[ \t]+)?(?:final[ \t]+)?(?:answer|最终答案|答案)"
+    r"|the[ \t]+(?:final[ \t]+)?answer[ \t]+is[ \t]*[:：])[ \t:：*_]{0,6}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _LAST_LINE = re.compile(r"(?:\banswer is\b[ \t]*:?|答案[是为][:：]?)[ \t*]*", re.IGNORECASE)
@@ -32,18 +37,26 @@ _JOINERS = re.compile(r"(?:[\s,;.*]|\band\b|\bor\b)*")
 _HOPE = re.compile(r"[.,]?\s*I hope\b.*$", re.IGNORECASE | re.DOTALL)
 _REASON = re.compile(
     r"\s*(?:[,;]\s*|\(\s*|\s)(?:because|since|due to|given that|as (?:we|it|this|there|required|desired|shown)|which (?:is|are|means)|"
-    r"by (?:the|using))\b.*$",
+    r"by (?:the|using))\b(?P<reason>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"(?<=[^.\s])\.\s+(?=[A-Z\\$(])|。(?=.)|\.\s*(?=<)")
-# A next sentence that begins so takes back or adds to what the first one says.
-_TURN = re.compile(
-    r"[\W_]*(?:or|and|but|however|actually|wait|no|not|nor|alternatively|correction|hmm|else|otherwise)\b",
+# A sentence or reason with one of these takes back what was said, or adds to it.
+_TAKES_BACK = re.compile(
+    r"[\W_]*(?:or|and|but|however|actually|wait|no|not|nor|alternatively|correction|hmm|else|otherwise|sorry|oops|rather|maybe|perhaps|"
+    r"instead|on second thought|i mean|let me|scratch)\b",
     re.IGNORECASE,
 )
+_DOUBTS = re.compile(r"\b(?:but|not|wrong|incorrect|false|except|unless|or|if)\b", re.IGNORECASE)
+_RULE = re.compile(r"(?:[ \t]*[-=*_]{3,}[ \t]*\n\s*)+")
 _COPULA = re.compile(r"\b(?:is|are|was|were|equals?|be)\b:?\s*", re.IGNORECASE)
-_NEGATION = re.compile(r"\bnot\b|n't\b|n’t\b|\bnever\b", re.IGNORECASE)
+_NEGATION = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
+_DIGIT = re.compile(r"[0-9]")
+_ARTICLE = re.compile(r"(?:the|a|an|at)\s+", re.IGNORECASE)
+_SUBJECT = re.compile(r"\$([^$]*)\$|\\\((.*?)\\\)|[^\s$]*[0-9^*/+=\\][^\s$]*")
+_LABELLED = re.compile(r"[^0-9$\\]*:\s*(?=\$|\\[(\[])")
 _VALUE = re.compile(r"[0-9$\\]")
+_ORDER = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt)")
 _CURRENCY = re.compile(r"\$(?=\s?[0-9])")
 
 
@@ -72,6 +85,8 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def _line_at(text: str, start: int) -> str:
     """The rest of the line at `start`, or the next one when that is empty; a display formula whole."""
     rest = text[start : start + _MAX_LINE].lstrip()
+    if rule := _RULE.match(rest):
+        rest = rest[rule.end() :]
     if rest.startswith(("\\[", "$$")):
         formula = _MATH_GROUP.match(rest)
         return formula.group() if formula else ""
@@ -80,12 +95,19 @@ def _line_at(text: str, start: int) -> str:
 
 def _answer_in(phrase: str) -> str | None:
     phrase = _HOPE.sub("", phrase[:_MAX_LINE])
-    phrase = _stripped(_first_sentence(_REASON.sub("", phrase) or phrase))
-    if _unfinished(phrase):
+    phrase = _stripped(_first_sentence(_without_reason(phrase)))
+    if _unfinished(phrase) or "\\boxed" in phrase or "\\fbox" in phrase:  # a box that counts came first
         return None
+    if label := _LABELLED.match(phrase):
+        phrase = phrase[label.end() :]
     phrase = _stripped(_after_copula(phrase))
     answer = _formulas(phrase) or phrase
     return answer if answer and len(answer) <= _MAX_PHRASE else None
+
+
+def _without_reason(phrase: str) -> str:
+    reason = _REASON.search(phrase)
+    return phrase[: reason.start()] if reason and reason.start() and not _DOUBTS.search(reason["reason"]) else phrase
 
 
 def _stripped(phrase: str) -> str:
@@ -95,7 +117,7 @@ def _stripped(phrase: str) -> str:
 
 def _first_sentence(phrase: str) -> str:
     end = _SENTENCE_END.search(phrase)
-    return phrase[: end.start()] if end and not _TURN.match(phrase, end.end()) else phrase
+    return phrase[: end.start()] if end and not _TAKES_BACK.match(phrase, end.end()) else phrase
 
 
 def _unfinished(phrase: str) -> bool:
@@ -106,19 +128,36 @@ def _unfinished(phrase: str) -> bool:
 
 
 def _after_copula(phrase: str) -> str:
-    """What a sentence says its subject is ("the volume of the 3 cubes is 120"), unless it says so of two things."""
+    """What a sentence says its subject is: "the volume of the 3 cubes is 120".
+
+    The whole phrase where the subject is no name of the value ("2x is 6", "half the total is 6"), or two things are said.
+    """
     copulas = list(_COPULA.finditer(phrase))
     if not copulas:
         return phrase
     head, tail = phrase[: copulas[-1].start()], phrase[copulas[-1].end() :]
-    if _NEGATION.search(head) or any(_VALUE.search(head, copula.end()) for copula in copulas[:-1]):
+    if _NEGATION.search(head) or any(_DIGIT.search(head, copula.end()) for copula in copulas[:-1]):
         return phrase
-    return tail if _VALUE.search(tail) or (tail and not _VALUE.search(head)) else phrase
+    if not _VALUE.search(tail):
+        return tail if tail and not _VALUE.search(head) else phrase
+    return tail if _names_value(head) else phrase
+
+
+def _names_value(head: str) -> bool:
+    start = _ARTICLE.match(head)
+    subject = _SUBJECT.match(head, start.end() if start else 0)
+    if subject:
+        return names(canonical(subject[1] or subject[2] or subject.group()))
+    first = head[start.end() if start else 0 :].partition(" ")[0].lower()
+    return first not in SCALING and not (start and start.group().lower().startswith("at"))
 
 
 def _formulas(phrase: str) -> str | None:
     """The content of the formulas that a phrase consists of, as one list."""
     formulas = list(_MATH_GROUP.finditer(phrase))
-    if not formulas or not _JOINERS.fullmatch(_MATH_GROUP.sub("", phrase)):
+    between = _MATH_GROUP.sub("", phrase)
+    if not formulas or not _JOINERS.fullmatch(between):
+        return None
+    if "or" in between and _ORDER.search(phrase):  # alternatives, and no list
         return None
     return ", ".join("".join(filter(None, formula.groups())).strip() for formula in formulas)

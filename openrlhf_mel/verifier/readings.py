@@ -12,10 +12,14 @@ from openrlhf_mel.verifier.structure import is_digits_and_commas, with_grouped_d
 from openrlhf_mel.verifier.words import Reading, read
 
 _CHOICE = re.compile(
-    r"(?:\s*(?:option|choice|answer)\s+)?(?:\\(?:text|math)[a-z]*\s*\{\s*|\\mbox\s*\{\s*|\{\s*\\bf\s*)?"
+    r"\s*(?:\\(?:text|math)[a-z]*\s*\{\s*|\\mbox\s*\{\s*|\{\s*\\bf\s*)?(?:(?:option|choice|answer)\s+)?"
     r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):](?!\s*[0-9]*\s*\)))\s*:?\s*(?:\}\s*:?)?\s*(?P<value>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_NAMED_CHOICE = re.compile(
+    r"\s*(?:\\(?:text|math)[a-z]*\s*\{\s*)?(?:option|choice)\s*\(?\s*([A-J])\s*[).]?\s*\}?\s*", re.IGNORECASE
+)
+_LETTER_UNIT = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})) [mshgLNJWV](?:\^\{?[23]\}?)?")
 # What follows a letter in an expression or a list of choices, where it is no choice's value.
 _NO_VALUE = re.compile(
     r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*\([A-J]\)"
@@ -26,15 +30,31 @@ def readings(text: str) -> list[Reading]:
     """The readings of an answer, the likeliest first. One of more than `MAX_CHARS` characters is taken as it stands."""
     if len(text) > MAX_CHARS:
         return [Reading(text.strip())]
+    if named := _NAMED_CHOICE.fullmatch(text):
+        return [Reading(named[1].upper())]
     choice = _CHOICE.fullmatch(text)
     letter = choice and (choice[1] or choice[2])
-    if choice and letter.isupper() and choice["value"].strip() and not _NO_VALUE.match(choice["value"]):
-        return [Reading(letter), *readings(_balanced(choice["value"]))]
+    if not choice or not letter.isupper() or _NO_VALUE.match(choice["value"]):
+        return _readings_of_value(text)
+    value = _balanced(choice["value"])
+    return [Reading(letter), *(_readings_of_value(value) if value else ())]
+
+
+def _readings_of_value(text: str) -> list[Reading]:
     text = without_cut_decimals(canonical(text))
-    found = [_without_alternatives(read(with_grouped_digits(text)))]
+    found = [_as_interval(read(with_grouped_digits(text)))]
     if is_digits_and_commas(text):
         found.append(Reading(text.replace(",", ", ")))
     return found
+
+
+def without_letter_unit(reading: Reading) -> Reading | None:
+    """The reading of "12 m" as twelve metres; None where no letter that is a unit stands apart from a number.
+
+    For an answer whose reference has no such letter, since the letter may be a variable.
+    """
+    unit = _LETTER_UNIT.fullmatch(reading.math)
+    return Reading(unit[1], reading.words) if unit else None
 
 
 def as_number(text: str) -> Number | None:
@@ -45,9 +65,15 @@ def as_number(text: str) -> Number | None:
     return None if reading.words else parse_number(reading.math)
 
 
-def _without_alternatives(reading: Reading) -> Reading:
-    union = relations.union(reading.math) if set(reading.words) == {"or"} else None
-    return Reading(union) if union else reading
+def _as_interval(reading: Reading) -> Reading:
+    """Inequalities, alternatives and sets of what fulfils them, as the intervals that they describe."""
+    if set(reading.words) == {"or"}:
+        interval = relations.union(reading.math)
+    elif reading.words:
+        return reading
+    else:
+        interval = relations.common(reading.math) or relations.of_builder(reading.math)
+    return Reading(interval) if interval else reading
 
 
 def _balanced(value: str) -> str:

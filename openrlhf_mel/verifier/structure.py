@@ -7,12 +7,21 @@ _OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": 
 _CLOSING = {")", "]", "\\}", "\\rangle", "}", "\\rfloor", "\\rceil"}
 
 # Two numbers next to each other ("1 2", "0.5\frac12"): neither a sum nor a product, so only equal to the same text.
+# An index or a power before a number is none of them: "\log_2 8".
+_ALONE = r"(?<![0-9.A-Za-z_^])(?<![_^]\{)"
 _GAP = re.compile(
-    r"[0-9]\s+[0-9.]|(?<![_^A-Za-z0-9}])[0-9.]+\s*\\frac\{[0-9]+\}\{[0-9]+\}|\\frac\{[0-9]+\}\{[0-9]+\}\s*[0-9]"
+    rf"{_ALONE}[0-9]+(?:\.[0-9]+)?\s+[0-9.]|(?<![_^A-Za-z0-9}}.])[0-9.]+\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}|\\frac\{{[0-9]+\}}\{{[0-9]+\}}\s*[0-9]"
 )
 _ELLIPSIS = re.compile(r"\\ldots(?![A-Za-z])")
 # Three dots at the end of a decimal's digits say that it goes on.
 _CUT_DECIMAL = re.compile(r"([0-9]\.[0-9]+)\s*\\ldots(?![A-Za-z])\s*(?![0-9])")
+_GROUP_BEFORE = re.compile(r"[0-9]{1,3}\Z")
+_GROUP_AFTER = re.compile(r",[0-9]{3}(?![0-9])")
+_NUMBER_WITH_GROUPS = re.compile(r"(?<![0-9.,_^])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
+# "x \\in S" is S, "5<x<9" an interval, "\\pm 1" two values.
+_MEMBER = re.compile(r"(?:[A-Za-z]|\\[a-z]+)\s*\\in(?![A-Za-z])\s*(?P<set>.*)", re.DOTALL)
+_BETWEEN = re.compile(r"[^<>=]*(?:<|\\le(?![A-Za-z]))[^<>=]*[A-Za-z][^<>=]*(?:<|\\le(?![A-Za-z]))[^<>=]*")
+_PLUS_OR_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _EXPLICIT_LIST = re.compile(r"[0-9,]+")
 
 
@@ -32,13 +41,20 @@ def elements(text: str, separators: str = ",;") -> list[str]:
 
 
 def shape(text: str) -> tuple | str:
-    """Return ("set" | "point" | "list", shapes of its elements) of a text in brackets or with commas; "value" for others."""
+    """Return ("set" | "point" | "list", shapes of its elements) of a text in brackets or with commas; "value" for others.
+
+    An interval is a "point" of two, also where it is written with signs of order.
+    """
+    if member := _MEMBER.fullmatch(text):
+        return shape(member["set"])
     parts = elements(text)
     if len(parts) > 1:
         return ("list", *map(shape, parts))
     kind, content = _enclosed(text)
     if not kind:
-        return "value"
+        if _BETWEEN.fullmatch(text):
+            return ("point", "value", "value")
+        return ("set", "value", "value") if _PLUS_OR_MINUS.search(text) else "value"
     inner = elements(content)
     return (kind, *map(shape, inner)) if len(inner) > 1 else shape(content)
 
@@ -95,11 +111,6 @@ def with_grouped_digits(text: str) -> str:
     return "".join(character for at, character in enumerate(text) if at not in cuts)
 
 
-_GROUP_BEFORE = re.compile(r"[0-9]{1,3}\Z")
-_GROUP_AFTER = re.compile(r",[0-9]{3}(?![0-9])")
-_NUMBER_WITH_GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
-
-
 def _chained(text: str, commas: list[int]) -> list[int]:
     """Of these commas those inside a number whose first group has one to three digits and does not begin with 0."""
     inside = {at for number in _NUMBER_WITH_GROUPS.finditer(text) for at in range(*number.span())}
@@ -111,15 +122,28 @@ def is_digits_and_commas(text: str) -> bool:
     return bool(_EXPLICIT_LIST.fullmatch(text)) and "," in text
 
 
+def closing_brackets(text: str) -> dict[int, int]:
+    """Where each round bracket that is opened closes."""
+    closed: dict[int, int] = {}
+    opened: list[int] = []
+    for position, character in enumerate(text):
+        if character == "(":
+            opened.append(position)
+        elif character == ")" and opened:
+            closed[opened.pop()] = position
+    return closed
+
+
 def _enclosed(text: str) -> tuple[str, str]:
     """The kind and content of a text that one pair of brackets encloses; ("", "") of any other."""
     tokens = list(_TOKENS.finditer(text))
-    if len(tokens) < 2 or not _OPENING.get(tokens[0].group()) or tokens[-1].group() not in _CLOSING:
+    if len(tokens) < 2 or tokens[0].group() not in _OPENING or tokens[-1].group() not in _CLOSING:
         return "", ""
     depth = 0
     for number, token in enumerate(tokens):
         depth += (token.group() in _OPENING) - (token.group() in _CLOSING)
-        if depth == 0:
-            whole = number == len(tokens) - 1
-            return (_OPENING[tokens[0].group()], text[tokens[0].end() : token.start()]) if whole else ("", "")
-    return "", ""
+        if depth == 0 and number < len(tokens) - 1:
+            return "", ""
+    # in plain text braces are those of a set: "{5, 9}"
+    kind = _OPENING[tokens[0].group()] or ("set" if tokens[0].group() == "{" else "")
+    return (kind, text[tokens[0].end() : tokens[-1].start()]) if depth == 0 else ("", "")

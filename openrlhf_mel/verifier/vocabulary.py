@@ -21,17 +21,17 @@ UNITS = _words(
 # Units that may touch their number ("12cm"), and are no product of letters there.
 TOUCHING = _words("mm cm dm km mg kg ml ft lb lbs oz mph kph kmh hr hrs mins secs min sec inches feet usd eur rpm hz")
 # One letter is a unit in \text, or with another unit ("m/s"); elsewhere it is a variable.
-LETTER_UNITS = frozenset("mgshdtlLJNWVAKCFHQTZPcnkR")
+LETTER_UNITS = frozenset("mgshdtlLJNWVAKCFHT")
 
 # Words that name the same value without them.
 FILLER = _words(
     """a an the this that these those it its is are was were be been being equals equal equaling answer answers final result
     results solution solutions value values total totals so thus hence therefore then we get have has had there here
     exactly precisely about approximately approx around roughly circa simply just only namely i.e of for in as at on with
-    number altogether respectively each both also please note respectively i my our ours"""
+    number altogether respectively each both also please respectively i my our ours by so me we he she they you your his her their per either"""
 )
 # Words that go when the value stands before them, and change it when it comes after ("12 more", "more than 12").
-FILLER_AFTER = _words("more less all left times over wins right")
+FILLER_AFTER = _words("more less all left times over pairs pair")
 
 # Words that make of a number another number.
 MULTIPLIERS = {
@@ -41,45 +41,54 @@ MULTIPLIERS = {
 }
 PERCENT = _words("percent percents percentage pct")
 
-# What changes the value, or names another one, and is never dropped. Two answers agree only when these words agree.
-CHANGING = (
-    _words(
-        """not no none never neither nor either or and but except excluding excluded without unless if iff when whenever
-    where while provided otherwise maybe perhaps possibly probably versus vs instead rather any every some all"""
-    )
-    | _words(
-        """more less fewer greater larger smaller bigger higher lower least most over under above below between beyond
-    exceeding exceeds exceed than within from to until till through up down almost nearly times"""
-    )
-    | _words(
-        """plus minus divided multiplied squared cubed factorial power powers root roots log logarithm mod modulo half
-    halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth
-    ninths tenth tenths hundredth hundredths thousandth thousandths millionth millionths double twice thrice triple
-    quadruple reciprocal inverse negative opposite choose base binary octal decimal hexadecimal complement squares cubes
-    score gross pair pairs first last exponent exponential"""
-    )
-    | _words(
-        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+# What changes the value, or names another one. Two answers agree only when they have the same of these, in the same order.
+_DENIALS = _words(
+    """not no none never neither nor cannot and or but except excluding excluded without unless if iff when whenever where
+    while provided otherwise maybe perhaps possibly probably versus vs instead rather any every some all wrong incorrect
+    invalid rejected ruled extraneous too guess"""
+)
+_COMPARISONS = _words(
+    """more less fewer greater larger smaller bigger higher lower least most over under above below between beyond beneath
+    past near lacking exceeding exceeds exceed than within up down almost nearly times"""
+)
+# These make another value of the one that they stand before, also in the name of a quantity: "the square of x".
+SCALING = _words(
+    """minus negative half twice double thrice triple quadruple square squared cube cubed third quarter root log logarithm
+    reciprocal inverse opposite power not no sine cosine tangent"""
+)
+_ARITHMETIC = _words(
+    """plus minus divided multiplied squared cubed factorial power powers log logarithm mod modulo half halves third thirds
+    quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths
+    eleventh elevenths twelfth twelfths twentieth twentieths fiftieths hundredth hundredths thousandth thousandths
+    millionth millionths double twice thrice triple quadruple reciprocal inverse negative opposite base binary octal
+    decimal hexadecimal hex complement score gross first last exponent permille mille ppm ppb bn basis grand"""
+)
+_NUMBERS = _words(
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
-    )
-    | _words(
-        """odd even prime primes composite positive nonnegative non-negative nonpositive rational irrational real reals
-    complex imaginary multiple multiples divisible increasing decreasing convergent divergent infinite infinitely
-    undefined impossible true false yes"""
-    )
-    | _words(
-        """am pm noon midnight morning afternoon evening night bc ad bce ce january february march april may june july august
+)
+_PROPERTIES = _words(
+    """odd even prime primes composite positive nonnegative nonpositive rational irrational real reals complex imaginary
+    multiple multiples divisible increasing decreasing convergent divergent infinite infinitely undefined impossible true
+    false yes"""
+)
+_CALENDAR = _words(
+    """am pm noon midnight morning afternoon evening night bc ad bce ce january february march april may june july august
     september october november december jan feb mar apr jun jul aug sep sept oct nov dec monday tuesday wednesday
     thursday friday saturday sunday"""
-    )
-    | _words(
-        """north south east west northeast northwest southeast southwest northern southern eastern western left right
-    upward upwards downward downwards clockwise counterclockwise anticlockwise inward outward forward backward
+)
+_DIRECTIONS = _words(
+    """north south east west northeast northwest southeast southwest northern southern eastern western left right inside
+    outside upward upwards downward downwards clockwise counterclockwise anticlockwise inward outward forward backward
     increase decrease increased decreased gain loss profit debt ahead behind before after ago later earlier late early
     faster slower older younger taller shorter longer heavier lighter"""
-    )
-    | frozenset(MULTIPLIERS)
 )
+CHANGING = (
+    _DENIALS | _COMPARISONS | _ARITHMETIC | _NUMBERS | _PROPERTIES | _CALENDAR | _DIRECTIONS | frozenset(MULTIPLIERS)
+)
+# Between two values these make something else of them: "3 to 5", "5 choose 2".
+RANGES = _words("to from through till until choose")
+COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 # Different spellings of one word.
 SPELLINGS = {
     **{"jan": "january", "feb": "february", "mar": "march", "apr": "april", "jun": "june", "jul": "july"},
@@ -93,7 +102,15 @@ ADJECTIVES = _words(
     "different distinct whole right equal ordered square cubic first last increasing decreasing true false all one two"
 )
 # Words that only before a value change it: "square of 5", "12 cubes".
-CHANGING_BEFORE = _words("square cube product quotient sum difference remainder ratio ln sqrt logarithm")
+CHANGING_BEFORE = SCALING | _words(
+    "squares cubes roots product quotient sum difference remainder ratio gcd lcm factor factors divisor divisors absolute"
+)
+# What may stand before "of" and a value without changing it: "a total of 5".
+QUANTITIES = _words(
+    """total value number amount answer volume area length perimeter circumference probability cost price distance age
+    speed rate height width radius diameter mass weight time measure size count result average mean median mode range
+    sum profit chance degree set list order pair point"""
+)
 # Names of functions and operators, which are no words.
 FUNCTIONS = _words(
     """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp lim max min sup inf gcd lcm det

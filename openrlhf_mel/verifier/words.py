@@ -4,29 +4,37 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from openrlhf_mel.verifier import vocabulary
+from openrlhf_mel.verifier import sides, vocabulary
 from openrlhf_mel.verifier.marking import ANY, CLOSE, OPEN, WORD, mark, marked
 
 _MAY_HOLD_WORDS = re.compile(r"[A-Za-z\\]|[^\x00-\x7f]")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))"
+_QUOTIENT = rf"\\frac\s*\{{\s*{ANY}{_POWER}?\s*\}}\s*\{{\s*{ANY}{_POWER}?\s*\}}"
 _UNIT = re.compile(
-    rf"(?<=[0-9A-Za-z)}}\]%!])(\s*)({ANY}{_POWER}?(?:\s*(?:(?:/|\\cdot|\\times|\*|-)\s*(?={OPEN}))?{ANY}{_POWER}?)*)(\s*)"
+    rf"(?<=[0-9A-Za-z)}}\]%!])(\s*)((?:/\s*)?{ANY}{_POWER}?(?:\s*(?:(?:/|\\cdot|\\times|\*|-)\s*(?={OPEN}))?{ANY}{_POWER}?)*|{_QUOTIENT})(\s*)"
 )
 _IN_BRACKETS = re.compile(rf"\(\s*({ANY}(?:\s*{ANY})*)\s*\)")
-_LABEL = re.compile(rf"^[\s:]*{ANY}(?:\s*(?:{ANY}|[A-Z']{{1,6}}|\\triangle|\\angle))*\s*=")
+_WORDS = re.compile(rf"{ANY}(?:\s*{ANY})*")
+_FIGURE = re.compile(r"(?:W|[A-Z']|\\triangle|\\angle|\s)+")
 _DEGREES = re.compile(
     r"((?:^\(?|[,;=])\s*[+-]?\s*(?:[0-9.]+|\\frac\{[0-9]+\}\{[0-9]+\}))\s*\^\{\\circ\}(?![A-Za-z0-9(\\])"
 )
 _VALUE = re.compile(r"[0-9A-Za-z\\({|]")
 _HAS_VALUE = re.compile(r"[0-9A-Za-z]|\\[A-Za-z]")
-_OUTER = re.compile(r"^[\s:;,]+|^\.(?![0-9])|[\s:;,]+$")
+_OUTER = re.compile(r"^[\s:;,]+|^\.(?![0-9])|^\\(?:approx|sim)(?![A-Za-z])|[\s:;,]+$")
+_ONLY_MARKS = re.compile(r"[\s().,:;'\"!?\[\]]*")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}(and|or){CLOSE}|(\\lor)(?![A-Za-z])|&)\s*,?\s*")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in|notin|equiv)(?![A-Za-z])")
+_OF_A_VALUE = re.compile(rf"\s*{OPEN}of{CLOSE}\s*(?:{OPEN}the{CLOSE}\s*)?[-+0-9\\(]")
+_CAPITALS = re.compile(r"[A-Z]{3,}")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An answer without its words. `words` are those that count, in their order; both answers have to have the same."""
+    """An answer without its words. `words` are those that count, in their order; both answers have to have the same.
+
+    Of an answer in words alone, such as a name, `math` is empty, and all its words count.
+    """
 
     math: str
     words: tuple[str, ...] = ()
@@ -36,9 +44,9 @@ def read(text: str) -> Reading:
     """Read an answer in `canonical` notation."""
     if not _MAY_HOLD_WORDS.search(text):
         return Reading(_trimmed(text))
-    text = _LABEL.sub(_label, marked(text))
-    text = _joined(_converted(_IN_BRACKETS.sub(r"\1", text)))
-    if not _has_value(text):
+    text = _converted(_IN_BRACKETS.sub(r"\1", _without_label(marked(text))))
+    text = _joined(text)
+    if not _has_value(text) or _CAPITALS.fullmatch(text.strip()):
         return _words_alone(text)
     text = _UNIT.sub(_unit, text)
     kept: list[str] = []
@@ -55,6 +63,7 @@ _VALUE_BEFORE, _VALUE_AFTER = r"(?<=[0-9A-Za-z)}\]])\s*", r"\s*(?=[0-9A-Za-z(\\{
 _MATHEMATICS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (rf"{_word('and')}\s*{_word('so')}\s*{_word('on')}|{_word('etc')}", r"\\ldots "),
         (rf"{_word('plus')}\s*{_word('or')}\s*{_word('minus')}", r"\\pm "),
         (
             rf"{_word('square', 'squared')}\s*{_word('root')}\s*{_word('of')}\s*([0-9]+|[a-z](?![A-Za-z]))",
@@ -85,10 +94,19 @@ def _converted(text: str) -> str:
     return _SCALED.sub(lambda m: f"\\cdot {_factor(m[1])}", text)
 
 
-def _label(match: re.Match[str]) -> str:
-    """The name of a quantity before "=" goes: "area of triangle ABC = 12"."""
-    changed = any(_changes(word) and word not in vocabulary.ADJECTIVES for word in WORD.findall(match.group()))
-    return match.group() if changed else ""
+def _without_label(text: str) -> str:
+    """Drop a left side with words in it that only names: "area of triangle ABC = 12", "P(at least one) = 1/2"."""
+    label, *others = sides.sides(text)
+    if not others:
+        return text
+    rest = text[text.index("=") + 1 :] if "=" in text else text
+    only_words = not _has_value(rest)  # as in "K = even"
+    if not (WORD.search(label) or only_words) or vocabulary.SCALING.intersection(
+        WORD.findall(_IN_BRACKETS.sub("", label))
+    ):
+        return text
+    name = _WORDS.sub("W", label)
+    return rest if _FIGURE.fullmatch(name) or sides.names(name) else text
 
 
 def _factor(multipliers: str) -> int:
@@ -108,11 +126,17 @@ def _joined(text: str) -> str:
     for joiner, before, after in zip(joiners, pieces[:-1], pieces[1:], strict=True):
         if not (_has_value(before) and _has_value(after)):
             joined += joiner.group() + after
-        elif "&" not in joiner.group() and joiner[1] != "and" and _RELATION.search(before) and _RELATION.search(after):
+        elif (joiner[1] == "or" or joiner[2]) and _are_alternatives(before, after):
             joined += f" {OPEN}or{CLOSE}, {after}"
         else:
             joined += f", {after}"
     return joined
+
+
+def _are_alternatives(before: str, after: str) -> bool:
+    """Whether two conditions are joined, one of them an inequality, as in "x=0 or x>2"."""
+    relations = [bool(_RELATION.search(text)) for text in (before, after)]
+    return any(relations) and all(found or "=" in text for found, text in zip(relations, (before, after), strict=True))
 
 
 def _has_value(text: str) -> bool:
@@ -120,12 +144,14 @@ def _has_value(text: str) -> bool:
 
 
 def _words_alone(text: str) -> Reading:
-    words = [_spelled(word) for word in WORD.findall(text)]
-    rest = _trimmed(WORD.sub(" ", text))
+    """All words of an answer that has nothing else, without filler; a letter alone is a choice, capitals are letters in order."""
+    rest, words = WORD.sub(" ", text).strip(), [_spelled(word) for word in WORD.findall(text)]
+    if not words:
+        return Reading("", (rest.lower(),))
     if len(words) == 1 and len(words[0]) == 1:
-        return Reading(rest.replace("( )", "()").replace("()", "") + words[0])
-    kept = tuple(word for word in words if word not in vocabulary.FILLER)
-    return Reading("", kept or tuple(words))
+        return Reading(words[0])
+    kept = tuple(word for word in words if word not in vocabulary.FILLER) or tuple(words)
+    return Reading("" if _ONLY_MARKS.fullmatch(rest) else _trimmed(rest), kept)
 
 
 def _spelled(word: str) -> str:
@@ -136,6 +162,7 @@ def _unit(match: re.Match[str]) -> str:
     """Keep of the words after a value those that change it."""
     words = WORD.findall(match[2])
     counted = match.string[match.start() - 1].isdigit()
+    rest = match.string[match.end() : match.end() + 1]
     kept = []
     for position, word in enumerate(words):
         following = words[position + 1] if position + 1 < len(words) else None
@@ -143,9 +170,10 @@ def _unit(match: re.Match[str]) -> str:
             continue  # "12 more apples"
         if not kept and counted and word in vocabulary.ADJECTIVES and following and not _changes(following):
             continue  # "12 even numbers"
-        if _changes(word):
+        if _changes(word) or (word in vocabulary.RANGES and following is None and rest):
             kept.append(word)
-    rest = match.string[match.end() :]
+        elif word in vocabulary.CHANGING_BEFORE and following in (None, "of") and _VALUE.match(rest):
+            kept.append(word)  # "2 \\text{ square root of } x"
     apart = ", " if _VALUE.match(rest) and not kept else " "
     return " " + " ".join(mark(word) for word in kept) + apart
 
@@ -157,15 +185,24 @@ def _changes(word: str) -> bool:
 def _drop_or_keep(match: re.Match[str], kept: list[str]) -> str:
     """What stands in the place of a word that is not behind a value."""
     word = match.group(1)
-    before, after = match.string[: match.start()], match.string[match.end() :]
+    before, after = (
+        match.string[max(0, match.start() - 100) : match.start()],
+        match.string[match.end() : match.end() + 100],
+    )
     if len(word) == 1:
         return word
-    if _changes(word) or (word in vocabulary.CHANGING_BEFORE and _has_value(after[:100])):
+    of_a_value = _OF_A_VALUE.match(after) and word not in vocabulary.FILLER and word not in vocabulary.QUANTITIES
+    between = _HAS_VALUE.search(before.rpartition(CLOSE)[2]) and _VALUE.match(after.lstrip()[:1])
+    if (
+        _changes(word)
+        or of_a_value
+        or (word in vocabulary.RANGES and between)
+        or (word in vocabulary.CHANGING_BEFORE and _has_value(after))
+    ):
         kept.append(_spelled(word))
         return " "
     if word in vocabulary.FILLER:
         return " "
-    between = _HAS_VALUE.search(before[-100:].rpartition(CLOSE)[2]) and _VALUE.match(after.lstrip()[:1])
     return ", " if between and not before.rstrip().endswith((",", "=", "(", ":", "+", "-")) else " "
 
 

@@ -191,7 +191,6 @@ def test_different_answers_have_labels_of_their_own():
         "5",
         "50%",
         "yes",
-        "Yes",
         "no",
         "x+1",
         "right",

@@ -53,7 +53,7 @@ def test_no_mark_of_a_word_is_left(text: str) -> None:
         ("abc", "abc", ()),
         ("x<1 \\text{ or } x>2", "(-\\infty,1)\\cup (2,\\infty)", ()),
         ("square root of 5", "\\sqrt{5}", ()),
-        ("\\sin 30^\\circ", "\\sin 30^{\\circ}", ()),
+        ("\\sin 30^\\circ", "\\sin(\\frac{30\\pi}{180})", ()),
         ("30^\\circ", "30", ()),
     ],
 )
@@ -133,6 +133,7 @@ NAMES = (
     *("m+n", "p+q+r", "m/n", "\\frac{m}{n}", "\\frac{p+q}{r}", "(m+n)/p", "x_1+x_2", "AB+BC", "f(1)+f(2)"),
 )
 NO_NAMES = (
+    *("x_1x_2", "\\sum x+1", "\\lim x^2+3", "\\int_0^1 x dx-1", "\\max(a,b)^2", "p(q+1)", "N(M-1)", "x(3)"),
     *(
         "x^2",
         "x_1^2",
@@ -197,6 +198,7 @@ def test_a_side_that_says_more(side: str) -> None:
 HOSTILE = [
     *("1,111,", "1 ", "\\frac12", "\\text{a}", "\\text{", "million ", "and ", "1 and ", "x>1 or ", "apples ", "(", "\\{", "0.(", "="),
     *("m+", "\\sqrt(", "√", "²", "12 cm ", "1 m/s", "a-b", "half of ", "0.1\\dot", "...", "(C) ", "½", "1\u0305", "\u200b", "{", "_{\\text{a"),
+    *("HT", "string HT", "€ ", "A.", "√(", "\\text{ cm}US", "\\text{or}AB", "a:", "(x,y)=", "x_{{", "P(", "x+", "\\{x|", "5<x<", "of "),
 ]  # fmt: skip
 
 
