@@ -1,3 +1,3 @@
 """Meta-Experience Learning (MEL, arXiv 2602.10224) on unmodified OpenRLHF."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

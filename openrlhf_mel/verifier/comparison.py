@@ -84,7 +84,23 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return False
     if _text(gold.math) == _text(answer.math):
         return not _is_false(answer.math) or _is_false(gold.math)
-    return bool(gold.math and answer.math) and _equal_values(gold.math, answer.math)
+    if (
+        not gold.math
+        or not answer.math
+        or _point_for_alternatives(gold, answer)
+        or _point_for_alternatives(answer, gold)
+    ):
+        return False
+    return _equal_values(gold.math, answer.math)
+
+
+def _point_for_alternatives(first: Reading, second: Reading) -> bool:
+    """Whether one is a point and the other's elements are alternatives: "x=2 or x=5", "x=2, x=5"."""
+    shape = structure.shape(_value(first.math) or first.math)
+    if shape[0] != "point":
+        return False
+    named = [sides.sides(element)[0] for element in structure.elements(second.math) if "=" in element]
+    return second.alternatives or len(set(named)) < len(named)
 
 
 def _equal_values(gold: str, answer: str) -> bool:
@@ -108,7 +124,9 @@ def _equal_expressions(gold: str, answer: str) -> bool:
     numbers = parse_number(gold), parse_number(answer)
     if all(numbers):
         return same_number(*numbers)
-    if bases_differ(gold, answer) or not structure.shapes_agree(structure.shape(gold), structure.shape(answer)):
+    if bases_differ(gold, answer) or ("vmatrix" in gold) != ("vmatrix" in answer):
+        return False
+    if not structure.shapes_agree(structure.shape(gold), structure.shape(answer)):
         return False
     parsed_gold, parsed = _parse(gold), _parse(answer)
     if not parsed_gold or not parsed:

@@ -32,11 +32,11 @@ _PICKS_ONE = re.compile(
 _MAX_BETWEEN = 70
 # What a box of the instruction holds, when the model repeats it.
 _DECORATION = re.compile(
-    r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|underline|hspace\s*\{[^{}]*\}|quad|qquad|[,;:! ])|(?<!\\)[{}]|[\s$<>\[\]()*_~-]"
+    r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|underline|hspace\s*\{[^{}]*\}|quad|qquad|[,;:!_ ])|(?<!\\)[{}]|[\s$<>\[\]()*_~]"
 )
 _PLACEHOLDER = re.compile(
     r"[.…⋯]*|\\[lc]?dots|\\square|\\box|\\cdot|[?？]+|blank|placeholder|ans|number|integer|答案|你的答案|最终答案"
-    r"|(?:insert|put|write|enter|place|type)?(?:your|the|my|a)?(?:final|numerical|numeric|correct|integer|single)?(?:answer|result|solution)"
+    r"|(?:insert|put|write|enter|place|type)?(?:your|the|my|a)?(?:final|numerical|numeric|correct|integer|single){0,3}(?:answer|result|solution|value|expression)"
     r"(?:goes)?(?:here|letter|value|number)?[.!]?",
     re.IGNORECASE,
 )

@@ -85,7 +85,9 @@ def _closing_brace(text: str, start: int) -> int:
 
 def _marked_words(content: str) -> str:
     """The content of \\text: runs of letters are words, but for single letters that are no units, and capitals."""
-    content = _ARTICLE.sub("", _HYPHEN.sub(" ", content.replace("non-", "non")).replace("'s", ""))
+    content = _ARTICLE.sub(
+        "", _HYPHEN.sub(" ", content.replace("non-", "non")).replace("o'clock", "").replace("'s", "")
+    )
     return _RUN.sub(lambda run: run.group() if _is_symbol(run.group()) else mark(run.group()), content)
 
 
@@ -127,7 +129,7 @@ def _is_word(run: re.Match[str]) -> bool:
     letters, key = run.group(), run.group().lower()
     earlier = run.string[max(0, run.start() - 20) : run.start()]
     before, after = earlier[-1:], run.string[run.end() : run.end() + 1]
-    if len(letters) == 1 or _is_symbol(letters) or earlier.endswith(("_", "_{")):
+    if len(letters) == 1 or _is_symbol(letters) or earlier.endswith(("_", "_{", "\\begin{", "\\end{")):
         return False
     apart = before in _LEFT_OF_A_WORD and after in _RIGHT_OF_A_WORD
     if key in vocabulary.FUNCTIONS:  # "5 sec" and "5 min" are no functions

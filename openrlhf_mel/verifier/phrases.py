@@ -6,10 +6,12 @@ the sentence that leads to the answer ("the volume is 120") and the reason that 
 
 import re
 
+from openrlhf_mel.verifier.marking import OPEN, WORD, marked
 from openrlhf_mel.verifier.notation import canonical
-from openrlhf_mel.verifier.sides import names
-from openrlhf_mel.verifier.vocabulary import SCALING
+from openrlhf_mel.verifier.vocabulary import CHANGING, NUMBERS, SCALING
+from openrlhf_mel.verifier.words import names_value
 
+_SCALED_AFTER = frozenset(("squared", "cubed", "plus", "minus", "times"))
 _MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 _MAX_PHRASE = 200  # a longer one is prose
 _MAX_LINE = 2_000
@@ -37,6 +39,7 @@ _JOINERS = re.compile(r"(?:[\s,;.*]|\band\b|\bor\b)*")
 _HOPE = re.compile(r"[.,]?\s*I hope\b.*$", re.IGNORECASE | re.DOTALL)
 _REASON = re.compile(
     r"\s*(?:[,;]\s*|\(\s*|\s)(?:because|since|due to|given that|as (?:we|it|this|there|required|desired|shown)|which (?:is|are|means)|"
+    r"(?:which is )?(?:attained|achieved|reached|obtained)|"
     r"by (?:the|using))\b(?P<reason>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -49,11 +52,26 @@ _TAKES_BACK = re.compile(
 )
 _DOUBTS = re.compile(r"\b(?:but|not|wrong|incorrect|false|except|unless|or|if)\b", re.IGNORECASE)
 _RULE = re.compile(r"(?:[ \t]*[-=*_]{3,}[ \t]*\n\s*)+")
-_COPULA = re.compile(r"\b(?:is|are|was|were|equals?|be)\b:?\s*", re.IGNORECASE)
+_COPULA = re.compile(r"\b(?:is|are|was|were|be|equals)\b(?:\s+equal\s+to\b)?:?\s*", re.IGNORECASE)
+_SAYS_TWO_THINGS = re.compile(r"[0-9].*?(?:\band\b|[,;])", re.IGNORECASE)
+_VERDICT = re.compile(r"(?:the\s+)?(?:only\s+)?(?:correct|right|final)?\s*(?:answer|one|choice|option)?", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
-_DIGIT = re.compile(r"[0-9]")
-_ARTICLE = re.compile(r"(?:the|a|an|at)\s+", re.IGNORECASE)
-_SUBJECT = re.compile(r"\$([^$]*)\$|\\\((.*?)\\\)|[^\s$]*[0-9^*/+=\\][^\s$]*")
+_ARTICLE = re.compile(r"(?:the|a|an|its|his|her|their|our|this|that)\s+", re.IGNORECASE)
+_AT_FIRST = re.compile(r"at\s", re.IGNORECASE)
+_TIME = (
+    r"(?:the\s+)?(?:(?:first|last|next|same|whole|[0-9]+|one|two|three|four|five|six|seven|eight|nine|ten)\s+)?(?:january|february|march|april|may|june|july|august|"
+    r"september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)days?|morning|afternoon|evening|night|minutes?|hours?|days?|"
+    r"weeks?|months?|years?)"
+)
+# When and beside whom something is so, in a sentence that has begun otherwise: no part of the value.
+_CIRCUMSTANCE = re.compile(
+    rf"(?<=[A-Za-z0-9])\s+(?:(?:altogether|in total)\s+)?(?:(?:in|on|during|after|before|over|per|for)\s+{_TIME}(?:\s+and\s+{_TIME})*"
+    r"|(?:(?:older|younger|taller|shorter|longer|heavier|lighter|faster|slower|earlier|later)\s+)?than\s+(?-i:[A-Z])[a-z]+)\b[^0-9$]{0,60}$",
+    re.IGNORECASE,
+)
+_WHEN_FIRST = re.compile(rf"^(?:in|on|during|after|before|over)\s+{_TIME}\s*,?\s+(?=[A-Za-z])", re.IGNORECASE)
+_SUBJECT_FIRST = re.compile(r"[A-Za-z]{2,}\b[^0-9$]*[\s$][0-9$]")
+_CHOICE_AFTER = re.compile(r"\s*\((?:choice|option)\s+[A-J]\)\s*$", re.IGNORECASE)
 _LABELLED = re.compile(r"[^0-9$\\]*:\s*(?=\$|\\[(\[])")
 _VALUE = re.compile(r"[0-9$\\]")
 _ORDER = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt)")
@@ -95,7 +113,7 @@ def _line_at(text: str, start: int) -> str:
 
 def _answer_in(phrase: str) -> str | None:
     phrase = _HOPE.sub("", phrase[:_MAX_LINE])
-    phrase = _stripped(_first_sentence(_without_reason(phrase)))
+    phrase = _stripped(_without_circumstances(_stripped(_first_sentence(_without_reason(phrase)))))
     if _unfinished(phrase) or "\\boxed" in phrase or "\\fbox" in phrase:  # a box that counts came first
         return None
     if label := _LABELLED.match(phrase):
@@ -127,6 +145,12 @@ def _unfinished(phrase: str) -> bool:
     return cut or phrase.count("\\(") != phrase.count("\\)") or phrase.count("\\[") != phrase.count("\\]")
 
 
+def _without_circumstances(phrase: str) -> str:
+    """ "In June she sold 72 clips altogether on Monday" without the times; "3 in the morning" keeps its own."""
+    phrase = _CHOICE_AFTER.sub("", _WHEN_FIRST.sub("", phrase, count=1))
+    return _CIRCUMSTANCE.sub("", phrase) if _SUBJECT_FIRST.match(phrase) else phrase
+
+
 def _after_copula(phrase: str) -> str:
     """What a sentence says its subject is: "the volume of the 3 cubes is 120".
 
@@ -135,21 +159,27 @@ def _after_copula(phrase: str) -> str:
     copulas = list(_COPULA.finditer(phrase))
     if not copulas:
         return phrase
-    head, tail = phrase[: copulas[-1].start()], phrase[copulas[-1].end() :]
-    if _NEGATION.search(head) or any(_DIGIT.search(head, copula.end()) for copula in copulas[:-1]):
+    head, tail = phrase[: copulas[-1].start()].strip(), phrase[copulas[-1].end() :]
+    if _NEGATION.search(head) or any(_SAYS_TWO_THINGS.search(head, copula.end()) for copula in copulas[:-1]):
         return phrase
+    if tail and _VERDICT.fullmatch(tail):  # "B is the correct answer"
+        return head
     if not _VALUE.search(tail):
         return tail if tail and not _VALUE.search(head) else phrase
     return tail if _names_value(head) else phrase
 
 
 def _names_value(head: str) -> bool:
-    start = _ARTICLE.match(head)
-    subject = _SUBJECT.match(head, start.end() if start else 0)
-    if subject:
-        return names(canonical(subject[1] or subject[2] or subject.group()))
-    first = head[start.end() if start else 0 :].partition(" ")[0].lower()
-    return first not in SCALING and not (start and start.group().lower().startswith("at"))
+    """Whether the subject of a sentence names the value: a name, or a description that begins with a noun."""
+    if _AT_FIRST.match(head):
+        return False
+    article = _ARTICLE.match(head)
+    subject = marked(canonical(head[article.end() :] if article else head)).strip()
+    if not subject.startswith(OPEN):
+        return names_value(subject)
+    words = WORD.findall(subject)
+    scaled = words[0] in SCALING or (words[0] in NUMBERS and len(words) > 1 and words[1] in CHANGING)
+    return not scaled and not _SCALED_AFTER.intersection(words)
 
 
 def _formulas(phrase: str) -> str | None:

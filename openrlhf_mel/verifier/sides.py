@@ -32,6 +32,7 @@ _AREA = re.compile(
 # The number of a set's elements; a lone unknown between bars is an absolute value.
 _SET_NAME = r"(?:[A-W]|\\mathcal\s*\{[A-Z]\})(?:_\{?\w\}?)?"
 _CARDINALITY = re.compile(rf"\|\s*{_SET_NAME}(?:\s*\\(?:cup|cap|setminus)\s*{_SET_NAME})*\s*\||\\#\s*[A-Z]")
+_DERIVATIVE = re.compile(r"\\frac\s*\{\s*d(?:\^\{?[0-9]\}?)?\s*[A-Za-z]?\s*\}\s*\{\s*d\s*[a-z](?:\^\{?[0-9]\}?)?\s*\}")
 _TUPLE = re.compile(r"\(([^()]*)\)")
 _FUNCTION = re.compile(
     rf"(?:({_LETTER})|{_ACCENT}\s*\{{\s*[A-Za-z]+\s*\}}|\\(?:Pr|deg|dim)(?![A-Za-z]))"
@@ -108,7 +109,7 @@ def _without_brackets(text: str) -> str:
 def _is_name(text: str) -> bool:
     if text in ("e", "i", "\\pi"):
         return False
-    simple = (_NAME, _SEGMENT, _ANGLE, _AREA, _CARDINALITY)
+    simple = (_NAME, _SEGMENT, _ANGLE, _AREA, _CARDINALITY, _DERIVATIVE)
     return any(pattern.fullmatch(text) for pattern in simple) or _is_bound(text) or _is_function_value(text)
 
 

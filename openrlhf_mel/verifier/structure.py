@@ -6,11 +6,11 @@ _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": "", "\\lfloor": "", "\\lceil": ""}
 _CLOSING = {")", "]", "\\}", "\\rangle", "}", "\\rfloor", "\\rceil"}
 
-# Two numbers next to each other ("1 2", "0.5\frac12"): neither a sum nor a product, so only equal to the same text.
+# Two numbers next to each other ("1 2", "0.5\frac12"), or a prime on one: nothing says what that is, so it only equals the same text.
 # An index or a power before a number is none of them: "\log_2 8".
 _ALONE = r"(?<![0-9.A-Za-z_^])(?<![_^]\{)"
 _GAP = re.compile(
-    rf"{_ALONE}[0-9]+(?:\.[0-9]+)?\s+[0-9.]|(?<![_^A-Za-z0-9}}.])[0-9.]+\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}|\\frac\{{[0-9]+\}}\{{[0-9]+\}}\s*[0-9]"
+    rf"{_ALONE}[0-9]+(?:\.[0-9]+)?\s+[0-9.]|(?<![_^A-Za-z0-9}}.])[0-9.]+\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}|\\frac\{{[0-9]+\}}\{{[0-9]+\}}\s*[0-9]|[0-9]'"
 )
 _ELLIPSIS = re.compile(r"\\ldots(?![A-Za-z])")
 # Three dots at the end of a decimal's digits say that it goes on.

@@ -2,26 +2,41 @@
 
 import re
 
-# How models that think aloud mark it: (opening, closing), in lower case.
-MARKS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<thoughts>", "</thoughts>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<reason>", "</reason>"),
-    ("<analysis>", "</analysis>"),
-    ("<scratchpad>", "</scratchpad>"),
-    ("<reflection>", "</reflection>"),
+# The marks in which models think aloud, as (opening, closing) in lower case: these names in brackets of these kinds ...
+_NAMES = [
+    "think",
+    "thinking",
+    "thought",
+    "thoughts",
+    "thought_process",
+    "thinking_process",
+    "inner_thought",
+    "inner_thoughts",
+    "internal",
+    "reason",
+    "reasoning",
+    "reflect",
+    "reflection",
+    "analysis",
+    "scratchpad",
+    "cot",
+]
+_BRACKETS = (
+    ("<{}>", "</{}>"),
+    ("<|{}|>", "<|/{}|>"),
+    ("[{}]", "[/{}]"),
+    ("◁{}▷", "◁/{}▷"),
+    ("<seed:{}>", "</seed:{}>"),
+)
+# ... and the marks of single models.
+_OTHERS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|start_thinking|>", "<|end_thinking|>"),
-    ("<seed:think>", "</seed:think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("<unused94>", "<unused95>"),
-    ("[think]", "[/think]"),
-    ("◁think▷", "◁/think▷"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
+MARKS = tuple((left.format(name), right.format(name)) for left, right in _BRACKETS for name in _NAMES) + _OTHERS
 _CLOSING = {closing for _, closing in MARKS}
 _MARK = re.compile("|".join(re.escape(mark) for pair in MARKS for mark in pair), re.IGNORECASE)
 

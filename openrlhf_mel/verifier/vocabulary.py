@@ -16,7 +16,7 @@ UNITS = _words(
     deg degree degrees radian radians rad rads unit units sq cu square cubic per acre acres hectare hectares
     usd eur gbp cny rmb inr rs dollar dollars cent cents euro euros yen yuan rupee rupees pence penny pennies
     people person persons men women man woman boys girls boy girl children child student students
-    fahrenheit celsius kelvin bit bits byte bytes kb mb gb"""
+    kj kn mw gw ev ha fahrenheit celsius kelvin bit bits byte bytes kb mb gb"""
 )
 # Units that may touch their number ("12cm"), and are no product of letters there.
 TOUCHING = _words("mm cm dm km mg kg ml ft lb lbs oz mph kph kmh hr hrs mins secs min sec inches feet usd eur rpm hz")
@@ -37,6 +37,8 @@ FILLER_AFTER = _words("more less all left times over pairs pair")
 MULTIPLIERS = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
     **{"hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12},
+    **{"quadrillion": 10**15, "quadrillions": 10**15, "quintillion": 10**18, "quintillions": 10**18, "mln": 10**6},
+    **{"lakhs": 10**5, "crores": 10**7},
     **{"dozen": 12, "dozens": 12, "lakh": 10**5, "crore": 10**7},
 }
 PERCENT = _words("percent percents percentage pct")
@@ -61,9 +63,9 @@ _ARITHMETIC = _words(
     quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths
     eleventh elevenths twelfth twelfths twentieth twentieths fiftieths hundredth hundredths thousandth thousandths
     millionth millionths double twice thrice triple quadruple reciprocal inverse negative opposite base binary octal
-    decimal hexadecimal hex complement score gross first last exponent permille mille ppm ppb bn basis grand"""
+    decimal hexadecimal hex complement score gross first last exponent permille mille ppm ppb bn basis grand mil mn mio billionths trillionths tens ones myriad percentile percentiles fold"""
 )
-_NUMBERS = _words(
+NUMBERS = _words(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
 )
@@ -80,12 +82,14 @@ _CALENDAR = _words(
 _DIRECTIONS = _words(
     """north south east west northeast northwest southeast southwest northern southern eastern western left right inside
     outside upward upwards downward downwards clockwise counterclockwise anticlockwise inward outward forward backward
-    increase decrease increased decreased gain loss profit debt ahead behind before after ago later earlier late early
+    decrease decreased loss debt ahead behind before after ago later earlier late early
     faster slower older younger taller shorter longer heavier lighter"""
 )
 CHANGING = (
-    _DENIALS | _COMPARISONS | _ARITHMETIC | _NUMBERS | _PROPERTIES | _CALENDAR | _DIRECTIONS | frozenset(MULTIPLIERS)
+    _DENIALS | _COMPARISONS | _ARITHMETIC | NUMBERS | _PROPERTIES | _CALENDAR | _DIRECTIONS | frozenset(MULTIPLIERS)
 )
+# Before a noun these only say of what it is spoken: "one ticket costs 12".
+DETERMINERS = NUMBERS | _words("all any some every")
 # Between two values these make something else of them: "3 to 5", "5 choose 2".
 RANGES = _words("to from through till until choose")
 COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}

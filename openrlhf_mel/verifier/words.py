@@ -25,7 +25,9 @@ _OUTER = re.compile(r"^[\s:;,]+|^\.(?![0-9])|^\\(?:approx|sim)(?![A-Za-z])|[\s:;
 _ONLY_MARKS = re.compile(r"[\s().,:;'\"!?\[\]]*")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}(and|or){CLOSE}|(\\lor)(?![A-Za-z])|&)\s*,?\s*")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in|notin|equiv)(?![A-Za-z])")
+_NEXT_WORD = re.compile(rf"\s*{WORD.pattern}")
 _OF_A_VALUE = re.compile(rf"\s*{OPEN}of{CLOSE}\s*(?:{OPEN}the{CLOSE}\s*)?[-+0-9\\(]")
+_OR = re.compile(rf"{OPEN}or{CLOSE}|\\lor(?![A-Za-z])")
 _CAPITALS = re.compile(r"[A-Z]{3,}")
 
 
@@ -38,6 +40,7 @@ class Reading:
 
     math: str
     words: tuple[str, ...] = ()
+    alternatives: bool = False  # its values are joined by "or": they are no point
 
 
 def read(text: str) -> Reading:
@@ -45,13 +48,14 @@ def read(text: str) -> Reading:
     if not _MAY_HOLD_WORDS.search(text):
         return Reading(_trimmed(text))
     text = _converted(_IN_BRACKETS.sub(r"\1", _without_label(marked(text))))
+    alternatives = bool(_OR.search(text))
     text = _joined(text)
     if not _has_value(text) or _CAPITALS.fullmatch(text.strip()):
         return _words_alone(text)
     text = _UNIT.sub(_unit, text)
     kept: list[str] = []
     math = WORD.sub(lambda word: _drop_or_keep(word, kept), text)
-    return Reading(_trimmed(_DEGREES.sub(r"\1", math)), tuple(kept))
+    return Reading(_trimmed(_DEGREES.sub(r"\1", math)), tuple(kept), alternatives)
 
 
 def _word(*names: str) -> str:
@@ -71,6 +75,7 @@ _MATHEMATICS = tuple(
         ),
         (rf"{_word('cube', 'cubed')}\s*{_word('root')}\s*{_word('of')}\s*([0-9]+|[a-z](?![A-Za-z]))", r"\\sqrt[3]{\1}"),
         (rf"{_word('per')}\s*{_word('cent')}|{_word(*vocabulary.PERCENT)}", r"\\%"),
+        (rf"{_word('all')}\s*{_word('real', 'reals')}(?:\s*{_word('numbers')})?", r"\\mathbb{R}"),
         (rf"{_word('pi')}", r"\\pi "),
         (rf"{_word('infinity')}", r"\\infty "),
         (rf"{_VALUE_BEFORE}{_word('factorial')}", "!"),
@@ -79,6 +84,7 @@ _MATHEMATICS = tuple(
         (rf"{_word('minus', 'negative')}{_VALUE_AFTER}", "-"),
         (rf"{_VALUE_BEFORE}{_word('plus')}{_VALUE_AFTER}", "+"),
         (rf"{_VALUE_BEFORE}{_word('times')}{_VALUE_AFTER}", r"\\times "),
+        (rf"{_VALUE_BEFORE}{_word('multiplied')}\s*{_word('by')}{_VALUE_AFTER}", r"\\times "),
         (rf"{_VALUE_BEFORE}(?:{_word('divided')}\s*{_word('by')}|{_word('over')}){_VALUE_AFTER}", "/"),
     )
 )
@@ -99,14 +105,20 @@ def _without_label(text: str) -> str:
     label, *others = sides.sides(text)
     if not others:
         return text
-    rest = text[text.index("=") + 1 :] if "=" in text else text
+    rest = text[text.index("=") + 1 :]
     only_words = not _has_value(rest)  # as in "K = even"
-    if not (WORD.search(label) or only_words) or vocabulary.SCALING.intersection(
-        WORD.findall(_IN_BRACKETS.sub("", label))
+    return rest if (WORD.search(label) or only_words) and names_value(label) else text
+
+
+def names_value(subject: str) -> bool:
+    """Whether a marked text only names the value that is said of it: "area of triangle ABC", but not "half of x"."""
+    words = WORD.findall(_IN_BRACKETS.sub("", subject))
+    if vocabulary.SCALING.intersection(words) or (
+        len(words) > 1 and words[0] in vocabulary.NUMBERS and _changes(words[1])
     ):
-        return text
-    name = _WORDS.sub("W", label)
-    return rest if _FIGURE.fullmatch(name) or sides.names(name) else text
+        return False
+    name = _WORDS.sub("W", subject).strip()
+    return bool(_FIGURE.fullmatch(name)) or sides.names(name)
 
 
 def _factor(multipliers: str) -> int:
@@ -134,9 +146,11 @@ def _joined(text: str) -> str:
 
 
 def _are_alternatives(before: str, after: str) -> bool:
-    """Whether two conditions are joined, one of them an inequality, as in "x=0 or x>2"."""
+    """Whether these are conditions that are no values of one unknown: "x=0 or x>2", "x=2 or y=5", but not "x=2 or x=3"."""
     relations = [bool(_RELATION.search(text)) for text in (before, after)]
-    return any(relations) and all(found or "=" in text for found, text in zip(relations, (before, after), strict=True))
+    if not all(found or "=" in text for found, text in zip(relations, (before, after), strict=True)):
+        return False
+    return any(relations) or before.partition("=")[0].strip(" ,") != after.partition("=")[0].strip(" ,")
 
 
 def _has_value(text: str) -> bool:
@@ -170,7 +184,9 @@ def _unit(match: re.Match[str]) -> str:
             continue  # "12 more apples"
         if not kept and counted and word in vocabulary.ADJECTIVES and following and not _changes(following):
             continue  # "12 even numbers"
-        if _changes(word) or (word in vocabulary.RANGES and following is None and rest):
+        if position and word in vocabulary.COMPASS:
+            kept.append(vocabulary.COMPASS[word])
+        elif _changes(word) or (word in vocabulary.RANGES and following is None and rest):
             kept.append(word)
         elif word in vocabulary.CHANGING_BEFORE and following in (None, "of") and _VALUE.match(rest):
             kept.append(word)  # "2 \\text{ square root of } x"
@@ -191,6 +207,9 @@ def _drop_or_keep(match: re.Match[str], kept: list[str]) -> str:
     )
     if len(word) == 1:
         return word
+    following = _NEXT_WORD.match(after)
+    if word in vocabulary.DETERMINERS and following and not _changes(following[1]):
+        return " "
     of_a_value = _OF_A_VALUE.match(after) and word not in vocabulary.FILLER and word not in vocabulary.QUANTITIES
     between = _HAS_VALUE.search(before.rpartition(CLOSE)[2]) and _VALUE.match(after.lstrip()[:1])
     if (

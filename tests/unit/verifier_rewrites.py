@@ -216,5 +216,12 @@ def generated(count: int, draw: random.Random) -> list[str]:
         lambda: f"{small()},{small() + 31}",
         lambda: f"\\frac{{{small()}+\\sqrt{{{draw.choice((2, 3, 5))}}}}}{{{small() + 1}}}",
         lambda: f"{small()}n+{small()}",
+        lambda: f"\\begin{{pmatrix}} {small()} \\\\ {-small()}/{small() + 31} \\end{{pmatrix}}",
+        lambda: f"{small()}\\log_2 {draw.choice((3, 5, 7))}",
+        lambda: f"(-\\infty,{small()})\\cup({small() + 31},\\infty)",
+        lambda: f"{small()}^\\circ",
+        lambda: f"x>{small()}",
+        lambda: draw.choice(("\\text{Evelyn}", "\\text{even}", "\\text{(C)}", "\\text{no solution}")),
+        lambda: f"\\frac{{{small()}x}}{{y^2+{small()}}}",
     )
     return [forms[number % len(forms)]() for number in range(count)]
