@@ -18,6 +18,7 @@ from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
 from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier.readings import as_number, readings
+from openrlhf_mel.verifier.structure import packed
 
 CHECKPOINTS = "checkpoints.json"
 _KINDS = ("no_answer", "timeout", "error")
@@ -152,7 +153,7 @@ def answer_label(sample: Sample, lenient: bool) -> str | None:
     if number is not None and number.value is not None:
         return f"={number.value}{'%' if number.percent else ''}"
     reading = readings(extracted)[0]
-    return f"'{reading.math} {' '.join(reading.words)}"
+    return f"'{packed(reading.math)} {' '.join(reading.words)}"
 
 
 def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]:

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel.errors import UserError
+
 _QUESTION, _ANSWER = "QUESTION", "ANSWER"  # nothing that a template looks for
 _GENERATION = re.compile(r"(\{%-?)\s*(?:end)?generation\s*(-?%\})")  # transformers' own tag, which changes no text
 
@@ -27,7 +29,9 @@ def unended(read: Callable[[str], str | None]) -> str | None:
         special = _special_tokens(read, tokenizer)
         turn = _end_of_turn(_template(read, tokenizer), set(special.values()), tokenizer)
         ends = _end_tokens(read, tokenizer, special)
-    except Exception:  # files of a stranger, a template above all, fail in many ways
+    except UserError:  # the file could not be read at all
+        raise
+    except Exception:  # a published model's files, its template above all, fail in many ways
         return None
     if turn is None or turn in ends:
         return None

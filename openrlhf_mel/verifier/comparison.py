@@ -4,7 +4,6 @@ Math-Verify's own time limits stay off here: they use SIGALRM, and the pool's li
 """
 
 import itertools
-import re
 from functools import lru_cache
 
 from latex2sympy2_extended.logic import And as ChainedAnd
@@ -32,6 +31,7 @@ from sympy.core.relational import Relational
 from openrlhf_mel.verifier import sides, structure
 from openrlhf_mel.verifier.exact import bases_differ, parse_number, same_number
 from openrlhf_mel.verifier.readings import readings, without_letter_unit
+from openrlhf_mel.verifier.structure import packed
 from openrlhf_mel.verifier.words import Reading
 
 # Math-Verify's own table of units stays off: it drops letters too ("2m" is 2). `words` has dropped the units.
@@ -44,7 +44,6 @@ _DECIMAL_TOLERANCE = 1e-3
 _MAX_DIGITS = 50_000  # to which two exact values are told apart
 _SAMPLES = (Rational(-7, 3), Rational(-2, 5), Rational(3, 7), Rational(5, 2))
 
-_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
 
 Parsed = list[Basic | MatrixBase | str]
 
@@ -82,14 +81,11 @@ def _names_choice(found: list[Reading]) -> bool:
 def _equal(gold: Reading, answer: Reading) -> bool:
     if gold.words != answer.words:
         return False
-    if _text(gold.math) == _text(answer.math):
+    if packed(gold.math) == packed(answer.math):
         return not _is_false(answer.math) or _is_false(gold.math)
-    if (
-        not gold.math
-        or not answer.math
-        or _point_for_alternatives(gold, answer)
-        or _point_for_alternatives(answer, gold)
-    ):
+    if not gold.math or not answer.math:
+        return False
+    if _point_for_alternatives(gold, answer) or _point_for_alternatives(answer, gold):
         return False
     return _equal_values(gold.math, answer.math)
 
@@ -107,7 +103,7 @@ def _equal_values(gold: str, answer: str) -> bool:
     """Compare two answers without words. An equation is compared with an equation whole, with a value by its right side."""
     first, second = _value(gold), _value(answer)
     if "=" in gold and "=" in answer:
-        same_names = _text(_first_side(gold)) == _text(_first_side(answer))
+        same_names = packed(_first_side(gold)) == packed(_first_side(answer))
         if first is None or second is None or not same_names:
             return not _is_false(answer) and _equal_expressions(gold, answer)
     return first is not None and second is not None and not _is_false(answer) and _equal_expressions(first, second)
@@ -115,10 +111,10 @@ def _equal_values(gold: str, answer: str) -> bool:
 
 def _equal_expressions(gold: str, answer: str) -> bool:
     gold, answer = _without_singleton(gold), _without_singleton(answer)
-    if _text(gold) == _text(answer):
+    if packed(gold) == packed(answer):
         return True
     if structure.has_ellipsis(gold) or structure.has_ellipsis(answer):
-        return _text(_without_braces(gold)) == _text(_without_braces(answer))
+        return packed(_without_braces(gold)) == packed(_without_braces(answer))
     if _only_as_text(gold) or _only_as_text(answer):
         return False
     numbers = parse_number(gold), parse_number(answer)
@@ -164,11 +160,6 @@ def _without_singleton(text: str) -> str:
     """A set of one element is compared by it."""
     inner = _without_braces(text)
     return inner if inner != text and len(structure.elements(text)) == len(structure.elements(inner)) == 1 else text
-
-
-def _text(math: str) -> str:
-    """The answer as text, without spaces that mean nothing: those after a command and beside what is no letter or digit."""
-    return _SPACE.sub("", math)
 
 
 def warm_up() -> None:
@@ -217,10 +208,8 @@ def _differ_in_value(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase 
     gold, answer = _right_side(gold), _right_side(answer)
     golds, answers = _elements(gold), _elements(answer)
     if golds is not None and answers is not None:
-        numbers = [[e for e in elements if e.is_number] for elements in (golds, answers)]
-        return len(numbers[0]) == len(numbers[1]) and any(
-            all(_differ_in_value(g, a) for a in numbers[1]) for g in numbers[0]
-        )
+        golds, answers = ([e for e in elements if e.is_number] for elements in (golds, answers))
+        return len(golds) == len(answers) and any(all(_differ_in_value(g, a) for a in answers) for g in golds)
     if golds is not None or answers is not None:
         return False
     if not (isinstance(gold, Expr) and isinstance(answer, Expr)):

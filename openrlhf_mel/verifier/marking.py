@@ -10,6 +10,7 @@ OPEN, CLOSE = "\ue000", "\ue001"
 WORD = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 ANY = f"{OPEN}[^{OPEN}{CLOSE}]*{CLOSE}"
 
+_NO_MARKS = {ord(OPEN): None, ord(CLOSE): None}
 _TEXT = re.compile(r"\\(text(?:bf|rm|it|sf|tt|normal|up|md)?|mbox|hbox|mathrm|mathbf|mathsf|operatorname)\*?\s*\{")
 _RUN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
 _ARTICLE = re.compile(r"(?<![A-Za-z])(?:a|I)\s+(?=[A-Za-z]{2})")
@@ -44,6 +45,7 @@ _WRITTEN_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 
 def marked(text: str) -> str:
     """Mark the words of a text in `canonical` notation: what \\text and its like hold, and letters that are no product."""
+    text = text.translate(_NO_MARKS)  # an answer may hold any character
     text = " ".join(_CLOCK.sub(r"\1m ", _CURRENCY.sub(" ", text)).split())
     text = _TEMPERATURE.sub(r"^{\\circ}", text)
     parts, position = [], 0

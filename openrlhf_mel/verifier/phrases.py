@@ -12,9 +12,10 @@ from openrlhf_mel.verifier.vocabulary import CHANGING, NUMBERS, SCALING
 from openrlhf_mel.verifier.words import names_value
 
 _SCALED_AFTER = frozenset(("squared", "cubed", "plus", "minus", "times"))
+_DOUBTED = frozenset(("wrong", "incorrect", "doubt", "thought", "guess", "guessed", "previous", "false", "initial"))
 _MAX_TAIL = 20_000  # characters at the end of a response in which the phrases are looked for
 _MAX_PHRASE = 200  # a longer one is prose
-_MAX_LINE = 2_000
+_MAX_LINE = 1_000
 
 _EMPHASIS = r"[ \t*_]"
 _FINAL = re.compile(r"final answer\b(?:[^\n.:：]{0,60}?\bis\b[ \t]*[:：]?|[ \t*_]{0,4}[:：])[ \t*}]*", re.IGNORECASE)
@@ -50,10 +51,14 @@ _TAKES_BACK = re.compile(
     r"instead|on second thought|i mean|let me|scratch)\b",
     re.IGNORECASE,
 )
-_DOUBTS = re.compile(r"\b(?:but|not|wrong|incorrect|false|except|unless|or|if)\b", re.IGNORECASE)
+_DOUBTS = re.compile(
+    r"\b(?:but|not|wrong|incorrect|false|except|unless|or|if|else|otherwise|could|might|may|also|maybe|perhaps)\b|;",
+    re.IGNORECASE,
+)
 _RULE = re.compile(r"(?:[ \t]*[-=*_]{3,}[ \t]*\n\s*)+")
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|equals)\b(?:\s+equal\s+to\b)?:?\s*", re.IGNORECASE)
-_SAYS_TWO_THINGS = re.compile(r"[0-9].*?(?:\band\b|[,;])", re.IGNORECASE)
+_AND = re.compile(r"\band\b|[,;]", re.IGNORECASE)
+_DIGIT = re.compile(r"[0-9]")
 _VERDICT = re.compile(r"(?:the\s+)?(?:only\s+)?(?:correct|right|final)?\s*(?:answer|one|choice|option)?", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|a|an|its|his|her|their|our|this|that)\s+", re.IGNORECASE)
@@ -112,7 +117,7 @@ def _line_at(text: str, start: int) -> str:
 
 
 def _answer_in(phrase: str) -> str | None:
-    phrase = _HOPE.sub("", phrase[:_MAX_LINE])
+    phrase = _HOPE.sub("", " ".join(phrase[:_MAX_LINE].split()))
     phrase = _stripped(_without_circumstances(_stripped(_first_sentence(_without_reason(phrase)))))
     if _unfinished(phrase) or "\\boxed" in phrase or "\\fbox" in phrase:  # a box that counts came first
         return None
@@ -134,8 +139,13 @@ def _stripped(phrase: str) -> str:
 
 
 def _first_sentence(phrase: str) -> str:
+    """The first sentence alone, unless what follows may name another value."""
     end = _SENTENCE_END.search(phrase)
-    return phrase[: end.start()] if end and not _TAKES_BACK.match(phrase, end.end()) else phrase
+    if not end or _TAKES_BACK.match(phrase, end.end()):
+        return phrase
+    following = phrase[end.end() :]
+    another = _VALUE.search(following) and ("=" not in following or _DOUBTS.search(following))
+    return phrase if another else phrase[: end.start()]
 
 
 def _unfinished(phrase: str) -> bool:
@@ -160,13 +170,19 @@ def _after_copula(phrase: str) -> str:
     if not copulas:
         return phrase
     head, tail = phrase[: copulas[-1].start()].strip(), phrase[copulas[-1].end() :]
-    if _NEGATION.search(head) or any(_SAYS_TWO_THINGS.search(head, copula.end()) for copula in copulas[:-1]):
+    if _NEGATION.search(head) or _says_another_thing(head, copulas):
         return phrase
     if tail and _VERDICT.fullmatch(tail):  # "B is the correct answer"
         return head
     if not _VALUE.search(tail):
         return tail if tail and not _VALUE.search(head) else phrase
     return tail if _names_value(head) else phrase
+
+
+def _says_another_thing(head: str, copulas: list[re.Match[str]]) -> bool:
+    """Whether a value follows an earlier copula, and "and" or a comma that value: "x is 3 and y is 4"."""
+    value = _DIGIT.search(head, copulas[0].end()) if len(copulas) > 1 else None
+    return bool(value and _AND.search(head, value.end()))
 
 
 def _names_value(head: str) -> bool:
@@ -179,7 +195,7 @@ def _names_value(head: str) -> bool:
         return names_value(subject)
     words = WORD.findall(subject)
     scaled = words[0] in SCALING or (words[0] in NUMBERS and len(words) > 1 and words[1] in CHANGING)
-    return not scaled and not _SCALED_AFTER.intersection(words)
+    return not scaled and not (_SCALED_AFTER | _DOUBTED).intersection(words)
 
 
 def _formulas(phrase: str) -> str | None:

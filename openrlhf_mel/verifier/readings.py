@@ -22,7 +22,7 @@ _NAMED_CHOICE = re.compile(
 _LETTER_UNIT = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})) [mshgLNJWV](?:\^\{?[23]\}?)?")
 # What follows a letter in an expression or a list of choices, where it is no choice's value.
 _NO_VALUE = re.compile(
-    r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*\([A-J]\)"
+    r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*(?:\([A-J]\)|(?<![A-Za-z])[A-J][.):])"
 )
 
 

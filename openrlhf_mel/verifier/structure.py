@@ -6,12 +6,11 @@ _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": "", "\\lfloor": "", "\\lceil": ""}
 _CLOSING = {")", "]", "\\}", "\\rangle", "}", "\\rfloor", "\\rceil"}
 
-# Two numbers next to each other ("1 2", "0.5\frac12"), or a prime on one: nothing says what that is, so it only equals the same text.
-# An index or a power before a number is none of them: "\log_2 8".
-_ALONE = r"(?<![0-9.A-Za-z_^])(?<![_^]\{)"
-_GAP = re.compile(
-    rf"{_ALONE}[0-9]+(?:\.[0-9]+)?\s+[0-9.]|(?<![_^A-Za-z0-9}}.])[0-9.]+\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}|\\frac\{{[0-9]+\}}\{{[0-9]+\}}\s*[0-9]|[0-9]'"
-)
+# Two numbers next to each other ("1 2", "0.5\frac12"), or a prime on one: nothing says what that is, so it only equals the
+# same text. An index or a power before a number is none of them: "\log_2 8".
+_NUMBER = r"(?<![0-9.A-Za-z_^}])(?<![_^]\{)[0-9]+(?:\.[0-9]+)?"
+_QUOTIENT = r"\\frac\{[0-9]+\}\{[0-9]+\}"
+_GAP = re.compile(rf"{_NUMBER}\s+[0-9.]|{_NUMBER}\s*{_QUOTIENT}|{_QUOTIENT}\s*[0-9]|{_NUMBER}'")
 _ELLIPSIS = re.compile(r"\\ldots(?![A-Za-z])")
 # Three dots at the end of a decimal's digits say that it goes on.
 _CUT_DECIMAL = re.compile(r"([0-9]\.[0-9]+)\s*\\ldots(?![A-Za-z])\s*(?![0-9])")
@@ -22,6 +21,7 @@ _NUMBER_WITH_GROUPS = re.compile(r"(?<![0-9.,_^])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?
 _MEMBER = re.compile(r"(?:[A-Za-z]|\\[a-z]+)\s*\\in(?![A-Za-z])\s*(?P<set>.*)", re.DOTALL)
 _BETWEEN = re.compile(r"[^<>=]*(?:<|\\le(?![A-Za-z]))[^<>=]*[A-Za-z][^<>=]*(?:<|\\le(?![A-Za-z]))[^<>=]*")
 _PLUS_OR_MINUS = re.compile(r"\\pm(?![A-Za-z])")
+_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
 _EXPLICIT_LIST = re.compile(r"[0-9,]+")
 
 
@@ -69,6 +69,11 @@ def shapes_agree(gold: tuple | str, answer: tuple | str) -> bool:
         return False
     pairs = zip(sorted(gold[1:], key=repr), sorted(answer[1:], key=repr), strict=True)
     return all(shapes_agree(first, second) for first, second in pairs)
+
+
+def packed(text: str) -> str:
+    """The text without the spaces that mean nothing: those after a command and beside what is no letter or digit."""
+    return _SPACE.sub("", text)
 
 
 def has_gap(text: str) -> bool:

@@ -28,7 +28,8 @@ FILLER = _words(
     """a an the this that these those it its is are was were be been being equals equal equaling answer answers final result
     results solution solutions value values total totals so thus hence therefore then we get have has had there here
     exactly precisely about approximately approx around roughly circa simply just only namely i.e of for in as at on with
-    number altogether respectively each both also please respectively i my our ours by so me we he she they you your his her their per either"""
+    number altogether respectively each both also please i my our ours by so me he she they you your his her their per
+    either"""
 )
 # Words that go when the value stands before them, and change it when it comes after ("12 more", "more than 12").
 FILLER_AFTER = _words("more less all left times over pairs pair")

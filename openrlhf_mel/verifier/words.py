@@ -35,12 +35,13 @@ _CAPITALS = re.compile(r"[A-Z]{3,}")
 class Reading:
     """An answer without its words. `words` are those that count, in their order; both answers have to have the same.
 
-    Of an answer in words alone, such as a name, `math` is empty, and all its words count.
+    Of an answer in words alone, such as a name, `math` is empty, and all its words count. `alternatives` says that its
+    values are joined by "or", so that they are no point.
     """
 
     math: str
     words: tuple[str, ...] = ()
-    alternatives: bool = False  # its values are joined by "or": they are no point
+    alternatives: bool = False
 
 
 def read(text: str) -> Reading:
@@ -113,9 +114,8 @@ def _without_label(text: str) -> str:
 def names_value(subject: str) -> bool:
     """Whether a marked text only names the value that is said of it: "area of triangle ABC", but not "half of x"."""
     words = WORD.findall(_IN_BRACKETS.sub("", subject))
-    if vocabulary.SCALING.intersection(words) or (
-        len(words) > 1 and words[0] in vocabulary.NUMBERS and _changes(words[1])
-    ):
+    counted = len(words) > 1 and words[0] in vocabulary.NUMBERS and _changes(words[1])  # "three times x"
+    if counted or vocabulary.SCALING.intersection(words):
         return False
     name = _WORDS.sub("W", subject).strip()
     return bool(_FIGURE.fullmatch(name)) or sides.names(name)
@@ -201,10 +201,8 @@ def _changes(word: str) -> bool:
 def _drop_or_keep(match: re.Match[str], kept: list[str]) -> str:
     """What stands in the place of a word that is not behind a value."""
     word = match.group(1)
-    before, after = (
-        match.string[max(0, match.start() - 100) : match.start()],
-        match.string[match.end() : match.end() + 100],
-    )
+    before = match.string[max(0, match.start() - 100) : match.start()]
+    after = match.string[match.end() : match.end() + 100]
     if len(word) == 1:
         return word
     following = _NEXT_WORD.match(after)

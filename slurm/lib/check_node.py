@@ -130,7 +130,9 @@ def without_verbs(
         except OSError:
             missing.append(library)
             continue
-        if library == libraries[0]:  # without a provider's library it knows none of that provider's devices
+        if hasattr(
+            loaded, "ibv_get_device_list"
+        ):  # without a provider's library it knows none of that provider's devices
             count = ctypes.c_int()
             loaded.ibv_get_device_list.restype = ctypes.c_void_p
             loaded.ibv_get_device_list(ctypes.byref(count))

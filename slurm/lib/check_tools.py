@@ -75,8 +75,9 @@ def folder(name: str, value: str | None) -> Iterator[str]:
     """The folder of a variable, or the first above it that exists: it can be written, and code in it can be run."""
     if not value:
         return
-    path = next(path for path in (Path(value), *Path(value).absolute().parents) if path.exists())
+    path = Path(value)
     try:
+        path = next(path for path in (path, *path.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=path):
             pass
         if os.statvfs(path).f_flag & os.ST_NOEXEC:

@@ -21,7 +21,7 @@ def own_rows() -> list[tuple[str, str, str, str]]:
 
 
 def shared_rows() -> list[tuple[str, str, str, str]]:
-    """Rows of the kind "grading: ..."; the others are of other parts, and tested there."""
+    """Rows of the kind "grading: ..."; test_fault_rows.py has the others."""
     if not FAULTS.is_file():
         return []
     with FAULTS.open(encoding="utf-8") as lines:
