@@ -84,6 +84,14 @@ _OVERLINED = re.compile("(?:[0-9][\u0304\u0305])+")
 _ROOT_SIGNS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[A-Za-z](?![A-Za-z])|(?=[({\\√∛∜]))")
 
+# "7th" is 7, however the letters are raised.
+_SUFFIX = r"\s*(?:st|nd|rd|th)\s*"
+_UPRIGHT = rf"\\(?:text|mathrm|textrm)\s*\{{{_SUFFIX}\}}"
+_ORDINAL = (
+    rf"(?<=[0-9])(?:(?:st|nd|rd|th)(?![A-Za-z])|\\textsuperscript\s*\{{{_SUFFIX}\}}"
+    rf"|\^\s*(?:{_UPRIGHT}|\{{\s*{_UPRIGHT}\s*\}}|\{{{_SUFFIX}\}}))"
+)
+
 # (what is written, what it becomes). The order counts: later rows see what earlier ones made.
 _COMMANDS = tuple(
     (re.compile(pattern), replacement)
@@ -125,6 +133,7 @@ _COMMANDS = tuple(
             " ",
         ),
         (r"(?<!\\)\\\$|\$", ""),
+        (_ORDINAL, ""),
         (r"\*\*", "^"),
         (r"(?<=[0-9])\s*x\s*(?=10\s*\^)", r"\\times "),
         (r"(?<![\\A-Za-z])(sqrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^_({0-9])", r"\\\1"),

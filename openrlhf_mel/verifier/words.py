@@ -162,9 +162,9 @@ def _words_alone(text: str) -> Reading:
     rest, words = WORD.sub(" ", text).strip(), [_spelled(word) for word in WORD.findall(text)]
     if not words:
         return Reading("", (rest.lower(),))
-    if len(words) == 1 and len(words[0]) == 1:
-        return Reading(words[0])
     kept = tuple(word for word in words if word not in vocabulary.FILLER) or tuple(words)
+    if len(kept) == 1 and len(kept[0]) == 1:
+        return Reading(kept[0])
     return Reading("" if _ONLY_MARKS.fullmatch(rest) else _trimmed(rest), kept)
 
 
