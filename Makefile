@@ -30,16 +30,18 @@ setup: .venv/.ready
 demo: setup
 	@.venv/bin/python data/toy/demo.py
 
-# One process: tests start Ray clusters of their own, and two of these at once are too much for 2 cores.
+# Two workers of pytest-xdist; tests/conftest.py says which tests stay together.
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup
+
 test: setup
-	@.venv/bin/python -m pytest -m "not slow and not release" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not release" $(PYTEST_ARGS)
 
 # pytest ends with 5 when it selects no test: fine here, a mistake in `make test`
 test-slow: setup
-	@.venv/bin/python -m pytest -m "slow and not release" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
+	@$(PYTEST) -m "slow and not release" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
 
 test-all: setup
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 lint: setup
 	@.venv/bin/ruff check --quiet .

@@ -19,6 +19,16 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a worker of pytest-xdist runs alone: the tests of one file, or of a folder whose tests start clusters.
+
+    Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is not, as Slurm's tests mostly wait.
+    """
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder in ("e2e_cpu", "slurm") else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data sets: $MEL_SHARED, or `shared` beside the repository."""

@@ -151,6 +151,7 @@ def test_ray_that_cannot_start(refused):
     refused("RAY_ADDRESS=127.0.0.1:1: no Ray answers there", env={"RAY_ADDRESS": "127.0.0.1:1"})
 
 
+@pytest.mark.slow
 def test_ray_address_of_something_else(refused):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

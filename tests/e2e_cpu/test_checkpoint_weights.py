@@ -18,7 +18,7 @@ from eval import conversion
 from eval.checkpoints import find, materialise, select
 from openrlhf_mel.errors import UserError
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TOY = Path(__file__).resolve().parents[2] / "data" / "toy" / "model"
 STAGES = {stage: (f"--ds.zero_stage={stage}",) for stage in (1, 2, 3)}
 RANK, ALPHA = 4, 16

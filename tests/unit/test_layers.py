@@ -10,7 +10,8 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
-    {"conversation", "errors", "head", "internalization", "text", "turns"},
+    {"conversation", "errors", "head", "internalization", "text"},
+    {"turns"},
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
     {"checkpoint", "metrics"},
