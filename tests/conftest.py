@@ -20,13 +20,16 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a worker of pytest-xdist runs alone: the tests of one file, or of a folder whose tests start clusters.
+    """Say which tests stay in one worker of pytest-xdist: those that start a Ray cluster, Slurm's, and else those of a file.
 
     Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is not, as Slurm's tests mostly wait.
     """
     for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in ("e2e_cpu", "slurm") else str(item.path)))
+        if item.path.parent.name == "slurm":
+            group = "slurm"
+        else:
+            group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
