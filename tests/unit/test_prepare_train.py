@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from preparation_runs import GOOD, jsonl, lines, reasons, runner
 
 from data import prepare_train, sources
 from data.cleaning import STEPS
@@ -17,10 +18,6 @@ from data.cleaning import STEPS
 REPO = Path(__file__).resolve().parents[2]
 DAPO = sources.load(sources.TRAINING)["dapo-math-17k"]
 # (question, answer): what happens to each with the defaults
-GOOD = [
-    (f"Find the {word} of ${n}+{n * n}$.", str(n + n * n))
-    for n, word in enumerate(["sum", "total", "value", "result"], 2)
-]
 ROWS = [
     *GOOD,
     (" Find the sum of $2 + 4$. \n", "6"),  # equal to the first under the key
@@ -42,29 +39,9 @@ BENCHMARK = [
 ]
 
 
-def jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture
 def prepare(tmp_path, capsys):
-    """Run the command on `rows` (pairs, or a file); returns the exit code, its standard error, and the output folder."""
-
-    def run(rows, *flags, source="custom", out="out"):
-        path = rows
-        if not isinstance(rows, Path):
-            path = jsonl(tmp_path / "in.jsonl", [{"question": q, "answer": a} for q, a in rows])
-        argv = ["--source", source, "--input", str(path), "--output-dir", str(tmp_path / out), *flags]
-        code = prepare_train.main(argv)
-        return code, capsys.readouterr().err, tmp_path / out
-
-    return run
+    return runner(tmp_path, capsys)
 
 
 @pytest.fixture
@@ -72,12 +49,6 @@ def benchmarks(tmp_path):
     jsonl(tmp_path / "benchmarks" / "b.jsonl", BENCHMARK)
     jsonl(tmp_path / "benchmarks" / "eval_all.jsonl", [{"input": "not looked at"}])
     return ("--benchmarks-dir", str(tmp_path / "benchmarks"))
-
-
-def reasons(out):
-    return {
-        reason: found["count"] for reason, found in json.loads((out / "report.json").read_text())["dropped"].items()
-    }
 
 
 def test_every_row_is_accounted_for(prepare, benchmarks):
@@ -252,66 +223,6 @@ def test_levels_are_selected(prepare, tmp_path):
     assert reasons(out) == {"not_selected": 1} and len(lines(out / "train.jsonl")) == 3
 
 
-CONVERSATION = [{"role": "user", "content": "How many edges has a cube?"}]
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-@pytest.mark.parametrize(
-    ("question", "expected"),
-    [
-        (json.dumps(CONVERSATION), "How many edges has a cube?"), (repr(CONVERSATION), "How many edges has a cube?"),
-        ("[1, 2, 3] is a list of how many?", "[1, 2, 3] is a list of how many?"), ("{1, 2}: its size?", "{1, 2}: its size?"),
-        ('[{"role": "user"}] has how many keys?', '[{"role": "user"}] has how many keys?'),
-    ],
-    ids=range(5),
-)  # fmt: skip
-def test_a_conversation_stored_as_text(prepare, tmp_path, kind, question, expected):
-    rows = [{"question": q, "answer": a} for q, a in [*GOOD, (question, "77")]]
-    path = tmp_path / f"in.{kind}"
-    jsonl(path, rows) if kind == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
-    code, _, out = prepare(path)
-    assert code == 0 and [r["input"] for r in lines(out / "train.jsonl") if r["label"] == "77"] == [expected]
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-@pytest.mark.parametrize(
-    ("question", "found"),
-    [
-        (f"array([{CONVERSATION[0]}], dtype=object)", "found \"array([{"), (repr(CONVERSATION)[:-9], "found \"[{'role'"),
-        (f"[{CONVERSATION[0]}\n {CONVERSATION[0]}]", "found \"[{'role'"), (repr(CONVERSATION * 2), "found [{'role': 'user'"),
-        (json.dumps(CONVERSATION[0]), "found {'role': 'user'"), (json.dumps({"messages": CONVERSATION}), "found {'messages'"),
-    ],
-    ids=range(6),
-)  # fmt: skip
-def test_another_conversation_stored_as_text_is_refused(prepare, tmp_path, kind, question, found):
-    rows = [{"question": q, "answer": a} for q, a in [*GOOD, (question, "77")]]
-    path = tmp_path / f"in.{kind}"
-    jsonl(path, rows) if kind == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
-    code, err, out = prepare(path)
-    place = f"{path}, {'line' if kind == 'jsonl' else 'row'} {len(rows)}: 'question': {found}"
-    assert code == 2 and place in err and "Traceback" not in err and not out.exists()
-
-
-def test_invisible_characters_are_taken_out(prepare, tmp_path):
-    dapo = f"\ufeff{DAPO.prefix}\u200bWhat is 1+1?{DAPO.suffix}\u200b"
-    code, _, out = prepare(jsonl(tmp_path / "dapo.jsonl", [{"prompt": dapo, "solution": "2"}]), source=DAPO.name)
-    assert code == 0 and [row["input"] for row in lines(out / "train.jsonl")] == ["What is 1+1?"]
-    changed = json.loads((out / "report.json").read_text())["changed"]
-    assert (changed["unwrapped"], changed["half_unwrapped"], changed["trimmed"]) == (1, 0, 1)
-    rows = [
-        ("How many\u200b edges has a cube?", "\ufeff12"),
-        ("\u200b", "3"),
-        ("Empty?", "\u200b\ufeff"),
-        ("چند تا می\u200cشود؟", "5"),
-    ]
-    code, _, out = prepare(rows, out="own")
-    found = {(r["input"], r["label"]) for r in lines(out / "train.jsonl")}
-    assert found == {("How many edges has a cube?", "12"), ("چند تا می\u200cشود؟", "5")}
-    assert reasons(out) == {"empty_question": 1, "empty_answer": 1}
-    code, _, out = prepare(rows[:1], "--skip", "trim,rewrite,unusable", out="skipped")
-    assert [(r["input"], r["label"]) for r in lines(out / "train.jsonl")] == rows[:1]
-
-
 BAD = {
     "a missing column": ([{"question": "q"}], (), "in.jsonl: no known columns of custom; found question; expected question + answer; name yours by --question-column"),
     "a missing column later": ([{"question": "q", "answer": "1"}, {"question": "q"}], (), "in.jsonl, line 2: no column 'answer'"),
@@ -336,16 +247,6 @@ def test_bad_input(prepare, tmp_path, rows, flags, message):
     error = [line for line in err.splitlines() if "error: " in line]
     assert len(error) == 1 and "Traceback" not in err
     assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    "problem", [json.dumps(CONVERSATION), repr(CONVERSATION), "array([{'role': 'user'}])", " ", 3, None]
-)
-def test_benchmarks_without_a_questions_text(prepare, tmp_path, problem):
-    """Compared as they are, such questions would be near to none."""
-    jsonl(tmp_path / "b" / "x.jsonl", [{"problem": "[1] is how long?"}, {"problem": problem}])
-    code, err, _ = prepare(ROWS, "--benchmarks-dir", str(tmp_path / "b"))
-    assert code == 2 and "x.jsonl, line 2: no question's text under 'problem'" in err
 
 
 def test_benchmarks_of_another_kind(prepare, tmp_path):
