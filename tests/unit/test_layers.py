@@ -11,7 +11,7 @@ PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
     {"conversation", "errors", "head", "internalization", "text"},
-    {"turns"},
+    {"turns", "vllm_build"},
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
     {"checkpoint", "metrics"},
@@ -21,7 +21,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
 TORCH = {"head", "internalization", "reward"}  # torch alone; the others nothing of HEAVY, not even inside a function
-SHARED = {"conversation", "errors", "prompts", "runlog", "text", "turns", "verifier"}  # what eval/ and data/ may use
+SHARED = {"conversation", "errors", "prompts", "runlog", "text", "turns", "verifier", "vllm_build"}  # what eval/ and data/ may use
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:

