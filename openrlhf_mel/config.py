@@ -88,6 +88,9 @@ class MELConfig:
         low=0,
     )
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
+    cpu_engine: Literal["auto", "vllm", "transformers"] = option(
+        "auto", "rollout engine of the CPU runtime; auto: vLLM where its CPU build is installed, else transformers"
+    )
     cpu_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the CPU runtime; fp32 is for exact tests")
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def train(settings: Settings) -> int:
     if runlog.check_run_dir(run_dir, settings.as_dict(), resume):
         print(f"run: {run_dir} is finished already")
         return 0
-    launch.prepare_process(settings.mel.runtime)
+    launch.prepare_process(settings.mel)
     contract.check_version()
     preflight.check_templates(settings)
     preflight.check_model(settings)

@@ -14,7 +14,7 @@ from openrlhf.trainer.ray import ppo_actor
 from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
 from torch.distributed.device_mesh import init_device_mesh
 
-from openrlhf_mel.cpu import attention
+from openrlhf_mel.cpu import attention, replaced
 from openrlhf_mel.upstream import policy_actor
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -41,10 +41,13 @@ class RayBroadcast:
 
 
 class CPUTrainer(policy_actor.JointTrainer):
-    """The joint trainer, handing its weights over through Ray."""
+    """The joint trainer, handing its weights to the transformers engine through Ray, to vLLM as upstream does."""
 
     def _init_vllm_sync_group(self, backend: str) -> None:
-        self._model_update_group = RayBroadcast(self.vllm_engines)
+        if self.mel.cpu_engine == "vllm":
+            super()._init_vllm_sync_group(backend)
+        else:
+            self._model_update_group = RayBroadcast(self.vllm_engines)
 
 
 class CPUPolicyModel(policy_actor.PolicyModel):
@@ -54,6 +57,8 @@ class CPUPolicyModel(policy_actor.PolicyModel):
         """Upstream's, in the number format of `mel.cpu_dtype`."""
         torch.set_num_threads(1)
         install()
+        if strategy.args.mel.cpu_engine == "vllm":
+            replaced.install(replaced.IN_POLICY)
         strategy.param_dtype = strategy.args.ds.param_dtype = cpu_dtype(strategy.args)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
 

@@ -1,7 +1,8 @@
-"""What OpenRLHF takes for granted and a machine without a GPU lacks: flash-attn, vLLM, CUDA calls.
+"""What OpenRLHF takes for granted and a machine without a GPU lacks: flash-attn, CUDA calls, and maybe vLLM.
 
-`install` runs in the driver and, as Ray's `worker_process_setup_hook`, first thing in every worker: OpenRLHF imports
-these packages at the top of its modules. It imports torch, and nothing of OpenRLHF.
+`install`, or with real vLLM `install_beside_vllm`, runs in the driver and, as Ray's `worker_process_setup_hook`, first
+thing in every worker: OpenRLHF imports these packages at the top of its modules. It imports torch, and nothing of
+OpenRLHF. The stand-in for vLLM is for the transformers engine: real vLLM takes 5 to 9 s to import, in each process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-VLLM_VERSION = "0.29.0"  # the version whose interface the stand-in has
+from openrlhf_mel import vllm_build
 
 
 @dataclass
@@ -40,14 +41,20 @@ class _CPUDevice(str):
 
 
 def install() -> None:
-    """Put the stand-ins in place. Safe to call again."""
-    if "vllm" in sys.modules and getattr(sys.modules["vllm"], "__mel_standin__", False):
+    """Put all stand-ins in place, vLLM's too. Safe to call again."""
+    install_beside_vllm()
+    if "vllm" not in sys.modules:
+        _module("vllm", __version__=vllm_build.VERSION, __mel_standin__=True, SamplingParams=SamplingParams)
+        _module("vllm.inputs", TokensPrompt=dict)
+        _module("vllm.utils", random_uuid=lambda: uuid.uuid4().hex)
+
+
+def install_beside_vllm() -> None:
+    """Put all but vLLM's in place. Safe to call again."""
+    if "flash_attn" in sys.modules:
         return
     os.environ["DS_ACCELERATOR"] = "cpu"
     _cuda()
-    _module("vllm", __version__=VLLM_VERSION, __mel_standin__=True, SamplingParams=SamplingParams)
-    _module("vllm.inputs", TokensPrompt=dict)
-    _module("vllm.utils", random_uuid=lambda: uuid.uuid4().hex)
     _module("flash_attn")
     _module(
         "flash_attn.bert_padding",

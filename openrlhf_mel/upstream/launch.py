@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.settings import Settings
@@ -32,14 +33,25 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _COMMANDS = str(Path(sys.executable).parent)
 
 
-def prepare_process(runtime: str) -> None:
+def prepare_process(mel: MELConfig) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
     os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", "")])
-    if runtime == "cpu":
+    if mel.runtime == "cpu":
         from openrlhf_mel.cpu import standins
 
-        os.environ.update(_CPU_ENV)
-        standins.install()
+        os.environ.update(_cpu_environment(mel))
+        getattr(standins, _stand_ins(mel))()
+
+
+def _cpu_environment(mel: MELConfig) -> dict[str, str]:
+    from openrlhf_mel.cpu import vllm_settings
+
+    return _CPU_ENV | (vllm_settings.ENVIRONMENT if mel.cpu_engine == "vllm" else {})
+
+
+def _stand_ins(mel: MELConfig) -> str:
+    """The function of `cpu.standins` for every process of a run."""
+    return "install_beside_vllm" if mel.cpu_engine == "vllm" else "install"
 
 
 def start_ray(settings: Settings) -> None:
@@ -58,10 +70,10 @@ def start_ray(settings: Settings) -> None:
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
     env["PATH"] = os.pathsep.join([_COMMANDS, "${PATH}"])  # of the worker's node: Ray puts it in there
-    runtime_env: dict[str, Any] = {"env_vars": env | (_CPU_ENV if cpu else {})}
+    runtime_env: dict[str, Any] = {"env_vars": env | (_cpu_environment(settings.mel) if cpu else {})}
     options: dict[str, Any] = {"address": address}
     if cpu:
-        runtime_env["worker_process_setup_hook"] = "openrlhf_mel.cpu.standins.install"
+        runtime_env["worker_process_setup_hook"] = f"openrlhf_mel.cpu.standins.{_stand_ins(settings.mel)}"
         if not join:
             options |= {"num_cpus": _CPU_SLOTS, "num_gpus": _CPU_SLOTS, "object_store_memory": 512 * 2**20}
     if not join:
@@ -109,7 +121,7 @@ def _check_devices(settings: Settings) -> None:
     """Upstream's placement groups would wait for missing devices for ever, and say nothing."""
     import ray
 
-    gpus = placement(settings.upstream, settings.mel.runtime)
+    gpus = placement(settings.upstream, engines_need_gpus=settings.mel.cpu_engine != "transformers")
     found = int(ray.cluster_resources().get("GPU", 0))
     if found < gpus.total:
         ray.shutdown()
@@ -139,19 +151,17 @@ def substitute(settings: Settings) -> None:
     import openrlhf.trainer.ray as upstream_ray
     import openrlhf.utils.config as upstream_config
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-    from openrlhf.trainer.ray import ppo_actor
+    from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
-    from openrlhf_mel.upstream import async_trainer, policy_actor, trainer
+    from openrlhf_mel.upstream import async_trainer, engine, policy_actor, trainer, watch
 
     ppo_trainer.PPOTrainer = trainer.RemoteMELTrainer
     ppo_trainer_async.PPOTrainerAsync = async_trainer.RemoteMELTrainerAsync
     ppo_actor.PolicyModelActor = policy_actor.RemotePolicyModel
+    vllm_engine.RolloutRayActor = engine.RemoteRolloutEngine
     if settings.mel.runtime == "cpu":
-        from openrlhf_mel.cpu import engine, policy
-
-        ppo_actor.PolicyModelActor = policy.RemoteCPUPolicyModel
-        dtype = {"fp32": "float32", "bf16": "bfloat16"}[settings.mel.cpu_dtype]
-        upstream_ray.create_vllm_engines = engine.create_cpu_engines(dtype)
+        _substitute_cpu(settings.mel)
+    upstream_ray.create_vllm_engines = watch.watched(upstream_ray.create_vllm_engines)
     hierarchize = upstream_config.hierarchize
 
     def with_mel(args: Any) -> Any:
@@ -160,6 +170,24 @@ def substitute(settings: Settings) -> None:
         return nested
 
     upstream_config.hierarchize = with_mel
+
+
+def _substitute_cpu(mel: MELConfig) -> None:
+    import openrlhf.trainer.ray as upstream_ray
+    from openrlhf.trainer.ray import ppo_actor, vllm_engine
+
+    from openrlhf_mel.cpu import policy
+
+    ppo_actor.PolicyModelActor = policy.RemoteCPUPolicyModel
+    if mel.cpu_engine == "vllm":
+        from openrlhf_mel.cpu.vllm_engine import REMOTE
+
+        vllm_engine.RolloutRayActor = REMOTE[mel.cpu_dtype]
+    else:
+        from openrlhf_mel.cpu.transformers_engine import create_transformers_engines
+
+        dtype = {"fp32": "float32", "bf16": "bfloat16"}[mel.cpu_dtype]
+        upstream_ray.create_vllm_engines = create_transformers_engines(dtype)
 
 
 def run_upstream(settings: Settings) -> None:

@@ -29,8 +29,8 @@ class Placement:
         return self.actors + self.engines + self.reference + self.rewards
 
 
-def placement(values: Mapping[str, Any], runtime: str = "cuda") -> Placement:
-    """The GPUs of a run. On the CPU runtime engines need none (`cpu/engine.py`)."""
+def placement(values: Mapping[str, Any], *, engines_need_gpus: bool = True) -> Placement:
+    """The GPUs of a run; on the CPU runtime, what Ray is made to take for them. The transformers engine needs none."""
     colocated = values["train.colocate_all"]
     shared = colocated and not values["train.async_enable"]
     engines = (values["vllm.num_engines"] or 0) * values["vllm.tensor_parallel_size"]
@@ -39,7 +39,7 @@ def placement(values: Mapping[str, Any], runtime: str = "cuda") -> Placement:
     judged = values["reward.remote_url"] or values["train.agent_func_path"]
     return Placement(
         actors=values["actor.num_nodes"] * values["actor.num_gpus_per_node"],
-        engines=0 if shared or runtime == "cpu" else engines,
+        engines=engines if engines_need_gpus and not shared else 0,
         reference=reference
         if values["algo.kl.init_coef"] > 0 and not (colocated or values["train.colocate_actor_ref"])
         else 0,

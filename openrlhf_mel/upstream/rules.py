@@ -59,6 +59,8 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
         yield "--logger.wandb.key env: WANDB_API_KEY is not set; export it"
     if mel.runtime == "cuda" and mel.cpu_dtype != "bf16":
         yield "--mel.cpu_dtype fp32: only for --mel.runtime cpu"
+    if mel.runtime == "cuda" and mel.cpu_engine != "auto":
+        yield f"--mel.cpu_engine {mel.cpu_engine}: only for --mel.runtime cpu"
     low = {n: least for n, least in LEAST.items() if values[n] is not None and values[n] < least}
     for name, least in low.items():
         yield f"--{name}: found {values[name]}, expected at least {least}"
@@ -212,6 +214,14 @@ def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
             "train.enable_ema",
             "algo.kl.init_coef",
             "reward.model_name_or_path",
+            "vllm.sync_with_ray",
         ):
             if values[flag]:
                 yield f"--{flag}: needs a GPU; not available with --mel.runtime cpu"
+        if values["vllm.sync_backend"] != "gloo":
+            yield f"--vllm.sync_backend {values['vllm.sync_backend']}: needs a GPU; expected gloo with --mel.runtime cpu"
+        if values["vllm.tensor_parallel_size"] > 1:
+            yield (
+                f"--vllm.tensor_parallel_size {values['vllm.tensor_parallel_size']}: needs GPUs; expected 1 with "
+                "--mel.runtime cpu (more engines: --vllm.num_engines)"
+            )

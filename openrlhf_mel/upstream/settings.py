@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from openrlhf_mel import config
+from openrlhf_mel import config, vllm_build
 from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream import flags, rules
@@ -95,6 +95,8 @@ def resolve(
     with _noting(found):
         mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
         mel = replace(mel, runtime=_runtime(mel.runtime, device))
+    with _noting(found):
+        mel = replace(mel, cpu_engine=_cpu_engine(mel))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
     if missing := [f"--{n}" for n in REQUIRED if upstream_given.get(n) is None]:
         found.append(
@@ -272,6 +274,22 @@ def _runtime(asked: str, device: str | None) -> str:
     if asked == "cuda" and found == "cpu":
         raise UserError("--mel.runtime cuda: torch sees no CUDA device; check the allocation, or use --mel.runtime cpu")
     return found
+
+
+def _cpu_engine(mel: MELConfig) -> str:
+    """`vllm` or `transformers` on the CPU runtime; on CUDA, where it means nothing, as it is."""
+    if mel.runtime != "cpu" or mel.cpu_engine == "transformers":
+        return mel.cpu_engine
+    build = vllm_build.installed()
+    if build and build.cpu:
+        vllm_build.check(build)
+        return "vllm"
+    if mel.cpu_engine == "vllm":
+        found = f"{build}, which is not built for CPUs, is" if build else "no vLLM is"
+        raise UserError(
+            f"--mel.cpu_engine vllm: {found} installed; run `make setup`, or use --mel.cpu_engine transformers"
+        )
+    return "transformers"
 
 
 def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import torch
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-_UpstreamEngine = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
+from openrlhf_mel.upstream.engine import RolloutEngine
+
 BATCH = 256  # rows generated together at most
 COLLECT_S = 0.005  # how long the first request of a batch waits for others
 
@@ -31,7 +32,7 @@ class _Request(NamedTuple):
         return s.temperature, s.top_p, s.top_k, s.min_tokens, s.logprobs is not None
 
 
-class CPUEngine(_UpstreamEngine):
+class TransformersEngine(RolloutEngine):
     """`RolloutRayActor`'s methods over `transformers` generation on a CPU."""
 
     async def __init__(
@@ -101,6 +102,10 @@ class CPUEngine(_UpstreamEngine):
     async def reset_prefix_cache(self) -> None:
         """There is none."""
 
+    async def until_dead(self) -> None:
+        """It has no process of its own: the death of the actor ends the call."""
+        await asyncio.Event().wait()
+
     async def _serve(self) -> None:
         waiting: list[_Request] = []
         while True:
@@ -165,11 +170,11 @@ class CPUEngine(_UpstreamEngine):
         return outputs
 
 
-RemoteCPUEngine = ray.remote(CPUEngine)
+RemoteTransformersEngine = ray.remote(TransformersEngine)
 
 
-def create_cpu_engines(dtype: str) -> Any:
-    """A function with the signature of upstream's `create_vllm_engines` that makes CPU engines."""
+def create_transformers_engines(dtype: str) -> Any:
+    """A function with the signature of upstream's `create_vllm_engines` that makes transformers engines."""
 
     def create(
         num_engines: int,
@@ -182,7 +187,9 @@ def create_cpu_engines(dtype: str) -> Any:
         max_images_per_prompt: int = 0,
     ) -> list[Any]:
         return [
-            RemoteCPUEngine.options(num_cpus=0.1).remote(pretrain, dtype, seed + i, agent_func_path, remote_rm_url)
+            RemoteTransformersEngine.options(num_cpus=0.1).remote(
+                pretrain, dtype, seed + i, agent_func_path, remote_rm_url
+            )
             for i in range(num_engines)
         ]
 
