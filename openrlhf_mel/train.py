@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrlhf_mel import __version__, checkpoint, config, runlog
+from openrlhf_mel import __version__, checkpoint, config, failure, runlog
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.upstream import contract, flags
@@ -82,10 +82,12 @@ def train(settings: Settings) -> int:
     if differing := contract.differences():
         raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing[:8]))
     launch.start_ray(settings)
+    log = run_dir / "logs" / "train.log"
+    begin = log.stat().st_size if log.exists() else 0
     try:
         with (
             _begin(run_dir, settings),
-            _logs_to(run_dir / "logs" / "train.log") as console,
+            _logs_to(log) as console,
             _progress(run_dir, console),
         ):
             launch.substitute(settings)
@@ -100,7 +102,7 @@ def train(settings: Settings) -> int:
         if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
             return EXIT_STOPPED
-        _report(error, run_dir)
+        _report(error, log, begin)
         return 1
     finally:
         launch.stop_ray()
@@ -285,15 +287,13 @@ def _line(row: dict[str, Any]) -> str:
     return "  ".join([*parts, f"{row['seconds']:.0f} s"])
 
 
-def _report(error: BaseException, run_dir: Path) -> None:
-    """At most a few lines: the innermost cause, and where the rest is."""
-    cause: BaseException = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    last = lines[-1][:500] if lines else ""
-    log = run_dir / "logs" / "train.log"
-    with open(log, "a", encoding="utf-8") as file:
+def _report(error: BaseException, log: Path, begin: int) -> None:
+    """Two lines: the first cause, and where the rest is. `begin`: bytes of the log that are an earlier attempt's."""
+    with open(log, "a+", encoding="utf-8", errors="replace") as file:
+        file.seek(begin)
+        said = failure.describe(error, file)
         print(f"{type(error).__name__}: {error}", file=file)
-    print(f"error: training failed: {type(cause).__name__}: {last}\n  full log: {log}", file=sys.stderr)
+    print(f"error: training failed: {said}\n  full log: {log}", file=sys.stderr)
 
 
 if __name__ == "__main__":

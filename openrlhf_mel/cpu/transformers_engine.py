@@ -102,9 +102,8 @@ class TransformersEngine(RolloutEngine):
     async def reset_prefix_cache(self) -> None:
         """There is none."""
 
-    async def until_dead(self) -> None:
-        """It has no process of its own: the death of the actor ends the call."""
-        await asyncio.Event().wait()
+    def _errored(self) -> bool:
+        return False  # it has no process besides the actor's own
 
     async def _serve(self) -> None:
         waiting: list[_Request] = []

@@ -6,17 +6,21 @@ from typing import Any
 
 import ray
 
-from openrlhf_mel.cpu.vllm_settings import engine_arguments
+from openrlhf_mel import vllm_cpu
 from openrlhf_mel.upstream.engine import RolloutEngine
+
+WORKER = "openrlhf_mel.cpu.vllm_worker.CPUWorkerWrap"
+ENGINES = 2  # that are to fit beside each other and the policy
 
 
 class VLLMOnCPU(RolloutEngine):
-    """The rollout engine with the arguments of `vllm_settings.engine_arguments`."""
+    """The rollout engine with the arguments of `vllm_cpu.engine_arguments`; upstream has bfloat16 fixed."""
 
     dtype = "bfloat16"
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
-        await super().__init__(*args, **(kwargs | engine_arguments(self.dtype, kwargs["max_model_len"])))
+        told = vllm_cpu.engine_arguments(kwargs["max_model_len"], ENGINES)
+        await super().__init__(*args, **(kwargs | told | {"dtype": self.dtype, "worker_extension_cls": WORKER}))
 
 
 class VLLMOnCPUInFP32(VLLMOnCPU):

@@ -1,8 +1,9 @@
-"""The rollout engine on vLLM: upstream's actor, which also says when it is dead."""
+"""The rollout engine on vLLM: upstream's actor, which also says when it is of no more use."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import ray
 from openrlhf.trainer.ray import vllm_engine
@@ -14,14 +15,39 @@ _POLL_S = 1.0
 class RolloutEngine(_UpstreamEngine):
     """Upstream's `RolloutRayActor`."""
 
-    async def until_dead(self) -> None:
-        """Raise vLLM's error when its core has died; never return before. The death of the actor ends the call as well.
+    _failed: Exception | None = None
 
-        vLLM itself answers a call that was under way for ever: a hand-over of weights would wait for its end.
+    async def init_process_group(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's."""
+        return await self._together(super().init_process_group(*args, **kwargs))
+
+    async def update_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's."""
+        return await self._together(super().update_weight(*args, **kwargs))
+
+    async def update_weight_cuda_ipc(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's."""
+        return await self._together(super().update_weight_cuda_ipc(*args, **kwargs))
+
+    async def _together(self, call: Any) -> Any:
+        """What the policy takes part in: it waits in the group's collective for an engine that has failed."""
+        try:
+            return await call
+        except Exception as error:
+            self._failed = error
+            raise
+
+    async def until_dead(self) -> None:
+        """Raise what ended the engine; never return before. The death of the actor ends the call as well.
+
+        vLLM leaves a call unanswered that was under way when its core died.
         """
-        while not self.llm.errored:
+        while not (self._failed or self._errored()):
             await asyncio.sleep(_POLL_S)
-        raise self.llm.dead_error
+        raise self._failed or self.llm.dead_error
+
+    def _errored(self) -> bool:
+        return self.llm.errored
 
 
 RemoteRolloutEngine = ray.remote(RolloutEngine)

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel import vllm_cpu
 from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream.placement import placement
@@ -44,9 +45,7 @@ def prepare_process(mel: MELConfig) -> None:
 
 
 def _cpu_environment(mel: MELConfig) -> dict[str, str]:
-    from openrlhf_mel.cpu import vllm_settings
-
-    return _CPU_ENV | (vllm_settings.ENVIRONMENT if mel.cpu_engine == "vllm" else {})
+    return (vllm_cpu.environment() if mel.cpu_engine == "vllm" else {}) | _CPU_ENV
 
 
 def _stand_ins(mel: MELConfig) -> str:
@@ -83,6 +82,8 @@ def start_ray(settings: Settings) -> None:
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if join else ''}: {line[:300]}") from None
+    # A thread that asks Ray for something after its end would have it connect anew.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     _check_devices(settings)
 
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import ray
 
+from openrlhf_mel.failure import EngineDied
+
 _SIGNAL = signal.SIGUSR1
-
-
-class EngineDied(Exception):
-    """A rollout engine is dead: which one, and what Ray or vLLM say of it."""
 
 
 class _Watch:
@@ -38,7 +36,7 @@ class _Watch:
             ray.get(ended)
         except Exception as error:
             if ray.is_initialized():  # else the run is over, and its engines with it
-                self._died = EngineDied(f"rollout engine {self._calls[ended]} of {len(self._calls)} died: {error}")
+                self._died = EngineDied(self._calls[ended], len(self._calls), error)
                 _thread.interrupt_main(_SIGNAL)
 
     def _raise(self, *_: Any) -> None:

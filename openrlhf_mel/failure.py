@@ -1,0 +1,43 @@
+"""What is said of a run that failed: its first cause in one line, out of an exception and the run's log. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from openrlhf_mel.last_words import last_words
+
+# vLLM's processes besides Ray's actor: they tell of what ended them in the log alone, and the actor refers to it.
+_ENGINE_PROCESSES = ("(EngineCore", "(Worker")
+_LONGEST = 500  # characters
+
+
+class EngineDied(Exception):
+    """A rollout engine is dead. `error`: what Ray or vLLM says of it."""
+
+    def __init__(self, number: int, engines: int, error: BaseException) -> None:
+        super().__init__(f"rollout engine {number} of {engines} died")
+        self.error = error
+
+
+def describe(error: BaseException, log: Iterable[str]) -> str:
+    """The innermost cause of `error`, `Type: message`; of an engine that died, the first that its processes told of.
+
+    Args:
+        log: the lines that this run added to its log.
+    """
+    said = ""
+    if isinstance(error, EngineDied):
+        said, error = f"{error}: ", error.error
+    told = last_words((line for line in log if any(name in line for name in _ENGINE_PROCESSES)), 1).exceptions
+    if told and (said or _names_the_engine(error)):
+        return f"{said}{told[0]}"[:_LONGEST]
+    cause: BaseException = getattr(error, "cause", None) or error
+    if _names_the_engine(cause):
+        return f"{said}its process ended without a word (killed, or out of memory?)"
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{said}{type(cause).__name__}: {lines[-1] if lines else ''}"[:_LONGEST]
+
+
+def _names_the_engine(error: BaseException) -> bool:
+    """Whether an error of vLLM's says no more than that its core is dead."""
+    return "EngineCore encountered an issue" in str(error) or "Engine core initialization failed" in str(error)
