@@ -16,7 +16,7 @@ class EngineDied(Exception):
 
     def __init__(self, number: int, engines: int, error: BaseException) -> None:
         super().__init__(f"rollout engine {number} of {engines} died")
-        self.error = error
+        self.error = self.__cause__ = error
 
 
 def describe(error: BaseException, log: Iterable[str]) -> str:

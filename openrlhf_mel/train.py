@@ -16,6 +16,7 @@ import platform
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,13 +85,14 @@ def train(settings: Settings) -> int:
     launch.start_ray(settings)
     log = run_dir / "logs" / "train.log"
     begin = log.stat().st_size if log.exists() else 0
+    engines = None
     try:
         with (
             _begin(run_dir, settings),
             _logs_to(log) as console,
             _progress(run_dir, console),
         ):
-            launch.substitute(settings)
+            engines = launch.substitute(settings)
             launch.run_upstream(settings)
         _finish(run_dir)
     except UserError:
@@ -102,7 +104,7 @@ def train(settings: Settings) -> int:
         if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
             return EXIT_STOPPED
-        _report(error, log, begin)
+        _report((engines and engines.died) or error, log, begin)
         return 1
     finally:
         launch.stop_ray()
@@ -292,7 +294,7 @@ def _report(error: BaseException, log: Path, begin: int) -> None:
     with open(log, "a+", encoding="utf-8", errors="replace") as file:
         file.seek(begin)
         said = failure.describe(error, file)
-        print(f"{type(error).__name__}: {error}", file=file)
+        traceback.print_exception(error, file=file)
     print(f"error: training failed: {said}\n  full log: {log}", file=sys.stderr)
 
 

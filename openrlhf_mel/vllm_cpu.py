@@ -18,7 +18,6 @@ def environment(engines: int = 1) -> dict[str, str]:
     """Variables of the process of one of so many engines on this machine."""
     cores = len(os.sched_getaffinity(0))
     return {
-        "CUDA_VISIBLE_DEVICES": "",
         # The process itself computes: one less to start, to feed and to lose.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",  # it would try to reach the network

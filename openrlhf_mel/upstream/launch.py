@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_mel import vllm_cpu
 from openrlhf_mel.config import MELConfig
@@ -16,11 +16,15 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.settings import Settings
 
+if TYPE_CHECKING:
+    from openrlhf_mel.upstream.watch import EngineWatch
+
 _UPSTREAM_ENV = {  # what upstream's own ray.init would pass on
     "TOKENIZERS_PARALLELISM": "true",
     "NCCL_DEBUG": "WARN",
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
 }
+_ENGINE_LOG = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
 _CPU_ENV = {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
@@ -37,6 +41,7 @@ _COMMANDS = str(Path(sys.executable).parent)
 def prepare_process(mel: MELConfig) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
     os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", "")])
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # of this process, which only imports vLLM
     if mel.runtime == "cpu":
         from openrlhf_mel.cpu import standins
 
@@ -68,6 +73,7 @@ def start_ray(settings: Settings) -> None:
     # A worker finds this package even where it is not installed.
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
+    env["VLLM_LOGGING_LEVEL"] = _ENGINE_LOG
     env["PATH"] = os.pathsep.join([_COMMANDS, "${PATH}"])  # of the worker's node: Ray puts it in there
     runtime_env: dict[str, Any] = {"env_vars": env | (_cpu_environment(settings.mel) if cpu else {})}
     options: dict[str, Any] = {"address": address}
@@ -147,8 +153,11 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def substitute(settings: Settings) -> None:
-    """Put MEL's classes where upstream's entry looks its own up, and `mel` beside its arguments."""
+def substitute(settings: Settings) -> EngineWatch:
+    """Put MEL's classes where upstream's entry looks its own up, and `mel` beside its arguments.
+
+    Returns what watches the engines that the entry will create.
+    """
     import openrlhf.trainer.ray as upstream_ray
     import openrlhf.utils.config as upstream_config
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
@@ -162,7 +171,8 @@ def substitute(settings: Settings) -> None:
     vllm_engine.RolloutRayActor = engine.RemoteRolloutEngine
     if settings.mel.runtime == "cpu":
         _substitute_cpu(settings.mel)
-    upstream_ray.create_vllm_engines = watch.watched(upstream_ray.create_vllm_engines)
+    engine_watch = watch.EngineWatch()
+    upstream_ray.create_vllm_engines = engine_watch.around(upstream_ray.create_vllm_engines)
     hierarchize = upstream_config.hierarchize
 
     def with_mel(args: Any) -> Any:
@@ -171,6 +181,7 @@ def substitute(settings: Settings) -> None:
         return nested
 
     upstream_config.hierarchize = with_mel
+    return engine_watch
 
 
 def _substitute_cpu(mel: MELConfig) -> None:

@@ -119,7 +119,7 @@ runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
 def test_the_cpu_engine_answers_every_call_that_upstream_makes():
     from openrlhf.trainer.ray import vllm_engine
 
-    from openrlhf_mel.cpu.engine import CPUEngine, create_cpu_engines
+    from openrlhf_mel.cpu.transformers_engine import TransformersEngine, create_transformers_engines
 
     upstream = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
     gpu_only = {"init_process_group", "update_weight_cuda_ipc"}  # RayBroadcast stands in their place
@@ -128,10 +128,10 @@ def test_the_cpu_engine_answers_every_call_that_upstream_makes():
             continue
         ours, theirs = (
             [p for p in inspect.signature(m).parameters if p != "_ray_trace_ctx"]
-            for m in (getattr(CPUEngine, name), method)
+            for m in (getattr(TransformersEngine, name), method)
         )
         assert ours == theirs, name
-    create = list(inspect.signature(create_cpu_engines("bfloat16")).parameters)
+    create = list(inspect.signature(create_transformers_engines("bfloat16")).parameters)
     theirs = list(inspect.signature(vllm_engine.create_vllm_engines).parameters)
     assert [p for p in create if p != "args"] == [p for p in theirs if p in create]
 

@@ -21,7 +21,16 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
 TORCH = {"head", "internalization", "reward"}  # torch alone; the others nothing of HEAVY, not even inside a function
-SHARED = {"conversation", "errors", "prompts", "runlog", "text", "turns", "verifier", "vllm_build"}  # what eval/ and data/ may use
+SHARED = {
+    "conversation",
+    "errors",
+    "prompts",
+    "runlog",
+    "text",
+    "turns",
+    "verifier",
+    "vllm_build",
+}  # what eval/ and data/ may use
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
