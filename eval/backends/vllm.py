@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import os
-import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from eval.backends import vllm_cpu
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
-from eval.backends.vllm_process import PATIENCE_S, Place, Process
+from eval.backends.vllm_process import Place, Process, end
 from eval.backends.vllm_worker import ROWS, Done, Job
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
 from openrlhf_mel import vllm_build
@@ -126,11 +125,7 @@ class VLLMBackend:
     def close(self) -> None:
         """End all processes."""
         workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.send(None)
-        deadline = time.monotonic() + PATIENCE_S
-        for worker in workers:
-            worker.end(deadline)
+        end(workers)
 
     def _read_tokenizer(self) -> Encoder:
         from transformers import AutoTokenizer

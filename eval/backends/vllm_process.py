@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -28,6 +29,15 @@ class Place(NamedTuple):
 
     name: str
     environment: dict[str, str]
+
+
+def end(processes: Sequence[Process]) -> None:
+    """End them and their children: by themselves, or by force where that takes long."""
+    for process in processes:
+        process.send(None)
+    deadline = time.monotonic() + PATIENCE_S  # for all together
+    for process in processes:
+        process.end(deadline)
 
 
 class Process:
