@@ -9,6 +9,7 @@ from typing import Any
 
 from data import sources
 from eval import backends
+from eval.backends.number_format import AUTO, FORMATS
 from eval.questions import DEFAULT, TEMPLATES
 from eval.records import Sampling
 from eval.results import CHECKPOINTS
@@ -150,8 +151,8 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, metavar="N", help="requests under way at once, for --backend openai (default: 64)")
     add("--tensor-parallel", type=int, metavar="N", help="GPUs of one engine, for --backend vllm (default: 1)")
     add("--data-parallel", type=int, metavar="N", help="engines, for --backend vllm (default: 1)")
-    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the weights, for --backend vllm or hf (default: auto)")  # fmt: skip
+    add("--dtype", choices=(AUTO, *FORMATS),
+        help="of the weights, for --backend vllm or hf (default: auto, bfloat16 on a GPU and float32 on a CPU)")  # fmt: skip
     add("--token-budget", type=int, metavar="N", help="tokens of a batch, for --backend hf (default: 131072)")
     add("--trust-remote-code", action="store_true", default=None, help="run Python code that a model brings along")
 

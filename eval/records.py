@@ -71,7 +71,11 @@ class Sampling:
 
 
 class BackendError(Exception):
-    """The model cannot be reached or run. The message says what was tried and what to do."""
+    """The model cannot be reached or run. The message says what was tried and what to do; `details` are printed under it."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class Backend(Protocol):

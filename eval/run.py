@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command.run(lambda: _run(options), print, after)
     except BackendError as error:
-        print(f"error: {error}; {after}", file=sys.stderr)
+        print("\n".join(filter(None, (f"error: {error}; {after}", error.details))), file=sys.stderr)
         return 1
 
 

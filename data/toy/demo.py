@@ -145,6 +145,7 @@ def score(name: str, folder: Path) -> summary.Held:
     """
     out = folder / EVALUATION / name
     model = ["--model", TOY / "model"] if name == BASE else ["--run", folder / name]
+    # vLLM draws the same responses, and takes about three times as long with a model this small: it starts in a process of its own.
     flags = ["--backend", "hf", "--data-dir", TOY, "--benchmarks", TEST, "--template", TOY / "templates"]
     numbers = ["--n", SAMPLES, "--temperature", TEMPERATURE, "--max-tokens", MAX_NEW_TOKENS, "--seed", SEED]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
+from eval.backends.number_format import AUTO, number_format
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
-from openrlhf_mel.errors import UserError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ROWS = 256  # of a batch, at most
 
 
@@ -29,7 +28,7 @@ class HFBackend:
         model: str,
         *,
         chat: bool,
-        dtype: str = "auto",
+        dtype: str = AUTO,
         device: str | None = None,
         token_budget: int = 131_072,
         trust_remote_code: bool = False,
@@ -38,7 +37,7 @@ class HFBackend:
         Args:
             model: a folder, or a name on the hub.
             chat: the prompt is the user's turn of the tokenizer's chat template; otherwise it is taken as it is.
-            dtype: float32, bfloat16 or float16; `auto` is bfloat16 on a GPU and float32 on a CPU.
+            dtype: see `number_format`.
             device: of torch; where none is given, a GPU if there is one.
             token_budget: rows times (longest prompt + max_tokens) of a batch, at most; a batch has one row at least.
 
@@ -50,9 +49,7 @@ class HFBackend:
         if chat:
             warn_of_endless_turns(model, self._folder)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._dtype = ("bfloat16" if self._device.type == "cuda" else "float32") if dtype == "auto" else dtype
-        if self._dtype not in _DTYPES:
-            raise UserError(f"--dtype {dtype}: unknown; expected auto, {', '.join(_DTYPES)}")
+        self._dtype = number_format(dtype, cpu=self._device.type == "cpu")
         self._loaded: _Loaded | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -97,7 +94,7 @@ class HFBackend:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
             model = AutoModelForCausalLM.from_pretrained(
-                self._folder, dtype=_DTYPES[self._dtype], trust_remote_code=self._trust
+                self._folder, dtype=getattr(torch, self._dtype), trust_remote_code=self._trust
             )
             model = model.to(self._device).eval()
         except Exception as error:  # a damaged file shows itself in many ways

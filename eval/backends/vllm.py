@@ -1,30 +1,26 @@
-"""vLLM: one engine a GPU group, each in a process of its own, all fed from one queue."""
+"""vLLM: one engine a GPU group, or so many on a CPU, each in a process of its own, all fed from one queue."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
 import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
+from eval.backends import vllm_cpu
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
+from eval.backends.number_format import AUTO, number_format
+from eval.backends.vllm_process import Place, Process, end
 from eval.backends.vllm_worker import ROWS, Done, Job
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
+from openrlhf_mel import vllm_build
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.vllm_build import Build
 
 ENGINE = "eval.backends.vllm_worker:VLLMEngine"
 _AHEAD = 32  # jobs that wait in a worker, so that its engine never does
-_BOOT = "import sys; from eval.backends.vllm_worker import run; run(int(sys.argv[1]), sys.argv[2])"
-_PATIENCE_S = 20.0  # for an engine to end by itself
-_LAST_WORDS = 4000  # bytes of a dead worker's output
 
 
 class VLLMBackend:
@@ -42,7 +38,7 @@ class VLLMBackend:
         chat: bool,
         tensor_parallel: int = 1,
         data_parallel: int = 1,
-        dtype: str = "auto",
+        dtype: str = AUTO,
         gpu_memory: float = 0.9,
         trust_remote_code: bool = False,
         engine: str = ENGINE,
@@ -51,23 +47,24 @@ class VLLMBackend:
         Args:
             model: a folder, or a name on the hub.
             chat: the prompt is the user's turn of the tokenizer's chat template; otherwise it is taken as it is.
-            tensor_parallel: GPUs of an engine.
+            tensor_parallel: GPUs of an engine; 1 on a CPU.
             data_parallel: engines. The GPUs are taken from CUDA_VISIBLE_DEVICES, in its order.
-            dtype: bfloat16 (`auto`), float16 or float32.
+            dtype: see `number_format`.
             gpu_memory: share of a GPU's memory that its engine may take.
             engine: `module:name` of the engine's class, see `vllm_worker.Engine`.
 
         Raises:
-            UserError: vLLM or the model is not there, there are too few GPUs, or the model brings code that nobody asked for.
+            UserError: vLLM (of requirements.txt's version) or the model is not there, there are too few GPUs, or the model
+                brings code that nobody asked for.
         """
-        self._versions = _versions()
+        self._build = _build()
         self._model_name, self._chat, self._trust, self._engine = model, chat, trust_remote_code, engine
         self._tensor_parallel = tensor_parallel
-        self._dtype = "bfloat16" if dtype == "auto" else dtype
+        self._dtype = number_format(dtype, cpu=self._build.cpu)
         self._folder = locate(model, trust_remote_code)
         if chat:
             warn_of_endless_turns(model, self._folder)
-        self._gpus = _gpu_groups(tensor_parallel, data_parallel)
+        self._places = _places(self._build, tensor_parallel, data_parallel)
         self._options = {
             "model": str(self._folder),
             "tensor_parallel": tensor_parallel,
@@ -75,20 +72,21 @@ class VLLMBackend:
             "gpu_memory": gpu_memory,
             "trust_remote_code": trust_remote_code,
         }
-        self._workers: list[_Worker] = []
+        self._workers: list[Process] = []
         self._context = 0  # of the engines that run
         self._encoder: Encoder | None = None
         self._keys = itertools.count()
 
     def identity(self) -> dict[str, Any]:
-        """As of `HFBackend`, with vLLM's version and the GPUs of an engine, which change the order of sums."""
+        """As of `HFBackend`, with vLLM's distribution and the GPUs of an engine, which change the order of sums."""
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         return {
             "backend": "vllm",
             "chat": self._chat,
             **fingerprint(self._folder),
             "dtype": self._dtype,
             "tensor_parallel": self._tensor_parallel,
-            "versions": self._versions,
+            "versions": {self._build.distribution: self._build.version, **versions},
         }
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
@@ -102,7 +100,7 @@ class VLLMBackend:
             self.close()
             self._start(needed)
         waiting = zip(requests, prompts, strict=True)
-        pending: dict[int, tuple[_Worker, Request, int]] = {}
+        pending: dict[int, tuple[Process, Request, int]] = {}
         try:
             self._feed(waiting, pending, sampling)
             while pending:
@@ -127,10 +125,7 @@ class VLLMBackend:
     def close(self) -> None:
         """End all processes."""
         workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.send(None)
-        for worker in workers:
-            worker.end()
+        end(workers)
 
     def _read_tokenizer(self) -> Encoder:
         from transformers import AutoTokenizer
@@ -143,11 +138,12 @@ class VLLMBackend:
 
     def _start(self, context: int) -> None:
         """Engines that hold sequences of `context` tokens."""
+        more = vllm_cpu.engine_arguments(context, len(self._places)) if self._build.cpu else {}
         try:
-            for gpus in self._gpus:
-                self._workers.append(_Worker(gpus, self._engine, self._options | {"context": context}))
-            for worker in self._workers:
-                worker.wait_until_ready()
+            for place in self._places:
+                self._workers.append(Process(place, self._engine, self._options | {"context": context, "more": more}))
+            while not all([worker.ready() for worker in self._workers]):  # each is asked: one that died says so at once
+                wait([worker.connection for worker in self._workers], timeout=1)
         except BaseException:  # an interrupt as well: the others would go on loading
             self.close()
             raise
@@ -156,7 +152,7 @@ class VLLMBackend:
     def _feed(
         self,
         waiting: Iterator[tuple[Request, list[int]]],
-        pending: dict[int, tuple[_Worker, Request, int]],
+        pending: dict[int, tuple[Process, Request, int]],
         sampling: Sampling,
     ) -> None:
         while (worker := min(self._workers, key=lambda worker: worker.jobs)).jobs < ROWS + _AHEAD:
@@ -170,7 +166,7 @@ class VLLMBackend:
             worker.send(Job(key, prompt, *how, sampling.max_tokens, None if greedy else request.seed))
             worker.jobs += 1
 
-    def _receive(self) -> tuple[list[_Worker], list[Done]]:
+    def _receive(self) -> tuple[list[Process], list[Done]]:
         """Workers that are dead, and what has come from all, waiting for the one or the other."""
         while True:
             wait([worker.connection for worker in self._workers], timeout=1)
@@ -180,103 +176,29 @@ class VLLMBackend:
                 return dead, received
 
 
-class _Worker:
-    """A process with an engine, and the connection to it."""
-
-    def __init__(self, gpus: str, engine: str, options: dict[str, Any]) -> None:
-        self.jobs = 0
-        self._gpus, self._ready = gpus, False
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (`end` closes it)
-        ours, theirs = socket.socketpair()
-        self.connection = Connection(ours.detach())
-        environment = os.environ | {
-            "CUDA_VISIBLE_DEVICES": gpus,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), engine],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its children end with it, and the terminal's Ctrl-C is the owner's to handle
-            )
-        self.send(options)
-
-    def send(self, message: Any) -> None:
-        """Nothing is said where the process is dead: `alive` says it."""
-        with suppress(OSError):
-            self.connection.send(message)
-
-    def wait_until_ready(self) -> None:
-        """Until the engine takes jobs. Raises BackendError when the process dies before."""
-        while not self.connection.poll(1):
-            if not self.alive():
-                raise self.error()
-        try:
-            self.connection.recv()
-        except (EOFError, OSError):
-            raise self.error() from None
-        self._ready = True
-
-    def receive(self) -> list[Done]:
-        """All that has come."""
-        received: list[Done] = []
-        with suppress(EOFError, OSError):
-            while self.connection.poll():
-                received += self.connection.recv()
-        return received
-
-    def alive(self) -> bool:
-        """The process runs. When it does not, its children are ended as well."""
-        if self._process.poll() is None:
-            return True
-        self._kill()
-        return False
-
-    def abort(self) -> None:
-        """Have all jobs forgotten."""
-        self.jobs = 0
-        self.send("abort")
-
-    def end(self) -> None:
-        """End the process and its children, by force where it takes long."""
-        if self._ready:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE_S)
-        self._kill()
-        self._process.wait()
-        self.connection.close()
-        self._output.close()
-
-    def error(self) -> BackendError:
-        """What is to be said of the process, which is dead or about to be."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE_S)
-        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _LAST_WORDS))
-        words = self._output.read().decode("utf-8", "replace").strip().splitlines()[-12:]
-        said = "\n".join("".join(c if c.isprintable() else " " for c in line[:300]) for line in words)
-        return BackendError(
-            f"the vLLM process on GPU {self._gpus} ended (exit code {self._process.returncode}). What has come is kept: the "
-            f"same command goes on where this one stopped. Its last words:\n{said or 'none'}"
-        )
-
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):  # the group is empty
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-
-def _versions() -> dict[str, str]:
-    try:
-        return {name: importlib.metadata.version(name) for name in ("vllm", "torch", "transformers")}
-    except importlib.metadata.PackageNotFoundError as error:
+def _build() -> Build:
+    """The vLLM that is installed. Raises UserError where there is none, or another than requirements.txt's."""
+    build = vllm_build.installed()
+    if build is None:
         raise UserError(
-            f"--backend vllm: {error.name} is not installed; expected what requirements.txt lists, or --backend hf or openai"
-        ) from None
+            "--backend vllm (the default): vLLM is not installed; install it by requirements.txt (GPU) or `make setup` (CPU), "
+            "or pass --backend hf or openai"
+        )
+    vllm_build.check(build)
+    return build
+
+
+def _places(build: Build, tensor_parallel: int, data_parallel: int) -> list[Place]:
+    """Where each engine runs. Raises UserError for what this machine or this build of vLLM cannot do."""
+    if build.cpu:
+        if tensor_parallel != 1:
+            raise UserError(
+                f"--tensor-parallel {tensor_parallel}: the vLLM that is installed ({build}) is built for CPUs, expected 1; "
+                f"--data-parallel {tensor_parallel} makes as many engines"
+            )
+        return [Place("the CPU", vllm_cpu.environment(data_parallel))] * data_parallel
+    groups = _gpu_groups(tensor_parallel, data_parallel)
+    return [Place(f"GPU {gpus}", {"CUDA_VISIBLE_DEVICES": gpus}) for gpus in groups]
 
 
 def _gpu_groups(tensor_parallel: int, data_parallel: int) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import queue
+import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -62,8 +64,13 @@ class VLLMEngine:
         gpu_memory: float,
         trust_remote_code: bool,
         context: int,
+        more: dict[str, Any],
     ) -> None:
-        """`context`: the most tokens of prompt and response together."""
+        """
+        Args:
+            context: the most tokens of prompt and response together.
+            more: arguments of vLLM's for this machine.
+        """
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -81,6 +88,7 @@ class VLLMEngine:
                 enable_prefix_caching=False,
                 disable_log_stats=True,
                 seed=0,
+                **more,
             )
         )
 
@@ -120,20 +128,25 @@ def run(fd: int, factory: str) -> None:
         factory: `module:name` of what makes the engine from the options that the owner sends first.
 
     The owner sends a Job at a time, "abort" to have all of them forgotten, and None to end. It receives "ready" once the
-    engine is, then lists of Done. What goes wrong ends the process, with a traceback.
+    engine is, then lists of Done. What goes wrong ends the process, with a traceback; the socket is closed before, since
+    an engine that is broken may not come to an end.
     """
     os.set_inheritable(fd, False)
+    engine: Engine | None = None
     with Connection(fd) as owner:
-        options: dict[str, Any] = owner.recv()
-        module, name = factory.split(":")
-        engine: Engine = getattr(importlib.import_module(module), name)(**options)
-        owner.send("ready")
         try:
+            options: dict[str, Any] = owner.recv()
+            module, name = factory.split(":")
+            engine = getattr(importlib.import_module(module), name)(**options)
+            owner.send("ready")
             _serve(owner, engine)
-        except EOFError:
-            pass  # the owner is gone
+        except Exception:
+            traceback.print_exc()
+            owner.close()
+            sys.exit(1)
         finally:
-            engine.close()
+            if engine:
+                engine.close()
 
 
 def _serve(owner: Connection, engine: Engine) -> None:
@@ -153,7 +166,7 @@ def _work(owner: Connection, engine: Engine, finished: queue.SimpleQueue[list[Do
     running: set[int] = set()
     while True:
         while not running or owner.poll():
-            message = owner.recv()
+            message = _next(owner)
             if message is None:
                 return
             if message == "abort":
@@ -165,6 +178,14 @@ def _work(owner: Connection, engine: Engine, finished: queue.SimpleQueue[list[Do
         if done := engine.step():
             running.difference_update(one.key for one in done)
             finished.put(done)
+
+
+def _next(owner: Connection) -> Any:
+    """What the owner says; None where it is gone."""
+    try:
+        return owner.recv()
+    except EOFError:
+        return None
 
 
 def _send(owner: Connection, finished: queue.SimpleQueue[list[Done] | None]) -> None:

