@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from eval.backends import vllm_cpu
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
 from eval.backends.vllm_process import Place, Process, end
 from eval.backends.vllm_worker import ROWS, Done, Job
 from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
-from openrlhf_mel import vllm_build
+from openrlhf_mel import vllm_build, vllm_cpu
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.vllm_build import Build
 
@@ -196,7 +195,7 @@ def _places(build: Build, tensor_parallel: int, data_parallel: int) -> list[Plac
                 f"--tensor-parallel {tensor_parallel}: the vLLM that is installed ({build}) is built for CPUs, expected 1; "
                 f"--data-parallel {tensor_parallel} makes as many engines"
             )
-        return [Place("the CPU", vllm_cpu.environment(data_parallel))] * data_parallel
+        return [Place("the CPU", {"CUDA_VISIBLE_DEVICES": ""} | vllm_cpu.environment(data_parallel))] * data_parallel
     groups = _gpu_groups(tensor_parallel, data_parallel)
     return [Place(f"GPU {gpus}", {"CUDA_VISIBLE_DEVICES": gpus}) for gpus in groups]
 

@@ -14,9 +14,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from eval.backends.last_words import last_words
 from eval.backends.vllm_worker import Done
 from eval.records import BackendError
+from openrlhf_mel.last_words import last_words
 
 PATIENCE_S = 20.0  # for an engine to end by itself
 _BOOT = "import sys; from eval.backends.vllm_worker import run; run(int(sys.argv[1]), sys.argv[2])"

@@ -10,8 +10,8 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
-    {"conversation", "errors", "head", "internalization", "text"},
-    {"turns", "vllm_build"},
+    {"conversation", "errors", "head", "internalization", "last_words", "text", "vllm_cpu"},
+    {"failure", "turns", "vllm_build"},
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
     {"checkpoint", "metrics"},
