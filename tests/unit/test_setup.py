@@ -97,10 +97,9 @@ def test_without_a_build_for_this_machine_setup_goes_on(project, setup, absent):
     other.rename(other.with_name(f"{name.replace('-', '_')}-{version}-cp38-abi3-macosx_11_0_arm64.whl"))
     done = setup()
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
-    assert second == (
+    assert done.stdout.splitlines()[1:] == [
         f"setup: no vLLM, as pip finds no {absent} for this machine; transformers takes its place (log: .venv/setup.log)"
-    )
+    ]
     assert list((project / "site").iterdir()) == [] and ready(project)
 
 
