@@ -141,11 +141,13 @@ def substitute(settings: Settings) -> None:
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
     from openrlhf.trainer.ray import ppo_actor
 
-    from openrlhf_mel.upstream import async_trainer, policy_actor, trainer
+    from openrlhf_mel.upstream import async_trainer, policy_actor, rollout_log_probs, trainer
 
     ppo_trainer.PPOTrainer = trainer.RemoteMELTrainer
     ppo_trainer_async.PPOTrainerAsync = async_trainer.RemoteMELTrainerAsync
     ppo_actor.PolicyModelActor = policy_actor.RemotePolicyModel
+    if rollout_log_probs.measured(settings.mel, settings.upstream["rollout.top_p"]):
+        upstream_ray.create_vllm_engines = rollout_log_probs.returning(upstream_ray.create_vllm_engines)
     if settings.mel.runtime == "cpu":
         from openrlhf_mel.cpu import engine, policy
 

@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
-    {"conversation", "errors", "head", "internalization", "text"},
+    {"conversation", "errors", "head", "internalization", "mismatch", "text"},
     {"turns", "vllm_build"},
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
@@ -20,8 +20,22 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
-TORCH = {"head", "internalization", "reward"}  # torch alone; the others nothing of HEAVY, not even inside a function
-SHARED = {"conversation", "errors", "prompts", "runlog", "text", "turns", "verifier", "vllm_build"}  # what eval/ and data/ may use
+TORCH = {
+    "head",
+    "internalization",
+    "mismatch",
+    "reward",
+}  # torch alone; the others nothing of HEAVY, not even inside a function
+SHARED = {
+    "conversation",
+    "errors",
+    "prompts",
+    "runlog",
+    "text",
+    "turns",
+    "verifier",
+    "vllm_build",
+}  # what eval/ and data/ may use
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
