@@ -31,7 +31,11 @@ def run(tmp_path, command):
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == [1, 2, 3]
-        return rows, [line for line in done.stdout.splitlines() if "does not sample from the policy" in line], done.stdout
+        return (
+            rows,
+            [line for line in done.stdout.splitlines() if "does not sample from the policy" in line],
+            done.stdout,
+        )
 
     return run
 
