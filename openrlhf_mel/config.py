@@ -87,6 +87,9 @@ class MELConfig:
         "steps in the two windows that the collapse guard compares, the last and the run's first; 0: no guard",
         low=0,
     )
+    measure_mismatch: bool = option(
+        True, "compare the engine's log-probs of a rollout with the policy's, each step (rollout/logprob_diff_mean)"
+    )
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
     cpu_engine: Literal["auto", "vllm", "transformers"] = option(
         "auto", "rollout engine of the CPU runtime; auto: vLLM where its CPU build is installed, else transformers"

@@ -2,7 +2,8 @@
 
 Self-distilling methods degrade after 100 to 400 steps (lasgroup/SDPO issue 25: accuracy 0.68 to nothing after step
 400). The guard compares the run with itself: a quantity's median over its last `window` values against that over its
-first. A step without the quantity (no kept M) does not count. All state follows from the rows, so a resumed run feeds
+first, or, where one value is no accident, the last against the first. A step without the quantity (no kept M) does not
+count. All state follows from the rows, so a resumed run feeds
 them again and is where it was.
 """
 
@@ -23,7 +24,13 @@ _ANEW = "trust checkpoints from before, and start anew with"
 
 @dataclass(frozen=True)
 class Sign:
-    """`quantity`'s median is `side` the limit: `limit` itself, `limit` times the reference, or the reference plus it."""
+    """`quantity`'s median is `side` the limit: `limit` itself, `limit` times the reference, or the reference plus it.
+
+    Attributes:
+        floor: a rise counts from `limit` times this: a multiple of next to nothing is noise.
+        ceiling: a threshold is at most this, whatever the reference.
+        at_once: by the last value and the first, not by medians.
+    """
 
     quantity: str
     side: Literal["below", "above"]
@@ -31,6 +38,9 @@ class Sign:
     of: Literal["value", "times", "plus"]
     meaning: str
     advice: str
+    floor: float = 0.1  # nats; lengths are far above
+    ceiling: float = math.inf
+    at_once: bool = False
 
     def threshold(self, reference: float) -> float:
         """The median past which the sign shows, in the quantity's unit."""
@@ -38,8 +48,7 @@ class Sign:
             return self.limit
         if self.of == "plus":
             return reference + self.limit
-        # A multiple of next to nothing is noise: a rise counts from 0.1 (nats; lengths are far above).
-        return self.limit * (reference if self.side == "below" else max(reference, 0.1))
+        return min(self.limit * (reference if self.side == "below" else max(reference, self.floor)), self.ceiling)
 
     def shows(self, value: float, reference: float) -> bool:
         """Whether a median, or a single value, is past the threshold."""
@@ -77,6 +86,14 @@ SIGNS = (
     Sign("mel/nll", "below", 0.1, "times", "Ms are recited, their NLL is next to nothing", f"{_READ} and {_LESS}"),
     # Clipped as one, at right angles: the policy's part of the joint norm is then less than a tenth. The demo: 1.5.
     Sign(_RATIO, "above", 10, "value", "the NLL swamps the policy loss", "lower mel.nll_coef"),
+    # Nats a token; the first rollout is made with the weights of the files on both sides. A sound engine varies by 4 times in
+    # small rollouts: 1e-11 to 2e-10 in fp32, 2e-5 to 7e-5 in bf16 (the toy, lr 1e-3). With one of its 46 tensors lost: 6e-6
+    # and 3e-5 in fp32 after one update and two, 6 and 40 times the first in bf16 after three.
+    Sign("rollout/kl_k3", "above", 10, "times", "the engine does not sample from the policy",
+         "see whether it rises with every step (weights are lost on the way to the engine) or is there from the first (the "
+         "engine computes another model); what cannot be mended can be corrected for (algo.advantage.is_correction_level). "
+         "With train.async_enable the policy's own steps since the rollout are part of it",
+         floor=1e-7, ceiling=0.05, at_once=True),
 )
 # fmt: on
 _WATCHED = (*dict.fromkeys(s.quantity for s in SIGNS if s.quantity != _RATIO), "grad_norm/nll", "grad_norm/policy")
@@ -117,7 +134,7 @@ class CollapseGuard:
 
     def __init__(self, window: int) -> None:
         self.window = window
-        self._series = {sign.quantity: _Series(window) for sign in SIGNS}
+        self._series = {sign.quantity: _Series(1 if sign.at_once else window) for sign in SIGNS}
         self._alarms = [_Alarm(window) for _ in SIGNS]
         self._not_finite = _Alarm(window)
 
@@ -139,7 +156,7 @@ class CollapseGuard:
             self._series[quantity].add(step, value)
         for sign, alarm in zip(SIGNS, self._alarms, strict=True):
             series = self._series[sign.quantity]
-            if sign.quantity in values and len(series.last) == self.window:
+            if sign.quantity in values and len(series.last) == series.last.maxlen:
                 evidence = self._evidence(sign, series)
                 if alarm.rings(evidence is not None):
                     warnings.append(f"step {step}: {sign.meaning}: {evidence}; {sign.advice}")
@@ -151,9 +168,12 @@ class CollapseGuard:
         if not sign.shows(now, reference):
             return None
         since = next(step for step, value in series.last if sign.shows(value, reference))
+        limit = f"{sign.side} the limit of {_shown(sign.threshold(reference))}"
+        if sign.at_once:
+            return f"{sign.quantity} {_shown(now)}, {limit} ({_shown(reference)} at step {series.first[0][0]})"
         return (
-            f"median of {sign.quantity} {_shown(now)} over {_span(series.last)}, {sign.side} the limit of "
-            f"{_shown(sign.threshold(reference))} ({_shown(reference)} over {_span(series.first)}), since step {since}"
+            f"median of {sign.quantity} {_shown(now)} over {_span(series.last)}, {limit} "
+            f"({_shown(reference)} over {_span(series.first)}), since step {since}"
         )
 
 

@@ -33,6 +33,7 @@ _RUN_KEYS = {
     "ckpt.path",
     "logger.tensorboard_dir",
     "logger.wandb.run_name",
+    "mel.measure_mismatch",
     "mel.run_dir",
 }
 

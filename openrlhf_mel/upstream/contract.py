@@ -57,6 +57,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.setup_dynamic_batch": ("self", "strategy"),
     "openrlhf.trainer.ray.launcher.RayActorGroup.async_run_method": ("self", "method_name", "args", "kwargs"),
     "openrlhf.trainer.ppo_trainer.PPOTrainer.train_step": ("self", "rollout_samples", "global_step"),
+    "openrlhf.trainer.ppo_trainer.BasePPOTrainer._compute_rollout_stats": ("self", "experiences"),
     "openrlhf.trainer.ppo_trainer.PPOTrainer.save_logs_and_checkpoints": (
         "self", "global_step", "logs_dict", "client_states",
     ),
@@ -84,6 +85,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "openrlhf.trainer.ppo_trainer.SamplesGenerator._process_response_into_experience": (
         "self", "response", "generate_kwargs",
+    ),
+    "openrlhf.trainer.ppo_trainer.SamplesGenerator._dispatch_prompts_to_vllm": (
+        "self", "prompts", "labels", "images", "generate_kwargs",
     ),
     "openrlhf.trainer.ppo_trainer.PromptDataset": ("dataset", "tokenizer", "strategy", "input_template"),
     "openrlhf.datasets.utils.blending_datasets": (
@@ -150,7 +154,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "openrlhf.utils.deepspeed.DeepspeedStrategy.setup_distributed": ("ds_device_mesh", "accumulated_gradient"),
 }  # fmt: skip
 EXPERIENCE_FIELDS = (
-    "sequences", "action_mask", "action_log_probs", "scores", "rewards", "advantages", "total_length",
+    "sequences", "action_mask", "action_log_probs", "rollout_log_probs", "scores", "rewards", "advantages", "total_length",
 )  # fmt: skip
 
 

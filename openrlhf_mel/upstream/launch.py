@@ -163,12 +163,14 @@ def substitute(settings: Settings) -> EngineWatch:
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
     from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
-    from openrlhf_mel.upstream import async_trainer, engine, policy_actor, trainer, watch
+    from openrlhf_mel.upstream import async_trainer, engine, policy_actor, rollout_log_probs, trainer, watch
 
     ppo_trainer.PPOTrainer = trainer.RemoteMELTrainer
     ppo_trainer_async.PPOTrainerAsync = async_trainer.RemoteMELTrainerAsync
     ppo_actor.PolicyModelActor = policy_actor.RemotePolicyModel
     vllm_engine.RolloutRayActor = engine.RemoteRolloutEngine
+    if rollout_log_probs.measured(settings.mel, settings.upstream["rollout.top_p"]):
+        upstream_ray.create_vllm_engines = rollout_log_probs.returning(upstream_ray.create_vllm_engines)
     if settings.mel.runtime == "cpu":
         _substitute_cpu(settings.mel)
     engine_watch = watch.EngineWatch()

@@ -72,6 +72,7 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
     yield from _sizes(mel, values)
     yield from _combinations(mel, values)
     yield from _sharing(values)
+    yield from _correction(mel, values)
     yield from _unsupported(mel, values)
 
 
@@ -180,6 +181,33 @@ def _sharing(values: dict[str, Any]) -> Iterator[str]:
             f"--train.colocate_all: policy and engines share every GPU; found {gpus.actors} GPUs of the policy "
             f"(--actor.num_nodes x --actor.num_gpus_per_node) and --vllm.num_engines x --vllm.tensor_parallel_size = "
             f"{values['vllm.num_engines']} x {values['vllm.tensor_parallel_size']} = {engines} of the engines, expected as many"
+        )
+
+
+def _correction(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    """Upstream's weights for an engine whose log-probs are not the policy's; what it refuses itself, it refuses in a worker."""
+    level, mode, gating, threshold = (
+        values[f"algo.advantage.is_correction_{part}"] for part in ("level", "mode", "gating", "threshold")
+    )
+    if level == "off":
+        return
+    flag = f"--algo.advantage.is_correction_level {level}"
+    if values["rollout.top_p"] < 1:
+        yield (
+            f"{flag}: biased with --rollout.top_p {values['rollout.top_p']:g}: the engine's log-probs are over the tokens "
+            "that top-p leaves, the policy's over all; expected --rollout.top_p 1, or leave the correction off"
+        )
+    if mel.algorithm == "rft":
+        yield f"{flag}: --mel.algorithm rft ignores it, as its loss knows no ratio; leave one of them out"
+    if mode == "clip" and (level, gating) != ("token", "ratio"):
+        yield (
+            f"--algo.advantage.is_correction_mode clip: found {flag} and --algo.advantage.is_correction_gating {gating}, "
+            "expected token and ratio: a token's ratio alone can be clipped; use mask"
+        )
+    if gating != "ratio" and len(threshold) == 2 and threshold[0] > 0:
+        yield (
+            f"--algo.advantage.is_correction_threshold {threshold[0]:g} {threshold[1]:g}: a divergence "
+            f"(--algo.advantage.is_correction_gating {gating}) is bounded from above only; expected one value"
         )
 
 

@@ -24,6 +24,7 @@ from openrlhf_mel import runlog
 from openrlhf_mel.construction import Constructor, Generation, Replay, Sampling
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.experience import Group, MetaExperience, Trajectory
+from openrlhf_mel.upstream import rollout_log_probs
 from openrlhf_mel.upstream.agent_executor import unjudged
 from openrlhf_mel.upstream.dataset import QuestionDataset, prompt_format
 
@@ -158,6 +159,16 @@ class MetaExperienceGenerator(SamplesGenerator):
             result[0][0].rollout = RolloutInfo(self._expected_steps(), now - self._began if self._began else 0.0, tail)
             self.step += 1
         return result
+
+    def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Upstream's; a rollout for training comes with the engine's log-probs where they are to be compared."""
+        given = self.args
+        if not self._evaluating and rollout_log_probs.measured(self.mel, given.rollout.top_p):
+            self.args = rollout_log_probs.asking(given)
+        try:
+            return super()._dispatch_prompts_to_vllm(*args, **kwargs)
+        finally:
+            self.args = given
 
     def _expected_steps(self) -> int:
         per_episode = math.ceil(len(self.prompts_dataloader) / self.args.rollout.batch_size)

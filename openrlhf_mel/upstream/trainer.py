@@ -11,13 +11,13 @@ import ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_mel import checkpoint, metrics, runlog
+from openrlhf_mel import checkpoint, metrics, mismatch, runlog
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.experience import Group, MetaExperience, shuffle_experiences
 from openrlhf_mel.guard import CollapseGuard
 from openrlhf_mel.internalization import Row
 from openrlhf_mel.schedule import nll_coefficient
-from openrlhf_mel.upstream import batches, gradients, samples
+from openrlhf_mel.upstream import batches, gradients, rollout_log_probs, samples
 
 logger = init_logger(__name__)
 _UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
@@ -109,6 +109,17 @@ class MELSteps:
         runlog.append_lines(self.run_dir / runlog.ARCHIVE, (runlog.archive_row(m, step) for m in candidates))
         return status, step
 
+    def _compute_rollout_stats(self, experiences: list[Any]) -> dict[str, float]:
+        """Upstream's, and how far engine and policy are apart: over the rollout of all ranks, before its first update."""
+        stats = super()._compute_rollout_stats(experiences)
+        if rollout_log_probs.measured(self.mel, self.args.rollout.top_p):
+            stats |= mismatch.mismatch(
+                (e.rollout_log_probs, e.action_log_probs, e.action_mask)
+                for e in experiences
+                if e.rollout_log_probs is not None  # an agent of the user's own may bring none
+            )
+        return stats
+
     def save_logs_and_checkpoints(
         self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
     ) -> None:
@@ -163,11 +174,19 @@ class MELSteps:
         return found
 
     def _warn_when_unwatched(self, global_step: int) -> None:
-        reason = gradients.without_norms(self.args) if self.mel.enable and not global_step else None
-        if reason and not any(row["step"] == 0 for row in runlog.read_lines(self.run_dir / runlog.WARNINGS)):
+        if global_step or any(row["step"] == 0 for row in runlog.read_lines(self.run_dir / runlog.WARNINGS)):
+            return
+        if self.mel.enable and (reason := gradients.without_norms(self.args)):
             self._warn(
                 0,
                 f"the two losses' gradient norms are not logged, and whether one swamps the other is not watched: {reason}",
+            )
+        top_p = self.args.rollout.top_p
+        if self.mel.measure_mismatch and not rollout_log_probs.measured(self.mel, top_p):
+            self._warn(
+                0,
+                f"the engine's log-probs are not compared with the policy's: with --rollout.top_p {top_p:g} they are over "
+                "the tokens that top-p leaves, the policy's over all",
             )
 
     def _count_empty(self, kept: int) -> None:

@@ -1,5 +1,7 @@
 """The trainer's own bookkeeping, without a cluster."""
 
+import inspect
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -18,13 +20,14 @@ def trainer(tmp_path):
 
     (tmp_path / "logs").mkdir()
     made = object.__new__(MELTrainer)
-    made.mel, made.run_dir = SimpleNamespace(warn_after_empty_steps=3, enable=True), tmp_path
+    made.mel, made.run_dir = SimpleNamespace(warn_after_empty_steps=3, enable=True, measure_mismatch=True), tmp_path
     made._empty_steps, made._mel_metrics, made._started = 0, {}, 0.0
     made._guard, made._recent, made._evaluations = CollapseGuard(3), RecentTexts(3), {}
     made.args = SimpleNamespace(
         actor=SimpleNamespace(optim="adam"),
         ds=SimpleNamespace(adam_offload=False),
         logger=SimpleNamespace(logging_steps=1),
+        rollout=SimpleNamespace(top_p=1.0),
         ckpt=SimpleNamespace(save_steps=float("inf"), path=str(tmp_path), load_enable=True),
     )
     made.wandb_logger = made.tensorboard_logger = None
@@ -194,15 +197,16 @@ def test_a_resume_knows_the_ms_of_the_last_steps(trainer, monkeypatch):
         ({}, None),
         ({"ds": SimpleNamespace(adam_offload=True)}, "--ds.adam_offload"),
         ({"actor": SimpleNamespace(optim="muon")}, "--actor.optim muon"),
+        ({"rollout": SimpleNamespace(top_p=0.9)}, "--rollout.top_p 0.9"),
     ],
 )
-def test_gradient_norms_that_are_not_to_be_had_are_told_once(trainer, monkeypatch, changes, told):
+def test_what_is_not_to_be_had_is_told_once(trainer, monkeypatch, changes, told):
     vars(trainer.args).update(changes)
     for step in (0, 0, 7):  # anew, anew after a kill, resumed
         restored(trainer, monkeypatch, step)
     found = [row["warning"] for row in warnings(trainer)] if told else list(warnings(trainer))
-    assert len(found) == bool(told) and all(told in text and "not watched" in text for text in found)
-    trainer.mel.enable = False
+    assert len(found) == bool(told) and all(told in text for text in found)
+    trainer.mel.enable = trainer.mel.measure_mismatch = False
     (trainer.run_dir / runlog.WARNINGS).unlink(missing_ok=True)
     restored(trainer, monkeypatch, 0)
     assert warnings(trainer) == []
@@ -212,6 +216,59 @@ def group(*scores):
     from openrlhf_mel.experience import Group, Trajectory
 
     return Group(0, "q", "7", tuple(Trajectory((1,), "", score) for score in scores))
+
+
+def experience(engine, policy, mask):
+    import torch
+
+    one = torch.ones(len(mask))
+    engine, policy = (each and torch.tensor(each) for each in (engine, policy))
+    return SimpleNamespace(
+        rollout_log_probs=engine, action_log_probs=policy, action_mask=torch.tensor(mask), info={"reward": one},
+        response_length=one, truncated=one,
+    )  # fmt: skip
+
+
+def test_engine_and_policy_are_compared_over_the_whole_rollout(trainer):
+    """Two experiences of other sizes: 0.1 and 0.3 nats in the one, 0.5 in the other; what is masked does not count."""
+    rollout = [
+        experience([[-1.0, -1.0], [-1.0, -1.0]], [[-0.9, -1.3], [-9.0, -9.0]], [[1, 1], [0, 0]]),
+        experience([[-2.0, -2.0, -2.0]], [[-9.0, -2.5, -9.0]], [[0, 1, 0]]),
+    ]
+    stats = trainer._compute_rollout_stats(rollout)
+    assert stats["rollout/logprob_diff_mean"] == pytest.approx(0.9 / 3, rel=1e-5)
+    assert stats["rollout/logprob_diff_max"] == pytest.approx(0.5, rel=1e-5)
+    assert stats["rollout/kl_k3"] == pytest.approx(sum(math.exp(d) - 1 - d for d in (0.1, -0.3, -0.5)) / 3, rel=1e-5)
+    assert stats["rollout/num_samples"] == 3  # upstream's own are there
+
+
+def test_engine_and_policy_are_not_compared_where_that_says_nothing(trainer):
+    def compared(*rollout):
+        return any("logprob" in key or "k3" in key for key in trainer._compute_rollout_stats(rollout))
+
+    both = experience([[-1.0]], [[-0.9]], [[1]])
+    assert compared(both) and not compared(experience(None, [[-0.9]], [[1]]))  # an agent without log-probs
+    trainer.args.rollout.top_p = 0.9
+    assert not compared(both)
+    trainer.args.rollout.top_p, trainer.mel.measure_mismatch = 1.0, False
+    assert not compared(both)
+
+
+def test_engines_are_made_to_return_the_log_probs_that_were_sampled_from():
+    from openrlhf.trainer.ray import create_vllm_engines
+
+    from openrlhf_mel.upstream import rollout_log_probs
+
+    names = list(inspect.signature(create_vllm_engines).parameters)
+
+    def create(*args, **kwargs):
+        made.update(zip(names, args, strict=False), **kwargs)
+
+    create.__signature__, made = inspect.signature(create_vllm_engines), {}
+    given = [object() for _ in names[:11]]  # as upstream's entry gives them: its own choice is the twelfth
+    rollout_log_probs.returning(create)(*given, None, agent_func_path="agent.py")
+    assert made.pop("logprobs_mode") == "processed_logprobs" and made.pop("agent_func_path") == "agent.py"
+    assert made == dict(zip(names, given, strict=False))
 
 
 def test_a_reward_models_reward_is_upstreams(trainer):

@@ -59,7 +59,11 @@ def check_gradient(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tenso
 def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> list[Step]:
     """Eq. 10's optimizer steps over rollout `i`, at the weights that the trainer held in each."""
     settings, data, rollout = case.settings(count), case.data(folder, count)[i], case.rollouts[i]
-    mel, temperature = settings.mel, settings.upstream["rollout.temperature"]
+    mel, temperature, correction = (
+        settings.mel,
+        settings.upstream["rollout.temperature"],
+        _correction(settings.upstream),
+    )
     epochs, coefficient = settings.upstream["train.max_epochs"], case.coefficient(i, count)
     total = len(data.responses)
     sizes = [min(case.train_batch, total - done) for done in range(0, total, case.train_batch)]
@@ -67,7 +71,7 @@ def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> 
     if len(outcome.samples) == 1 and not case.learning_rate:  # the same for many cases
         nll = oracle.nll(folder, rollout, mel.nll_mean_over, case.lora_rank)
         plain = oracle.nll(folder, rollout, "experiences", case.lora_rank)
-        policy = oracle.policy(folder, rollout, mel.algorithm, temperature, case.lora_rank)
+        policy = oracle.policy(folder, rollout, mel.algorithm, temperature, case.lora_rank, correction)
         return [Step(policy, nll, coefficient, plain and plain.value)]
     steps = []
     for step, (samples, rows) in enumerate(zip(outcome.samples, _rows(case, count, data, sizes) * epochs, strict=True)):
@@ -79,12 +83,22 @@ def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> 
         nll = own.nll(rows, mel.nll_mean_over, len(samples) / oracle.GROUP)
         plain = own.nll(rows, "experiences", 1)
         steps.append(
-            Step(own.policy(data, mel.algorithm, temperature, samples), nll, coefficient, plain and plain.value)
+            Step(
+                own.policy(data, mel.algorithm, temperature, samples, correction),
+                nll,
+                coefficient,
+                plain and plain.value,
+            )
         )
     for epoch in range(epochs):  # every response once
         of_epoch = outcome.samples[epoch * len(sizes) : (epoch + 1) * len(sizes)]
         assert sorted(j for samples in of_epoch for j in samples) == list(range(total))
     return steps
+
+
+def _correction(values: dict) -> str:
+    level, mode = (values[f"algo.advantage.is_correction_{part}"] for part in ("level", "mode"))
+    return "off" if level == "off" else f"{level} {mode}"
 
 
 def _rows(case: Case, count: int, data: Data, sizes: list[int]) -> list[list]:

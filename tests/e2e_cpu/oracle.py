@@ -19,6 +19,9 @@ CLIP = 0.2
 GROUP = 4  # responses to a question
 # Of the policy to the one that sampled: on both sides of the clip's edges, and where no rounding carries them over.
 RATIOS = (0.7, 0.95, 1.05, 1.4)
+# Of the policy to the engine that sampled: within upstream's default band, and past both of its ends.
+ENGINE_RATIOS = (0.3, 0.9, 1.1, 7.0)
+BAND = (0.5, 5.0)
 LORA_ALPHA = 16  # upstream's default
 
 
@@ -43,7 +46,10 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Data:
-    """What a rollout holds, the same on every rank. `old` are the log-probabilities of when it was sampled."""
+    """What a rollout holds, the same on every rank.
+
+    `old` are the policy's log-probabilities of when it was sampled, `engine` those of the engine that did it.
+    """
 
     prompts: list[list[int]]
     responses: list[list[int]]
@@ -51,6 +57,7 @@ class Data:
     scores: list[float]
     rows: list[Any]
     old: list[torch.Tensor]
+    engine: list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,18 @@ class Oracle:
         return log_probs.gather(-1, torch.tensor(continuation)[:, None])[:, 0]
 
     def policy(
-        self, data: Data, algorithm: str, temperature: float = 1.0, samples: Iterable[int] | None = None
+        self,
+        data: Data,
+        algorithm: str,
+        temperature: float = 1.0,
+        samples: Iterable[int] | None = None,
+        correction: str = "off",
     ) -> Part:
-        """The policy term over an optimizer step's samples: GRPO's, REINFORCE++'s or RFT's."""
+        """The policy term over an optimizer step's samples: GRPO's, REINFORCE++'s or RFT's.
+
+        Args:
+            correction: of what the engine sampled with other probabilities; see `importance`.
+        """
         terms, correct = [], []
         for i in range(len(data.responses)) if samples is None else samples:
             log_probs = self.log_probs(data.prompts[i], data.responses[i], temperature)
@@ -182,7 +198,8 @@ class Oracle:
                 correct += [-log_probs.mean()] if data.scores[i] == 1 else []
                 continue
             ratio, a = (log_probs - data.old[i]).exp(), data.advantages[i]
-            terms.append(-torch.minimum(ratio * a, ratio.clamp(1 - CLIP, 1 + CLIP) * a))
+            weight = importance(data.old[i].tolist(), data.engine[i].tolist(), correction)
+            terms.append(-torch.minimum(ratio * a, ratio.clamp(1 - CLIP, 1 + CLIP) * a) * torch.tensor(weight))
         if algorithm == "rft":
             return self._part(sum(correct) / len(correct) if correct else None)
         if algorithm == "grpo":
@@ -207,6 +224,23 @@ class Oracle:
         return Part(loss.item(), dict(zip(self.leaves, found, strict=True)))
 
 
+def importance(old: Sequence[float], engine: Sequence[float], correction: str) -> list[float]:
+    """A response's weights, a token each: policy over engine, w, with what is outside `BAND` treated by `correction`.
+
+    `token clip`: w is brought to the band's end; `token mask`: it becomes 0; `seq mask`: all are 0 where their geometric
+    mean is outside; `off`: all are 1.
+    """
+    low, high = BAND
+    ratios = [math.exp(o - e) for o, e in zip(old, engine, strict=True)]
+    if correction == "token clip":
+        return [min(max(w, low), high) for w in ratios]
+    if correction == "token mask":
+        return [w if low <= w <= high else 0.0 for w in ratios]
+    if correction == "seq mask":
+        return [w if low <= math.prod(ratios) ** (1 / len(ratios)) <= high else 0.0 for w in ratios]
+    return [1.0] * len(ratios)
+
+
 def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.Tensor]) -> Data:
     """The rollout, from a policy whose probabilities are those of `log_probs(prompt, response)` by `RATIOS`."""
     rng = random.Random(rollout.seed)
@@ -227,7 +261,9 @@ def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.T
     old = [each - ratio.log() for each, ratio in zip(own, ratios, strict=True)]
     context, length = ((25, 25), (6, 6)) if rollout.equal else ((10, 40), (2, 12))
     rows = [_row(ids(*context), ids(*length), i // 2 if i < 4 else i) for i in range(rollout.meta)]
-    return Data(prompts, responses, advantages if rollout.policy else [0.0] * count, scores, rows, old)
+    chosen = random.Random(f"engine {rollout.seed}").choices  # leaves what else is drawn as it is
+    engine = [each - torch.tensor(chosen(ENGINE_RATIOS, k=len(each)), dtype=torch.float64).log() for each in old]
+    return Data(prompts, responses, advantages if rollout.policy else [0.0] * count, scores, rows, old, engine)
 
 
 def _row(context: list[int], token_ids: list[int], question: int) -> Any:
@@ -263,9 +299,16 @@ def data(folder: Path, rollout: Rollout, temperature: float = 1.0, lora_rank: in
 
 
 @functools.cache
-def policy(folder: Path, rollout: Rollout, algorithm: str, temperature: float = 1.0, lora_rank: int = 0) -> Part:
+def policy(
+    folder: Path,
+    rollout: Rollout,
+    algorithm: str,
+    temperature: float = 1.0,
+    lora_rank: int = 0,
+    correction: str = "off",
+) -> Part:
     found = data(folder, rollout, temperature, lora_rank)
-    return of(folder, lora_rank).policy(found, algorithm, temperature)
+    return of(folder, lora_rank).policy(found, algorithm, temperature, correction=correction)
 
 
 @functools.cache

@@ -123,6 +123,8 @@ def learn(case: Case, strategy: Any, actor: Any, data: list[Data], rank: int, ra
         outcomes.append(outcome := Outcome())
         record(case, strategy, actor, outcome)
         for experience in experiences(rollout, rank, ranks):
+            if case.upstream_only:
+                experience.rollout_log_probs = None  # upstream asks for none; that the others have them changes nothing
             actor.append(experience)
         if not case.upstream_only:
             actor.take_rows(rollout.rows, case.coefficient(i, ranks))
@@ -192,13 +194,15 @@ def experiences(data: Data, rank: int, ranks: int) -> list[Any]:
         ids = torch.tensor([prompt + response])
         mask = torch.zeros(1, ids.size(1) - 1, dtype=torch.long)
         mask[:, len(prompt) - 1 :] = 1
-        old = torch.zeros(mask.shape).masked_scatter(mask.bool(), data.old[i].float())
+        old, engine = (
+            torch.zeros(mask.shape).masked_scatter(mask.bool(), each[i].float()) for each in (data.old, data.engine)
+        )
         advantages = data.advantages[i] * mask.float()
         score = torch.tensor([data.scores[i]])
         made.append(
             Experience(
                 sequences=ids, attention_mask=torch.ones_like(ids), action_mask=mask, action_log_probs=old,
-                advantages=advantages, returns=advantages, rewards=score, scores=score,
+                rollout_log_probs=engine, advantages=advantages, returns=advantages, rewards=score, scores=score,
                 response_length=torch.tensor([len(response)]), truncated=torch.tensor([False]),
                 total_length=torch.tensor([float(ids.size(1))]), index=[i], prompts=[""], labels=[""], images=[None],
                 mm_train_inputs=[None], info={"reward": score, "sample": torch.tensor([float(i)])},

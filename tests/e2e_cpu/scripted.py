@@ -27,7 +27,7 @@ class Scripted:
     """
 
     def __init__(self):
-        self.events = []
+        self.events, self.log_probs = [], []  # log_probs: what was asked for them, a rollout or replay each
 
     def replays(self):
         return sum(kind == "replay" for _, kind, _ in self.events)
@@ -46,6 +46,7 @@ class Scripted:
         self, prompt, label, sampling_params, max_length, hf_tokenizer, num_samples=1, images=None
     ):
         replay = "<experience>" in prompt
+        self.log_probs.append(("replay" if replay else "rollout", sampling_params.logprobs))
         if (slow := re.search(r"slow until (\d+)", prompt)) and not replay:
             deadline = time.monotonic() + 60
             while self.replays() < int(slow[1]) and time.monotonic() < deadline:
@@ -71,6 +72,10 @@ class Scripted:
 
     async def sleep(self, level=1):
         self.events.append((time.monotonic(), "sleep", ""))
+
+    async def asked_log_probs(self):
+        asked, self.log_probs = self.log_probs, []
+        return asked
 
     async def seen(self):
         events, self.events = self.events, []

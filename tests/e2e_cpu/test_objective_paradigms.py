@@ -18,6 +18,11 @@ LAYOUTS = {  # ranks, flags
     "ZeRO-3, dynamic": (2, (*DYNAMIC, "--ds.zero_stage=3")),
 }
 RANK = 4
+CORRECTIONS = {  # level and mode
+    "token clip": ("token", "clip"),
+    "token mask": ("token", "mask"),
+    "seq mask": ("seq", "mask"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +35,16 @@ def folder(tmp_path_factory):
 def test_paradigm(folder, algorithm, layout):
     count, flags = LAYOUTS[layout]
     agreement.check(folder, Case((FP32, f"--mel.algorithm={algorithm}", *flags), WITH_AND_WITHOUT), count)
+
+
+@pytest.mark.parametrize("name", agreement.slow_but(CORRECTIONS, "token clip"))
+@pytest.mark.parametrize("algorithm", agreement.slow_but(["grpo", "reinforce++"], "grpo"))
+def test_upstreams_correction_weighs_the_policys_tokens_and_leaves_the_nll_alone(folder, algorithm, name):
+    level, mode = CORRECTIONS[name]
+    flags = (f"--algo.advantage.is_correction_level={level}", f"--algo.advantage.is_correction_mode={mode}")
+    case = Case((FP32, f"--mel.algorithm={algorithm}", *flags), WITH_AND_WITHOUT[:2])
+    outcomes, _ = agreement.check(folder, case, 2)
+    assert all(outcome.status["is_filter_ratio"] > 0 for outcome in outcomes)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ ARGS = SimpleNamespace(
         dynamic_filtering_range=(0.0, 1.0),
     ),
     data=SimpleNamespace(max_len=4000, apply_chat_template=False, input_template=None),
-    rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None),
+    rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None, top_p=1.0),
     train=SimpleNamespace(num_episodes=3),
     vllm=SimpleNamespace(enable_sleep=False),
     mel=config.with_lengths(MELConfig(), 4000, 100),
@@ -128,7 +128,7 @@ def test_evaluation_never_constructs(engine, generator):
 def test_experiences_travel_with_their_group_through_the_buffer(generator):
     from openrlhf_mel.upstream import samples
 
-    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4)
+    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     for _ in range(2):
         made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
@@ -143,7 +143,7 @@ def test_a_group_and_its_experiences_survive_a_queue(generator):
 
     from openrlhf_mel.upstream import samples
 
-    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4)
+    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     first, second = (pickle.loads(pickle.dumps(g.generate_samples(max_len=4000, max_new_tokens=100)[0])) for _ in "12")
     for made in (first, second):
@@ -187,3 +187,32 @@ def test_disabled_is_upstreams_generator(engine, generator):
     made, *_ = generator(["a"], mel=MELConfig(enable=False)).generate_samples(max_len=4000, max_new_tokens=100)
     groups, candidates = samples.collect(made)
     assert len(groups) == 1 and candidates == [] and [kind for _, kind, _ in seen(engine)] == ["rollout"]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "measure", "level", "rollout", "evaluation"),
+    [
+        (1.0, True, "off", 1, None),
+        (0.9, True, "off", None, None),
+        (1.0, False, "off", None, None),
+        (1.0, False, "token", 1, 1),  # upstream's correction asks by itself
+    ],
+)
+def test_the_engines_log_probs_are_asked_for_where_they_are_compared(
+    engine, generator, top_p, measure, level, rollout, evaluation
+):
+    import ray
+
+    changes = {
+        "rollout": SimpleNamespace(**(vars(ARGS.rollout) | {"top_p": top_p})),
+        "mel": config.with_lengths(MELConfig(measure_mismatch=measure), 4000, 100),
+        "algo": SimpleNamespace(**(vars(ARGS.algo) | {"advantage": SimpleNamespace(is_correction_level=level)})),
+    }
+    g = generator(["a"], evaluation=["b"], **changes)
+    ray.get(engine.asked_log_probs.remote())
+    g.generate_eval_samples(max_len=4000, max_new_tokens=100)
+    g.generate_samples(max_len=4000, max_new_tokens=100)
+    assert ray.get(engine.asked_log_probs.remote()) == [
+        ("rollout", evaluation), ("rollout", rollout), ("replay", None),
+    ]  # fmt: skip
+    assert g.args.algo.advantage.is_correction_level == level  # what the loss reads

@@ -13,6 +13,7 @@ import yaml
 
 from eval.backends.vllm import VLLMBackend
 from openrlhf_mel.preflight import memory, shapes
+from openrlhf_mel.upstream.settings import resolve
 
 REPO = Path(__file__).resolve().parents[2]
 SLURM = REPO / "slurm"
@@ -95,6 +96,17 @@ def test_headers_and_configurations_agree(path):
     actor = yaml.safe_load(config.read_text())["actor"]
     assert (int(header["nodes"]), int(header["gpus-per-node"])) == (actor["num_nodes"], actor["num_gpus_per_node"])
     assert f"train slurm/configs/train/{path.stem}.yaml" in path.read_text()
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_upstreams_correction_is_a_choice_of_every_preset(path, tmp_path):
+    """Its comment, made a setting, resolves."""
+    text = path.read_text()
+    (tmp_path / "run.yaml").write_text(re.sub(r"^# (?=algo:|  advantage:)", "", text, flags=re.MULTILINE))
+    chosen, plain = (resolve(str(p), [], device="cuda").upstream for p in (tmp_path / "run.yaml", path))
+    name = "algo.advantage.is_correction"
+    assert plain[f"{name}_level"] == "off" and "# algo: # departs from the paper" in text
+    assert [chosen[f"{name}_{part}"] for part in ("level", "mode", "threshold")] == ["token", "clip", [0.0, 2.0]]
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)

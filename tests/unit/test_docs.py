@@ -29,7 +29,7 @@ def test_the_guards_warnings_are_documented_and_name_flags_that_exist():
     for sign in guard.SIGNS:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{sign.meaning}` |"))
         assert all(f"`{key}`" in row for key in sign.quantity.split(" / "))
-        named = set(re.findall(r"\b(?:mel|actor|reward|rollout)\.[a-z_.]+[a-z]", sign.advice))
+        named = set(re.findall(r"\b(?:mel|actor|algo|reward|rollout|train)\.[a-z_.]+[a-z]", sign.advice))
         assert named and named <= known
 
 

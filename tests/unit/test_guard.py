@@ -77,8 +77,11 @@ COLLAPSES = [
 ]
 
 
+AT_ONCE = ["the engine does not sample from the policy"]
+
+
 def test_every_sign_has_its_collapse():
-    texts = [text for _, _, text, *_ in COLLAPSES]
+    texts = [*(text for _, _, text, *_ in COLLAPSES), *AT_ONCE]
     assert all(any(text in sign.meaning for text in texts) for sign in guard.SIGNS)
     assert all(any(text in sign.meaning for sign in guard.SIGNS) for text in texts)
 
@@ -169,6 +172,36 @@ def test_comes_again_only_after_it_has_cleared():
     # Steps without the quantity clear nothing.
     rows = levels((20, 0.3), (30, 0.01), (8, 0.3), (50, math.nan), (30, 0.01))
     assert len(warnings([{"step": r["step"]} if math.isnan(r["policy/entropy"]) else r for r in rows])) == 1
+
+
+def apart(*values: float) -> list[str]:
+    return warnings([{"step": step, "rollout/kl_k3": value} for step, value in enumerate(values, 1)])
+
+
+@pytest.mark.parametrize(
+    ("first", "sound", "lost", "limit"),
+    [
+        (2e-10, 9e-7, 1.1e-6, 1e-6),  # fp32: next to nothing
+        (2e-5, 1.9e-4, 2.1e-4, 2e-4),  # 10 times the first
+        (8e-3, 0.049, 0.051, 0.05),  # never more, however far they are apart at the start
+    ],
+)
+def test_an_engine_that_leaves_the_policy_is_told_of_at_the_step(first, sound, lost, limit):
+    assert apart(first, *[sound] * 30) == []
+    [told] = apart(first, sound, lost, *[lost] * 30)
+    assert told.startswith(
+        f"step 3: {AT_ONCE[0]}: rollout/kl_k3 {lost:.3g}, above the limit of {limit:g} ({first:g} at step 1); "
+    )
+
+
+def test_an_engine_that_is_another_model_is_told_of_at_the_first_step():
+    [told] = apart(0.3, 0.3)
+    assert told.startswith(f"step 1: {AT_ONCE[0]}: rollout/kl_k3 0.3, above the limit of 0.05 (0.3 at step 1)")
+
+
+def test_an_engine_that_left_and_came_back_is_told_of_again_after_a_window():
+    assert len(apart(1e-5, *[1e-3, 1e-5] * 5)) == 1
+    assert len(apart(1e-5, 1e-3, *[1e-5] * WINDOW, 1e-3)) == 2
 
 
 def test_no_judgement_before_the_window_is_full():

@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each layer knows those above it in this list, and none below or beside it.
 LAYERS = (
-    {"conversation", "errors", "head", "internalization", "last_words", "text", "vllm_cpu"},
+    {"conversation", "errors", "head", "internalization", "last_words", "mismatch", "text", "vllm_cpu"},
     {"failure", "turns", "vllm_build"},
     {"config", "experience", "guard", "prompts", "verifier"},
     {"construction", "reward", "runlog", "schedule"},
@@ -20,7 +20,8 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
-TORCH = {"head", "internalization", "reward"}  # torch alone; the others nothing of HEAVY, not even inside a function
+# torch alone; the others nothing of HEAVY, not even inside a function
+TORCH = {"head", "internalization", "mismatch", "reward"}
 SHARED = {
     "conversation",
     "errors",

@@ -137,6 +137,26 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
         ("", ["--ds.load_in_4bit"], "--ds.load_in_4bit: needs a GPU"),
         ("", ["--algo.kl.init_coef", "0.1"], "--algo.kl.init_coef: needs a GPU"),
         ("", ["--mel.algorithm=rft", "--actor.entropy_coef=0"], "--mel.algorithm rft: not supported with"),
+        (
+            "",
+            ["--algo.advantage.is_correction_level=token", "--rollout.top_p=0.9"],
+            "--algo.advantage.is_correction_level token: biased with --rollout.top_p 0.9",
+        ),
+        (
+            "",
+            ["--algo.advantage.is_correction_level=seq", "--mel.algorithm=rft"],
+            "--algo.advantage.is_correction_level seq: --mel.algorithm rft ignores it",
+        ),
+        (
+            "",
+            ["--algo.advantage.is_correction_level=seq", "--algo.advantage.is_correction_mode=clip"],
+            "--algo.advantage.is_correction_mode clip: found --algo.advantage.is_correction_level seq and",
+        ),
+        (
+            "",
+            ["--algo.advantage.is_correction_level=seq", "--algo.advantage.is_correction_gating=tv"],
+            "--algo.advantage.is_correction_threshold 0.5 5: a divergence",
+        ),
         ("", ["--rollout.max_new_tokens", "0"], "--rollout.max_new_tokens: found 0, expected at least 1"),
         ("", ["--train.micro_batch_size", "3"], "--train.batch_size 32: expected a multiple of"),
         ("", ["--ckpt.save_steps", "0"], "--ckpt.save_steps: found 0, expected at least 1, or -1"),

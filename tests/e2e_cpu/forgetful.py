@@ -1,0 +1,33 @@
+"""`python forgetful.py TENSOR ...`: the training command, whose engine loses one tensor of every hand-over.
+
+The class is sent to Ray's workers by value, as it stands in the main module.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ray
+
+from openrlhf_mel import train
+from openrlhf_mel.upstream import launch
+
+launch.prepare_process("cpu")  # before the engine's module, which imports upstream's
+from openrlhf_mel.cpu import engine  # noqa: E402
+
+LOST = sys.argv.pop(1)
+
+
+class Forgetful(engine.CPUEngine):
+    """The CPU runtime's, which takes a tensor from the group as it must, and lets it go."""
+
+    async def update_weight(self, name: str, *args: Any, **kwargs: Any) -> None:
+        if name == LOST:
+            await self._weights.get()
+        else:
+            await super().update_weight(name, *args, **kwargs)
+
+
+engine.RemoteCPUEngine = ray.remote(Forgetful)
+sys.exit(train.main(sys.argv[1:]))
