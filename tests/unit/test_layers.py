@@ -22,16 +22,10 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
 # torch alone; the others nothing of HEAVY, not even inside a function
 TORCH = {"head", "internalization", "mismatch", "reward"}
-SHARED = {
-    "conversation",
-    "errors",
-    "prompts",
-    "runlog",
-    "text",
-    "turns",
-    "verifier",
-    "vllm_build",
-}  # what eval/ and data/ may use
+# what eval/ and data/ may use
+SHARED = set(
+    ["conversation", "errors", "last_words", "prompts", "runlog", "text", "turns", "verifier", "vllm_build", "vllm_cpu"]
+)
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
