@@ -28,16 +28,18 @@ def describe(error: BaseException, log: Iterable[str]) -> str:
     said = ""
     if isinstance(error, EngineDied):
         said, error = f"{error}: ", error.error
-    told = last_words((line for line in log if any(name in line for name in _ENGINE_PROCESSES)), 1).exceptions
-    if told and (said or _names_the_engine(error)):
-        return f"{said}{told[0]}"[:_LONGEST]
     cause: BaseException = getattr(error, "cause", None) or error
-    if _names_the_engine(cause):
+    refers = _refers(error) or _refers(cause)
+    if said or refers:
+        own = (line for line in log if any(name in line for name in _ENGINE_PROCESSES))
+        if told := last_words(own, 1).exceptions:
+            return f"{said}{told[0]}"[:_LONGEST]
+    if refers:
         return f"{said}its process ended without a word (killed, or out of memory?)"
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     return f"{said}{type(cause).__name__}: {lines[-1] if lines else ''}"[:_LONGEST]
 
 
-def _names_the_engine(error: BaseException) -> bool:
-    """Whether an error of vLLM's says no more than that its core is dead."""
+def _refers(error: BaseException) -> bool:
+    """Whether an error says no more than that vLLM's core is dead, and refers to its output."""
     return "EngineCore encountered an issue" in str(error) or "Engine core initialization failed" in str(error)

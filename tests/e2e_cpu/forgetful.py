@@ -11,16 +11,19 @@ from typing import Any
 import ray
 
 from openrlhf_mel import train
+from openrlhf_mel.config import MELConfig
 from openrlhf_mel.upstream import launch
 
-launch.prepare_process("cpu")  # before the engine's module, which imports upstream's
-from openrlhf_mel.cpu import engine  # noqa: E402
+launch.prepare_process(
+    MELConfig(runtime="cpu", cpu_engine="transformers")
+)  # before the engine's module, which imports upstream's
+from openrlhf_mel.cpu import transformers_engine  # noqa: E402
 
 LOST = sys.argv.pop(1)
 
 
-class Forgetful(engine.CPUEngine):
-    """The CPU runtime's, which takes a tensor from the group as it must, and lets it go."""
+class Forgetful(transformers_engine.TransformersEngine):
+    """The transformers engine, which takes a tensor from the group as it must, and lets it go."""
 
     async def update_weight(self, name: str, *args: Any, **kwargs: Any) -> None:
         if name == LOST:
@@ -29,5 +32,5 @@ class Forgetful(engine.CPUEngine):
             await super().update_weight(name, *args, **kwargs)
 
 
-engine.RemoteCPUEngine = ray.remote(Forgetful)
+transformers_engine.RemoteTransformersEngine = ray.remote(Forgetful)
 sys.exit(train.main(sys.argv[1:]))

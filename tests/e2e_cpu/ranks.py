@@ -45,7 +45,8 @@ class Case:
     def arguments(self) -> list[str]:
         return [
             "--actor.model_name_or_path=tiny", "--data.prompt_dataset=x.jsonl", "--data.label_key=label",
-            "--data.max_len=128", "--mel.runtime=cpu", "--actor.max_norm=0", "--rollout.micro_batch_size=1",
+            "--data.max_len=128", "--mel.runtime=cpu", "--mel.cpu_engine=transformers",
+            "--actor.max_norm=0", "--rollout.micro_batch_size=1",
             f"--rollout.batch_size={self.rollouts[0].questions}", f"--rollout.n_samples_per_prompt={oracle.GROUP}",
             f"--train.batch_size={self.train_batch}", f"--train.micro_batch_size={self.micro_batch}",
             f"--actor.adam.lr={self.learning_rate}", "--actor.lr_scheduler=constant", "--actor.lr_warmup_ratio=0",

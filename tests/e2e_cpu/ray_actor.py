@@ -34,8 +34,9 @@ def drive(rank: int, folder: Path, cases: list[Case], data: list[list[Data]], co
     from openrlhf_mel.upstream import launch
 
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    launch.prepare_process("cpu")
-    launch.start_ray(cases[0].settings(count))
+    settings = cases[0].settings(count)
+    launch.prepare_process(settings.mel)
+    launch.start_ray(settings)
     try:
         group = RayActorGroup(1, count, ray.remote(num_gpus=1)(RecordingModel), num_gpus_per_actor=1)
         found = []

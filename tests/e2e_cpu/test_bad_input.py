@@ -24,7 +24,7 @@ actor: {{model_name_or_path: {tmp_path}/model}}
 data: {{prompt_dataset: {tmp_path}/train.jsonl, input_key: input, label_key: label, max_len: 256}}
 rollout: {{batch_size: 2, n_samples_per_prompt: 2, max_new_tokens: 16}}
 train: {{batch_size: 4}}
-mel: {{runtime: cpu}}
+mel: {{runtime: cpu, cpu_engine: transformers}}
 """
     )
     return tmp_path

@@ -18,8 +18,9 @@ import os, shutil
 import ray
 from openrlhf_mel.upstream import launch, settings
 
-launch.prepare_process("cpu")
-launch.start_ray(settings.resolve("slurm/configs/train/smoke.yaml", []))
+chosen = settings.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=transformers"])
+launch.prepare_process(chosen.mel)
+launch.start_ray(chosen)
 
 @ray.remote
 class Actor:
