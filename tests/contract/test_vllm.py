@@ -21,7 +21,7 @@ from contract import vllm_contract
 from packaging.requirements import Requirement
 
 from openrlhf_mel import vllm_build
-from openrlhf_mel.cpu import standins
+from openrlhf_mel.cpu import replaced, standins
 
 REPO = Path(__file__).parents[2]
 OPENRLHF = Path(importlib.util.find_spec("openrlhf").submodule_search_locations[0])
@@ -46,7 +46,7 @@ def vllm():
 @needs_vllm
 def test_it_is_the_pinned_one_and_no_stand_in(vllm):
     vllm_build.check(BUILD)
-    assert vllm["version"].partition("+")[0] == vllm_build.VERSION == standins.VLLM_VERSION
+    assert vllm["version"].partition("+")[0] == vllm_build.VERSION
     assert Path(vllm["file"]).parts[-2:] == ("vllm", "__init__.py")
 
 
@@ -78,9 +78,9 @@ def test_the_sampling_stand_in_has_vllms_fields_and_defaults(vllm):
 
 
 @needs_vllm
-def test_the_cpu_engine_gives_what_vllm_has(vllm):
+def test_the_transformers_engine_gives_what_vllm_has(vllm):
     known = [set(vllm["arguments"][name]) for name in OUTPUTS]
-    given = calls("openrlhf_mel/cpu/engine.py", "SimpleNamespace")
+    given = calls("openrlhf_mel/cpu/transformers_engine.py", "SimpleNamespace")
     assert len(given) == 3
     for call in given:
         assert any({keyword.arg for keyword in call.keywords} <= fields for fields in known), ast.unparse(call)
@@ -110,6 +110,17 @@ def test_what_is_installed_is_what_vllm_asks_for():
         if not needed.specifier.contains(found, prereleases=True):
             wrong.append(f"{line}: found {found}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("replacement", replaced.IN_WORKER + replaced.IN_POLICY, ids=lambda r: r.name)
+def test_what_is_replaced_is_called_with_what_its_replacement_takes(replacement):
+    """Of vLLM the contract says so, which is held to vLLM itself."""
+    ours = list(inspect.signature(replacement.by).parameters)
+    if replacement.name.startswith("vllm."):
+        assert ours == list(vllm_contract.CALLS[replacement.name])
+    else:
+        assert ours == list(inspect.signature(vllm_contract.find(replacement.name)).parameters)
+    assert replacement.reason
 
 
 @cache

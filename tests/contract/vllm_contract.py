@@ -107,7 +107,12 @@ VALUES: dict[str, tuple[str, ...]] = {
         "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND",
     ),
 }  # fmt: skip
-PRESENT = ("vllm.__version__", "vllm.sampling_params.RequestOutputKind.FINAL_ONLY")
+PRESENT = (
+    "vllm.__version__",
+    f"{ENGINE}.errored",  # openrlhf_mel/upstream/engine.py
+    f"{ENGINE}.dead_error",
+    "vllm.sampling_params.RequestOutputKind.FINAL_ONLY",
+)
 # openrlhf's WorkerWrap becomes a base of vLLM's worker, which refuses one that brings a name it has itself.
 ABSENT = tuple(
     f"{worker}.{name}"

@@ -67,7 +67,7 @@ def test_what_cannot_be_is_refused(engine, build, flags, message):
 
 def test_on_gpus_it_means_nothing(engine):
     assert engine(CPU, runtime="cuda").mel.cpu_engine == "auto"
-    with pytest.raises(UserError, match="--mel.cpu_engine transformers: only for --mel.runtime cpu"):
+    with pytest.raises(UserError, match=r"^--mel\.cpu_engine transformers: only for --mel\.runtime cpu"):
         engine(CUDA, "--mel.cpu_engine=transformers", runtime="cuda")
 
 
