@@ -1,0 +1,82 @@
+"""A MEL step of the demo on real vLLM beside the transformers engine, and how long each takes to start, on a CPU.
+
+    python -m benchmarks.engine [--rounds 3] [--steps 6]
+
+Each round trains with both engines, one after the other, the first one in turns; a step is the time between two rows of
+`metrics.jsonl`. Prints a Markdown table. Fails when vLLM's step takes longer than the transformers engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINES = ("vllm", "transformers")
+QUESTIONS = 32  # of a step of data/toy/mel.yaml
+LIMIT = 1.0
+
+
+class Measured(NamedTuple):
+    """Seconds: of the steps after the first, from the command to the end of the first, and to the end of the process."""
+
+    steps: list[float]
+    first: float
+    whole: float
+
+
+def train(engine: str, steps: int) -> Measured:
+    """The demo's training with meta-experiences, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        command = [
+            sys.executable, "-m", "openrlhf_mel.train", "--config", "data/toy/mel.yaml", f"--mel.run_dir={folder}/run",
+            f"--mel.cpu_engine={engine}", f"--data.max_samples={steps * QUESTIONS}",
+        ]  # fmt: skip
+        begun, first = time.monotonic(), 0.0
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("step 1 "):
+                    first = time.monotonic() - begun
+        whole = time.monotonic() - begun
+        if process.returncode:
+            sys.exit("".join(said))
+        rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+    ends = [row["seconds"] for row in rows]
+    return Measured([b - a for a, b in zip(ends, ends[1:], strict=False)], first, whole)
+
+
+def main() -> None:
+    """Measure, print, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    options = parser.parse_args()
+    found: dict[str, list[Measured]] = {engine: [] for engine in ENGINES}
+    for number in range(options.rounds):
+        for engine in ENGINES if number % 2 == 0 else ENGINES[::-1]:
+            found[engine].append(train(engine, options.steps))
+    print("| engine | step, median (s) | first step done (s) | whole command (s) |\n|---|---|---|---|")
+    for engine, runs in found.items():
+        step = median(s for run in runs for s in run.steps)
+        print(f"| {engine} | {step:.2f} | {median(r.first for r in runs):.1f} | {median(r.whole for r in runs):.1f} |")
+    ratios = [median(v.steps) / median(t.steps) for v, t in zip(*(found[engine] for engine in ENGINES), strict=True)]
+    print(
+        f"\nvLLM's step takes {median(ratios):.2f} of the other's (by round: {', '.join(f'{r:.2f}' for r in ratios)})"
+    )
+    if median(ratios) > LIMIT:
+        sys.exit(f"expected at most {LIMIT}")
+
+
+if __name__ == "__main__":
+    main()
