@@ -9,6 +9,7 @@ Each round trains with both engines, one after the other, the first one in turns
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def train(engine: str, steps: int) -> Measured:
             sys.exit("".join(said))
         rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
     ends = [row["seconds"] for row in rows]
-    return Measured([b - a for a, b in zip(ends, ends[1:], strict=False)], first, whole)
+    return Measured([b - a for a, b in itertools.pairwise(ends)], first, whole)
 
 
 def main() -> None:
