@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SHELL_FILES = $$(git ls-files '*.sh' '*.sbatch' .ci/run)
 
 help:
-	@echo "make setup      .venv with everything (about 2 minutes)"
+	@echo "make setup      .venv with everything (about 3 minutes)"
 	@echo "make demo       GRPO and MEL on the built-in task, and how both do on held-out questions"
 	@echo "make test       the tests, 15 minutes at most"
 	@echo "make test-slow  the tests that take longer"
