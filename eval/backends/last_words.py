@@ -66,7 +66,9 @@ class _Reading:
         if text.startswith(_TRACEBACK):
             return False
         foreign = log != self._log  # a thread's that logs between the frames
-        if self._message and (foreign or not text.strip()):
+        # Outside of a log nothing says where a message ends: an indented line goes on with it, others may be anything.
+        goes_on = self._log or text.startswith(" ") or "".join(self._message[-1:]).endswith(":")
+        if self._message and (foreign or not text.strip() or not goes_on):
             return False
         if self._message or not (foreign or text.startswith(" ") or not text):
             self._message.append(text.strip())

@@ -87,6 +87,11 @@ def test_what_was_only_warned_of_is_no_cause(level):
     assert last_words([*harmless, *PARENT], 1).exceptions == [PARENT[-1]]
 
 
+def test_what_comes_after_an_exception_is_not_its_message():
+    assert last_words(traced("", ["ValueError: this", "and another line"]), 1).exceptions == ["ValueError: this"]
+    assert last_words(traced("", ["ValueError:", "that", "more"]), 1).exceptions == ["ValueError: that"]
+
+
 def test_colours_and_control_characters_are_taken_out():
     output = [
         f"\x1b[1;36m(EngineCore pid=7)\x1b[0;0m {line}\n" for line in traced("", ["ValueError: a\x1b]0;title\x07b"])
