@@ -31,6 +31,11 @@ class LastWords(NamedTuple):
     exceptions: list[str]
     lines: list[str]
 
+    @property
+    def cause(self) -> str | None:
+        """The first exception that says something: a bare StopIteration is mostly how the next one was come upon."""
+        return next((said for said in self.exceptions if ": " in said), next(iter(self.exceptions), None))
+
 
 def last_words(output: Iterable[str], number: int) -> LastWords:
     """Of lines of output; keeps the last `number`. Holds no more of them than that."""

@@ -41,6 +41,13 @@ def test_of_exceptions_that_follow_from_each_other_the_first_comes_first(how):
     assert said.lines == ["RuntimeError: needs it"]
 
 
+def test_the_cause_is_the_first_that_says_something():
+    said = [*traced("", ["StopIteration"]), "", *traced("", ["KeyError: 'vllm'"]), "", *PARENT]
+    assert last_words(said, 1).cause == "KeyError: 'vllm'"
+    assert last_words(traced("", ["StopIteration"]), 1).cause == "StopIteration"
+    assert last_words([], 1).cause is None
+
+
 def test_a_childs_exception_comes_before_its_parents():
     output = [
         "INFO 02-01 10:00:00 [api.py:1] starting",
