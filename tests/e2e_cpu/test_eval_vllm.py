@@ -28,7 +28,13 @@ pytestmark = [
 ]
 REPO = Path(__file__).parents[2]
 TOY = REPO / "data" / "toy"
-SERVER = ("uvicorn", "watchfiles", "model_hosting_container_standards", "jmespath")  # what it needs beyond the engine
+SERVER = (
+    "uvicorn",
+    "watchfiles",
+    "model_hosting_container_standards",
+    "jmespath",
+    "prometheus_fastapi_instrumentator",
+)  # what it needs beyond the engine
 ALL = 16 * 8  # a greedy and seven sampled responses to each of 16 questions
 
 
@@ -132,7 +138,7 @@ def test_a_model_that_vllm_refuses(tmp_path, broken, marked):
 
 
 @pytest.fixture
-def served(tmp_path):
+def served(tmp_path, marked):
     """What `vllm serve` starts, for the toy model; its address. (That command itself asks for a distribution called vllm.)"""
     for package in SERVER:
         pytest.importorskip(package, reason=f"vLLM's server needs {', '.join(SERVER)}")
