@@ -32,6 +32,11 @@ class LastWords(NamedTuple):
     exceptions: list[str]
     lines: list[str]
 
+    @property
+    def cause(self) -> str | None:
+        """The first exception that says something: a bare StopIteration is mostly how the next one was come upon."""
+        return next((said for said in self.exceptions if ": " in said), next(iter(self.exceptions), None))
+
 
 def last_words(output: Iterable[str], number: int) -> LastWords:
     """Of lines of output; keeps the last `number`. Holds no more of them than that."""
@@ -67,7 +72,9 @@ class _Reading:
         if text.startswith(_TRACEBACK):
             return False
         foreign = log != self._log  # a thread's that logs between the frames
-        if self._message and (foreign or not text.strip()):
+        # Outside of a log nothing says where a message ends: an indented line goes on with it, others may be anything.
+        goes_on = self._log or text.startswith(" ") or "".join(self._message[-1:]).endswith(":")
+        if self._message and (foreign or not text.strip() or not goes_on):
             return False
         if self._message or not (foreign or text.startswith(" ") or not text):
             self._message.append(text.strip())

@@ -20,7 +20,7 @@ from openrlhf_mel.last_words import last_words
 
 PATIENCE_S = 20.0  # for an engine to end by itself
 _BOOT = "import sys; from eval.backends.vllm_worker import run; run(int(sys.argv[1]), sys.argv[2])"
-_LINES, _EXCEPTIONS = 4, 3  # of a dead process that are shown
+_LINES, _EXCEPTIONS = 4, 2  # of a dead process that are shown beside the cause
 _CHUNK = 4096  # bytes of its output that are looked at together
 
 
@@ -116,8 +116,8 @@ class Process:
         self._output.seek(0)
         chunks = iter(lambda: self._output.readline(_CHUNK), b"")
         said = last_words((chunk.decode("utf-8", "replace") for chunk in chunks), _LINES)
-        why = said.exceptions[0] if said.exceptions else "no exception in its output"
-        then = [f"  then {exception}" for exception in said.exceptions[1:_EXCEPTIONS]]
+        why = said.cause or "no exception in its output"
+        then = [f"  then {exception}" for exception in said.exceptions if exception != said.cause][:_EXCEPTIONS]
         lines = [f"  {line}" for line in said.lines] or ["  none"]
         return BackendError(
             f"the vLLM process on {self._place.name} {self._ended()}: {why}",

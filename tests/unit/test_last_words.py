@@ -41,6 +41,13 @@ def test_of_exceptions_that_follow_from_each_other_the_first_comes_first(how):
     assert said.lines == ["RuntimeError: needs it"]
 
 
+def test_the_cause_is_the_first_that_says_something():
+    said = [*traced("", ["StopIteration"]), "", *traced("", ["KeyError: 'vllm'"]), "", *PARENT]
+    assert last_words(said, 1).cause == "KeyError: 'vllm'"
+    assert last_words(traced("", ["StopIteration"]), 1).cause == "StopIteration"
+    assert last_words([], 1).cause is None
+
+
 def test_a_childs_exception_comes_before_its_parents():
     output = [
         "INFO 02-01 10:00:00 [api.py:1] starting",
@@ -85,6 +92,11 @@ def test_a_message_of_several_lines():
 def test_what_was_only_warned_of_is_no_cause(level):
     harmless = traced(f"{level} 02-01 10:00:00 [import.py:3] ", ["ImportError: an extra that is not there"])
     assert last_words([*harmless, *PARENT], 1).exceptions == [PARENT[-1]]
+
+
+def test_what_comes_after_an_exception_is_not_its_message():
+    assert last_words(traced("", ["ValueError: this", "and another line"]), 1).exceptions == ["ValueError: this"]
+    assert last_words(traced("", ["ValueError:", "that", "more"]), 1).exceptions == ["ValueError: that"]
 
 
 def test_colours_and_control_characters_are_taken_out():
