@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -140,18 +141,19 @@ def test_a_disk_that_is_too_small(project):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a full file system")
-def test_a_full_temporary_folder(project, tmp_path):
-    full = tmp_path.parent.parent / "full"  # a short path
-    full.mkdir(exist_ok=True)
+def test_a_full_temporary_folder(project):
+    full = tempfile.mkdtemp(prefix="full-")  # `tmp_path` is too long for Ray's sockets
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", full], capture_output=True, text=True)
     if mounted.returncode:
+        os.rmdir(full)
         pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
     try:
-        (full / "file").write_bytes(b"0" * 2**16)
+        Path(full, "file").write_bytes(b"0" * 2**16)
         project.site(MEL_TMP=full, MEL_MIN_FREE_GB=0)
         failed(project, SMOKE, limit=90, says=f"error: node n0: {full}: cannot be written: No space left on device")
     finally:
         subprocess.run(["umount", full], check=True)
+        os.rmdir(full)
 
 
 def test_a_temporary_folder_too_deep_for_rays_sockets(project, tmp_path):
