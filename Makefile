@@ -31,7 +31,7 @@ demo: setup
 	@.venv/bin/python data/toy/demo.py
 
 # Two workers of pytest-xdist; tests/conftest.py says which tests stay together.
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test: setup
 	@$(PYTEST) -m "not slow and not release" $(PYTEST_ARGS)

@@ -1,9 +1,11 @@
 """What every test may use: the shared data, commands under a hard time limit, repeatable property tests."""
 
+import functools
 import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,18 +21,27 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay in one worker of pytest-xdist: those that start a Ray cluster, Slurm's, and else those of a file.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who gets which tests when there are several workers (pytest-xdist 3.8 loses its own groups under pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(REPO / nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
+
+
+@functools.cache
+def group(path: Path) -> str:
+    """Tests of a group stay in one worker: those of a file, all of Slurm's, and all of files that start Ray clusters.
 
     Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is not, as Slurm's tests mostly wait.
     """
-    for item in items:
-        if item.path.parent.name == "slurm":
-            group = "slurm"
-        else:
-            group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    if path.parent.name == "slurm":
+        return "slurm"
+    return "ray" if "pytest.mark.ray" in path.read_text(encoding="utf-8") else str(path)
 
 
 @pytest.fixture(scope="session")
