@@ -120,12 +120,13 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
         pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
     ],
 )
-def test_engines_and_policy_share_time(train, tmp_path, flags):
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.release)])
+def test_engines_and_policy_share_time(train, tmp_path, flags, engine):
     """What is kept in a step is learned in that step, whoever makes the rollouts, and evaluation leaves no trace."""
     rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
     (tmp_path / "eval.jsonl").write_text("".join(json.dumps({**r, "datasource": "default"}) + "\n" for r in rows))
     evaluation = ("--eval.dataset", tmp_path / "eval.jsonl") if "--eval.steps=1" in flags else ()
-    out, _ = train(TOY, *flags, *evaluation)
+    out, _ = train(TOY, *flags, *evaluation, f"--mel.cpu_engine={engine}")
     metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]
     for m in metrics:
