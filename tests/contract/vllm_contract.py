@@ -71,7 +71,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vllm.LLMEngine.step": ("self",),
     "vllm.LLMEngine.abort_request": ("self", "request_ids"),
     "vllm.v1.engine.core_client.EngineCoreClient.shutdown": ("self",),
-    # slurm/first_hour.py
+    # slurm/lib/ask_vllm.py
     "vllm.LLM": ("model=", "enable_sleep_mode=", "gpu_memory_utilization=", "max_model_len=", "seed="),
     "vllm.LLM.generate": ("self", "prompts", "sampling_params"),
     "vllm.LLM.sleep": ("self", "level="),
