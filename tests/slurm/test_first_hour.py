@@ -176,16 +176,6 @@ def test_what_vllm_answers_is_judged(first_hour, vllm, monkeypatch, build, cuda,
     assert [(result.name, result.passed) for result in results] == expected
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_real_vllm_answers_twice_the_same(first_hour):
-    build = vllm_build.installed()
-    if not (build and build.cpu):
-        pytest.skip("needs vLLM's build for CPUs: make setup")
-    (result,) = first_hour.vllm_answers(str(REPO / "data" / "toy" / "model"), cuda=False)
-    assert result.passed, result
-
-
 @pytest.mark.timeout(60)
 def test_what_never_answers_is_a_failure(first_hour, short_training, tmp_path, monkeypatch):
     hangs = tmp_path / "hangs"
