@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrlhf_mel import __version__, checkpoint, config, failure, runlog
+from openrlhf_mel import __version__, checkpoint, config, failure, runlog, vllm_build
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.upstream import contract, flags
@@ -32,7 +32,7 @@ EXIT_HELD = 69  # the exit code when another process holds the run's folder (EX_
 EXIT_STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
 # How long a lock may outlive its holder: the lease of a node that died under NFSv4, its eviction under Lustre.
 LOCK_PATIENCE_S = 180.0
-_PACKAGES = ("openrlhf", "deepspeed", "vllm", "ray", "torch", "transformers", "flash-attn", "math-verify")
+_PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-attn", "math-verify")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -204,11 +204,18 @@ def _manifest(settings: Settings) -> dict[str, Any]:
         "config": settings.as_dict(),
         "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
         "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
+        | _vllm()
         | {name: _version(name) for name in _PACKAGES},
         "commit": runlog.commit(),
         "data_sha256": data,
         "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
     }
+
+
+def _vllm() -> dict[str, str | None]:
+    """Its version by its distribution's name; None where there is none."""
+    build = vllm_build.installed()
+    return {build.distribution: build.version} if build else {"vllm": None}
 
 
 def _version(package: str) -> str | None:

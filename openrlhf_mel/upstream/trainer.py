@@ -74,7 +74,7 @@ class MELSteps:
             # A step's own checkpoint is written before its evaluation, and does not know of a best that this has made.
             states["best_eval_metric_value"] = max(best.metric, states.get("best_eval_metric_value", best.metric))
         self._restored = {name: states[name] for name in _STATES}  # and not what DeepSpeed keeps beside them
-        self._warn_when_unwatched(states["global_step"])
+        self._warn_of_settings(states["global_step"])
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
@@ -173,7 +173,8 @@ class MELSteps:
                 found["mel/new_share"] = share
         return found
 
-    def _warn_when_unwatched(self, global_step: int) -> None:
+    def _warn_of_settings(self, global_step: int) -> None:
+        """Once a run: what the settings leave unwatched, and what they ask for in vain."""
         if global_step or any(row["step"] == 0 for row in runlog.read_lines(self.run_dir / runlog.WARNINGS)):
             return
         if self.mel.enable and (reason := gradients.without_norms(self.args)):
@@ -188,6 +189,8 @@ class MELSteps:
                 f"the engine's log-probs are not compared with the policy's: with --rollout.top_p {top_p:g} they are over "
                 "the tokens that top-p leaves, the policy's over all",
             )
+        if self.mel.runtime == "cpu" and self.args.vllm.enable_sleep:
+            self._warn(0, "--vllm.enable_sleep frees no memory with --mel.runtime cpu: the engines sleep in name only")
 
     def _count_empty(self, kept: int) -> None:
         self._empty_steps = 0 if kept else self._empty_steps + 1

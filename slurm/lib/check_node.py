@@ -5,6 +5,7 @@ Before it there may be others: warning NAME WORDS. check_nodes (nodes.sh) runs i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import importlib.metadata
@@ -23,7 +24,11 @@ from pathlib import Path
 import check_tools
 import this_node
 
-_PACKAGES = ("openrlhf", "torch", "vllm", "ray", "deepspeed", "transformers")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from openrlhf_mel import vllm_build
+
+_PACKAGES = ("openrlhf", "torch", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports
 # Below a session's folder in it Ray makes sockets, whose whole path may have 107 characters.
 _LONGEST_TMP = 107 - len("/mel-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -151,13 +156,16 @@ def versions() -> str:
     pinned = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", Path("requirements.txt").read_text(), re.MULTILINE))
     found = [f"python={platform.python_version()}"]
     for name in _PACKAGES:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        same = version.split("+")[0] == pinned.get(name)
-        found.append(f"{name}={version}" + ("" if same else f"(tested:{pinned.get(name)})"))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(_beside(name, importlib.metadata.version(name), pinned.get(name)))
+    if build := vllm_build.installed():
+        found.append(_beside(build.distribution, build.version, pinned["vllm"]))
     return ",".join(found)
+
+
+def _beside(name: str, version: str, pinned: str | None) -> str:
+    same = version.split("+")[0] == pinned
+    return f"{name}={version}" + ("" if same else f"(tested:{pinned})")
 
 
 def free_ports(address: str, job: int) -> int:

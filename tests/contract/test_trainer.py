@@ -20,7 +20,10 @@ def trainer(tmp_path):
 
     (tmp_path / "logs").mkdir()
     made = object.__new__(MELTrainer)
-    made.mel, made.run_dir = SimpleNamespace(warn_after_empty_steps=3, enable=True, measure_mismatch=True), tmp_path
+    made.mel, made.run_dir = (
+        SimpleNamespace(warn_after_empty_steps=3, enable=True, measure_mismatch=True, runtime="cpu"),
+        tmp_path,
+    )
     made._empty_steps, made._mel_metrics, made._started = 0, {}, 0.0
     made._guard, made._recent, made._evaluations = CollapseGuard(3), RecentTexts(3), {}
     made.args = SimpleNamespace(
@@ -28,6 +31,7 @@ def trainer(tmp_path):
         ds=SimpleNamespace(adam_offload=False),
         logger=SimpleNamespace(logging_steps=1),
         rollout=SimpleNamespace(top_p=1.0),
+        vllm=SimpleNamespace(enable_sleep=False),
         ckpt=SimpleNamespace(save_steps=float("inf"), path=str(tmp_path), load_enable=True),
     )
     made.wandb_logger = made.tensorboard_logger = None
@@ -91,6 +95,15 @@ def test_a_resume_from_the_datas_end_begins_the_next_episode(trainer, monkeypatc
         states = {"global_step": 3, "episode": 0, "total_consumed_prompts": 5, "data_loader_state_dict": saved}
         monkeypatch.setattr(module._UpstreamTrainer, "init_checkpoint_states", lambda self, states=states: states)
         assert trainer.init_checkpoint_states()["episode"] == episode
+
+
+@pytest.mark.parametrize(("runtime", "sleeps", "told"), [("cpu", True, 1), ("cpu", False, 0), ("cuda", True, 0)])
+def test_a_sleep_that_frees_nothing_is_told_once(trainer, runtime, sleeps, told):
+    trainer.mel.enable, trainer.mel.runtime, trainer.args.vllm.enable_sleep = False, runtime, sleeps
+    for step in (0, 0, 3):  # a run that begins, begins anew, and goes on
+        trainer._warn_of_settings(step)
+    found = [row for row in warnings(trainer) if "--vllm.enable_sleep frees no memory" in row["warning"]]
+    assert [row["step"] for row in found] == [0] * told
 
 
 def test_every_evaluation_leaves_a_line(trainer):

@@ -71,8 +71,11 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vllm.LLMEngine.step": ("self",),
     "vllm.LLMEngine.abort_request": ("self", "request_ids"),
     "vllm.v1.engine.core_client.EngineCoreClient.shutdown": ("self",),
-    # slurm/first_hour.py
-    "vllm.LLM": ("model=", "enable_sleep_mode=", "gpu_memory_utilization=", "max_model_len=", "seed="),
+    # slurm/lib/ask_vllm.py
+    "vllm.LLM": (
+        "model=", "enable_sleep_mode=", "gpu_memory_utilization=", "max_model_len=", "seed=",
+        "kv_cache_memory_bytes=", "enforce_eager=",
+    ),
     "vllm.LLM.generate": ("self", "prompts", "sampling_params"),
     "vllm.LLM.sleep": ("self", "level="),
     "vllm.LLM.wake_up": ("self",),

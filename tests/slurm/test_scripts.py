@@ -13,6 +13,7 @@ import yaml
 
 from eval.backends.vllm import VLLMBackend
 from openrlhf_mel.preflight import memory, shapes
+from openrlhf_mel.upstream.placement import placement
 from openrlhf_mel.upstream.settings import resolve
 
 REPO = Path(__file__).resolve().parents[2]
@@ -107,6 +108,32 @@ def test_upstreams_correction_is_a_choice_of_every_preset(path, tmp_path):
     name = "algo.advantage.is_correction"
     assert plain[f"{name}_level"] == "off" and "# algo: # departs from the paper" in text
     assert [chosen[f"{name}_{part}"] for part in ("level", "mode", "threshold")] == ["token", "clip", [0.0, 2.0]]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("gpus", [0, 2])
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_the_smoke_job_asks_ray_for_what_its_nodes_have(monkeypatch, tmp_path, command, nodes, gpus, engine):
+    """With nothing to set, whichever engine: one more and upstream would wait for it for ever."""
+    (tmp_path / "slurm" / "lib").mkdir(parents=True)
+    (tmp_path / "slurm" / "lib" / "job.sh").write_text('train() { env | grep ^MEL_CPU_SLOTS; printf "%s\\n" "$@"; }\n')
+    monkeypatch.setenv("SLURM_NNODES", str(nodes))
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", str(gpus))
+    done = command("bash", SLURM / "smoke.sbatch", limit=20, cwd=tmp_path)
+    config, *flags = done.stdout.split()
+    values = resolve(str(REPO / config), flags, device="cuda" if gpus else "cpu").upstream
+    asked = placement(values, engines_need_gpus=engine == "vllm")
+
+    monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
+    monkeypatch.setenv("MEL_RAY_HEAD", "127.0.0.1:1")
+    monkeypatch.syspath_prepend(SLURM / "lib")
+    import ray_node
+
+    monkeypatch.setattr(ray_node.this_node, "GPUS", gpus)
+    monkeypatch.setattr(ray_node.this_node, "address", lambda: "127.0.0.1")
+    (of_a_node,) = [f for f in ray_node.command("head", tmp_path) if f.startswith("--num-gpus=")]
+    assert asked.total == nodes * int(of_a_node.partition("=")[2])
+    assert values["actor.num_nodes"] == nodes and values["vllm.num_engines"] == asked.actors  # upstream insists
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)

