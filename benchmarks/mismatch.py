@@ -2,10 +2,10 @@
 
     .venv/bin/python -m benchmarks.mismatch MODEL --data FILE.jsonl [--chat] [--dtypes bfloat16,float32]
 
-vLLM samples once, in the first number format, at temperature 1. All others score these very tokens: vLLM by reading the
-whole sequence, transformers as upstream's Actor does (logits in the model's format, softmax in fp32) and with an fp32
-head. The reference is transformers in fp32 with the same weights, rounded to the first format, in which the folder should
-be. Prints Markdown tables of |difference of log-probs| in nats a token.
+The model's weights are rounded to the first number format, for all alike. vLLM's build for CPUs samples once, in that
+format, at temperature 1. Then vLLM, reading whole sequences, and transformers score these very tokens; the softmax is in
+fp32, the product with the head in the format's own precision (as upstream's Actor and vLLM have it) and in fp32. The
+reference is transformers in fp32. Prints Markdown tables of |difference of log-probs| in nats a token.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from openrlhf_mel.cpu import vllm_settings
+from openrlhf_mel import vllm_cpu
 from openrlhf_mel.prompts import PromptFormat, Templates
 
 SEED = 0
@@ -45,7 +46,7 @@ def in_vllm(model: str, dtype: str, head: str, rows: list[Row], tokens: int) -> 
     from vllm import LLM, SamplingParams
 
     longest = max(len(row.prompt) + max(len(row.response), tokens) for row in rows) + 1
-    arguments = vllm_settings.engine_arguments(dtype, longest) | {"hf_overrides": {"head_dtype": head}}
+    arguments = vllm_cpu.engine_arguments(longest, engines=1) | {"hf_overrides": {"head_dtype": head}, "dtype": dtype}
     llm = LLM(model, max_model_len=longest, seed=SEED, enable_prefix_caching=False, **arguments)
     if not rows[0].response:
         prompts = [{"prompt_token_ids": row.prompt} for row in rows]
@@ -101,12 +102,14 @@ def line(name: str, difference: torch.Tensor, probability: torch.Tensor) -> str:
     )
 
 
-def questions(options: argparse.Namespace) -> list[Row]:
-    """The prompts, in the package's own question template."""
-    from transformers import AutoTokenizer
+def rounded(options: argparse.Namespace, dtype: str, folder: str) -> list[Row]:
+    """Save the model in `dtype` in `folder`; the prompts, in the package's own question template or another."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    form = PromptFormat(Templates.load(), tokenizer, options.chat)
+    tokenizer.save_pretrained(folder)
+    form = PromptFormat(Templates.load(options.template_dir), tokenizer, options.chat)
     lines = options.data.read_text(encoding="utf-8").splitlines()[: options.prompts]
     texts = [form.question(json.loads(text)[options.key]) for text in lines]
     return [Row(tokenizer(text, add_special_tokens=False)["input_ids"], [], []) for text in texts]
@@ -117,6 +120,7 @@ def options_() -> argparse.Namespace:
     parser.add_argument("model", help="a Hugging Face folder")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="questions, one JSON object a line")
     parser.add_argument("--key", default="problem", help="where in a line the question is")
+    parser.add_argument("--template-dir", type=Path, metavar="DIR", help="other templates than the package's")
     parser.add_argument("--chat", action="store_true", help="as the user's turn of the chat template")
     parser.add_argument("--prompts", type=int, default=16, help="questions, from the file's first on")
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of a response")
@@ -124,38 +128,40 @@ def options_() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def compare(model: str, dtypes: list[str], rows: list[Row], tokens: int) -> None:
     """Sample, score, print."""
-    options = options_()
-    # The engine in the process that asks: it starts in seconds. Its log would stand among the tables.
-    quiet = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-    os.environ.update(vllm_settings.ENVIRONMENT | quiet)
-    torch.set_num_threads(1)
-    rows, found, pairs = questions(options), {}, {}
-    for dtype in options.dtypes.split(","):
-        for head in HEADS if dtype != "float32" else HEADS[:1]:
-            name = dtype if head == "model" else f"{dtype}, head in {head}"
+    found: dict[str, torch.Tensor] = {}
+    pairs: dict[str, torch.Tensor] = {}
+    for dtype in dtypes:
+        heads = {dtype: "model"} if dtype == "float32" else {dtype: "model", f"{dtype}, head in fp32": "float32"}
+        for name, head in heads.items():
             # a process of its own, which gives its memory back
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                rows, scores = pool.submit(in_vllm, options.model, dtype, head, rows, options.tokens).result()
+                rows, scores = pool.submit(in_vllm, model, dtype, head, rows, tokens).result()
             found[f"vLLM, {name}"] = flat(scores)
-        for head, scores in in_transformers(options.model, dtype, rows).items():
-            name = dtype if head == "model" else f"{dtype}, head in {head}"
-            if f"vLLM, {name}" in found:
-                found[f"transformers, {name}"] = flat(scores)
-                pairs[name] = found[f"vLLM, {name}"] - flat(scores)
-    pairs["vLLM, as sampled - read as a whole"] = flat([row.log_probs for row in rows]) - next(iter(found.values()))
-    reference = flat(in_transformers(options.model, "float32", rows)["model"])
-    probability = reference.exp()
-    print(f"{platform.machine()}; {options.model}: {len(rows)} responses, {len(reference)} tokens")
-    names = ["mean", "root mean square", "largest", *(f"p up to {edge}" for edge in EDGES), "above"]
-    for title, table in (
-        ("against fp32", {n: s - reference for n, s in found.items()}),
-        ("vLLM - transformers", pairs),
-    ):
-        print(f"\n| {title} | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+        by_head = in_transformers(model, dtype, rows)
+        for name, head in heads.items():
+            found[f"transformers, {name}"] = flat(by_head[head])
+            pairs[name] = found[f"vLLM, {name}"] - found[f"transformers, {name}"]
+    pairs["vLLM as sampled - vLLM reading the whole"] = flat([r.log_probs for r in rows]) - found[f"vLLM, {dtypes[0]}"]
+    reference = flat(in_transformers(model, "float32", rows)["model"])
+    print(f"{len(rows)} responses, {len(reference)} tokens, {-reference.mean():.2f} nats a token; {platform.machine()}")
+    columns = ["mean", "root mean square", "largest", *(f"p up to {edge}" for edge in EDGES), "above"]
+    against = {name: scores - reference for name, scores in found.items()}
+    for title, table in {"against fp32": against, "vLLM - transformers": pairs}.items():
+        print(f"\n| {title} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
         for name, difference in table.items():
-            print(line(name, difference, probability))
+            print(line(name, difference, reference.exp()))
+
+
+def main() -> None:
+    """The command line."""
+    options = options_()
+    os.environ.update(vllm_cpu.environment() | {"VLLM_LOGGING_LEVEL": "ERROR"})  # its log would stand among the tables
+    torch.set_num_threads(1)
+    dtypes = options.dtypes.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        compare(folder, dtypes, rounded(options, dtypes[0], folder), options.tokens)
 
 
 if __name__ == "__main__":
