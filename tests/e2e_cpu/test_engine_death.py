@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_mel import vllm_build
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 REPO = Path(__file__).resolve().parents[2]
 AGENT = Path(__file__).with_name("dying_agent.py")
 TOY = f"""
@@ -38,21 +38,27 @@ def below(run_dir: Path) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("engine", "way", "says"),
-    [
-        ("transformers", "import in creation", "No module named 'a_package_that_is_not_there'"),
-        ("transformers", "actor in rollout", KILLED),
-        ("transformers", "actor in hand-over", KILLED),
-        ("transformers", "actor in M", KILLED),
-        ("vllm", "cache in creation", "ValueError: .*KV cache"),
-        ("vllm", "core in rollout", KILLED),
-        ("vllm", "worker in rollout", KILLED),
-        ("vllm", "core in hand-over", KILLED),
-        ("vllm", "shape in hand-over", "RuntimeError|ValueError"),
-        ("vllm", "core in M", KILLED),
-    ],
-)
+DEATHS = [
+    ("transformers", "import in creation", "No module named 'a_package_that_is_not_there'"),
+    ("transformers", "actor in rollout", KILLED),
+    ("transformers", "actor in hand-over", KILLED),
+    ("transformers", "actor in M", KILLED),
+    ("vllm", "cache in creation", "ValueError: .*cache"),
+    ("vllm", "core in rollout", KILLED),
+    ("vllm", "worker in rollout", KILLED),
+    ("vllm", "core in hand-over", KILLED),
+    ("vllm", "shape in hand-over", "RuntimeError|ValueError"),
+    ("vllm", "core in M", KILLED),
+]
+OFTEN = ("import in creation", "cache in creation", "shape in hand-over", "core in M")
+
+
+def death(engine, way, says):
+    mark = pytest.mark.slow if way in OFTEN else pytest.mark.release
+    return pytest.param(engine, way, says, id=f"{engine}-{way}", marks=mark)
+
+
+@pytest.mark.parametrize(("engine", "way", "says"), [death(*d) for d in DEATHS])
 def test_the_run_ends_and_says_why(tmp_path, engine, way, says):
     if engine == "vllm" and not (vllm_build.installed() and vllm_build.installed().cpu):
         pytest.skip("needs vLLM's CPU build: make setup")

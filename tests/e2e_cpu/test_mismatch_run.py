@@ -40,6 +40,7 @@ def run(tmp_path, command):
     return run
 
 
+@pytest.mark.release
 def test_engine_and_policy_are_one_as_long_as_every_tensor_is_handed_over(run):
     rows, told, _ = run("none")
     assert all(0 < row["rollout/logprob_diff_mean"] <= row["rollout/logprob_diff_max"] <= 5e-4 for row in rows)
@@ -53,6 +54,7 @@ def test_one_tensor_that_is_lost_is_told_of(run):
     assert warning.startswith("warning: step 2: ") and "weights are lost on the way to the engine" in warning
 
 
+@pytest.mark.release
 def test_below_top_p_1_it_is_left_out_and_said_once(run):
     rows, told, console = run("none", "--rollout.top_p=0.9")
     assert not any("logprob" in key and "rollout" in key for row in rows for key in row) and not told
