@@ -33,6 +33,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByGroup(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers the longest groups come first, so that none is alone at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: group(item.path) not in ("ray", "slurm"))
+
+
 @functools.cache
 def group(path: Path) -> str:
     """Tests of a group stay in one worker: those of a file, all of Slurm's, and all of files that start Ray clusters.
