@@ -57,8 +57,8 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
         )
     if values["logger.wandb.key"] == "env" and not os.environ.get("WANDB_API_KEY"):
         yield "--logger.wandb.key env: WANDB_API_KEY is not set; export it"
-    if mel.runtime == "cuda" and mel.cpu_dtype != "bf16":
-        yield "--mel.cpu_dtype fp32: only for --mel.runtime cpu"
+    if mel.runtime == "cuda" and mel.cpu_dtype != "fp32":
+        yield f"--mel.cpu_dtype {mel.cpu_dtype}: only for --mel.runtime cpu"
     if mel.runtime == "cuda" and mel.cpu_engine != "auto":
         yield f"--mel.cpu_engine {mel.cpu_engine}: only for --mel.runtime cpu"
     low = {n: least for n, least in LEAST.items() if values[n] is not None and values[n] < least}

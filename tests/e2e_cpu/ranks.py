@@ -46,6 +46,7 @@ class Case:
         return [
             "--actor.model_name_or_path=tiny", "--data.prompt_dataset=x.jsonl", "--data.label_key=label",
             "--data.max_len=128", "--mel.runtime=cpu", "--mel.cpu_engine=transformers",
+            f"--mel.cpu_dtype={self.dtype}",
             "--actor.max_norm=0", "--rollout.micro_batch_size=1",
             f"--rollout.batch_size={self.rollouts[0].questions}", f"--rollout.n_samples_per_prompt={oracle.GROUP}",
             f"--train.batch_size={self.train_batch}", f"--train.micro_batch_size={self.micro_batch}",
