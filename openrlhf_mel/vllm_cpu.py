@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 _PROMPT_TOKENS = 8192  # of the prompts that are read in one step, where the context is not longer
-_MOST_KV_CACHE = 4 * 2**30  # bytes of an engine
+_MOST_KV_CACHE = 2**30  # bytes of an engine, all of which it writes to at its start
 
 
 def environment(engines: int = 1) -> dict[str, str]:
