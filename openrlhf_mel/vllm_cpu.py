@@ -45,5 +45,4 @@ def engine_arguments(context: int, engines: int) -> dict[str, Any]:
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context, _PROMPT_TOKENS),
         "enable_sleep_mode": False,  # refused on a CPU
-        "disable_log_stats": True,
     }

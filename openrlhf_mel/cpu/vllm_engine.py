@@ -9,7 +9,7 @@ import ray
 from openrlhf_mel import vllm_cpu
 from openrlhf_mel.upstream.engine import RolloutEngine
 
-WORKER = "openrlhf_mel.cpu.vllm_worker.CPUWorkerWrap"
+_OURS = {"worker_extension_cls": "openrlhf_mel.cpu.vllm_worker.CPUWorkerWrap", "disable_log_stats": True}
 ENGINES = 2  # that are to fit beside each other and the policy
 
 
@@ -20,7 +20,7 @@ class VLLMOnCPU(RolloutEngine):
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
         told = vllm_cpu.engine_arguments(kwargs["max_model_len"], ENGINES)
-        await super().__init__(*args, **(kwargs | told | {"dtype": self.dtype, "worker_extension_cls": WORKER}))
+        await super().__init__(*args, **(kwargs | told | {"dtype": self.dtype, **_OURS}))
 
 
 class VLLMOnCPUInFP32(VLLMOnCPU):
