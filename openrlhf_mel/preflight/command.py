@@ -93,7 +93,7 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     report = Report(config=own.config, runtime=settings.mel.runtime, problems=[Problem(t) for t in contradictions])
     values, note = settings.upstream, report.problems.extend
     cuda = settings.mel.runtime == "cuda"
-    gpus = placement(values, engines_need_gpus=settings.mel.cpu_engine != "transformers")
+    gpus = placement(values, engines_need_gpus=cuda or settings.mel.cpu_engine == "vllm")
     note(rules.batches(values))
     note(rules.switches(given))
     note(refusals(contract.check_version))

@@ -128,7 +128,9 @@ def _check_devices(settings: Settings) -> None:
     """Upstream's placement groups would wait for missing devices for ever, and say nothing."""
     import ray
 
-    gpus = placement(settings.upstream, engines_need_gpus=settings.mel.cpu_engine != "transformers")
+    gpus = placement(
+        settings.upstream, engines_need_gpus=settings.mel.runtime == "cuda" or settings.mel.cpu_engine == "vllm"
+    )
     found = int(ray.cluster_resources().get("GPU", 0))
     if found < gpus.total:
         ray.shutdown()

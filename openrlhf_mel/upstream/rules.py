@@ -59,8 +59,6 @@ def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]
         yield "--logger.wandb.key env: WANDB_API_KEY is not set; export it"
     if mel.runtime == "cuda" and mel.cpu_dtype != "fp32":
         yield f"--mel.cpu_dtype {mel.cpu_dtype}: only for --mel.runtime cpu"
-    if mel.runtime == "cuda" and mel.cpu_engine != "auto":
-        yield f"--mel.cpu_engine {mel.cpu_engine}: only for --mel.runtime cpu"
     low = {n: least for n, least in LEAST.items() if values[n] is not None and values[n] < least}
     for name, least in low.items():
         yield f"--{name}: found {values[name]}, expected at least {least}"
