@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.ray
 @pytest.mark.timeout(960)
 def test_the_demo_reaches_its_objective(command, tmp_path):
