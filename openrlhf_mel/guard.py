@@ -79,7 +79,7 @@ SIGNS = (
     Sign("mel/new_share", "below", 1 / 3, "times", "Ms are copies of earlier ones", f"{_READ} and {_LESS}"),
     # Tokens. As for responses: a base model's first Ms ramble.
     Sign("mel/length_mean", "below", 1 / 3, "times", "Ms shrink, they may be empty phrases", f"{_READ} and {_LESS}"),
-    # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22%.
+    # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22 to 91%.
     Sign("mel/nll", "above", 3, "times", "the policy finds its own Ms ever less likely",
          f"{_READ}; {_ANEW} a lower actor.adam.lr"),
     # A tenth of the surprise is left: the policy recites, and the NLL teaches nothing more.
