@@ -62,9 +62,9 @@ class AgentExecutor(Own):
         else:
             generate = engine.generate
 
-            async def dying_generate(prompt_token_ids, sampling_params, *rest):
+            async def dying_generate(prompt_token_ids, sampling_params, **more):
                 if sampling_params.max_tokens == 96:  # an M's, and no other's here
                     kill(*KILLS[what])
-                return await generate(prompt_token_ids, sampling_params, *rest)
+                return await generate(prompt_token_ids, sampling_params, **more)
 
             engine.generate = dying_generate
