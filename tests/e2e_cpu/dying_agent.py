@@ -39,32 +39,62 @@ class AgentExecutor(Own):
     async def execute(self, *args, llm_engine, **kwargs):
         what, _, moment = WAY.partition(" in ")
         self._calls += 1
-        if self._calls == 1 and moment in ("hand-over", "M"):
-            self._prepare(llm_engine, what, moment)
+        if self._calls == 1 and moment == "hand-over":
+            in_hand_over(llm_engine, what)
+        if self._calls == 1 and moment == "M":
+            in_m(llm_engine, what)
         if moment == "rollout" and self._calls == 20:
             kill(*KILLS[what])
         return await super().execute(*args, llm_engine=llm_engine, **kwargs)
 
-    def _prepare(self, engine, what, moment):
-        if moment == "hand-over":
-            update, seen = engine.update_weight, []
 
-            async def dying_update(name, dtype, shape, empty_cache=False):
-                seen.append(name)
-                if len(seen) == 3:
-                    if what == "shape":
-                        shape = (*shape, 2)
-                    else:
-                        kill(*KILLS[what])
-                return await update(name, dtype, shape, empty_cache)
+# What Ray calls of an actor is its class's; what that calls of the engine can be replaced.
+def in_hand_over(engine, what):
+    """At the third tensor."""
+    seen = []
+    if not hasattr(engine, "llm"):
+        receive = engine._weights.get
 
-            engine.update_weight = dying_update
-        else:
-            generate = engine.generate
+        async def dying_receive():
+            seen.append(None)
+            if len(seen) == 3:
+                kill(*KILLS[what])
+            return await receive()
 
-            async def dying_generate(prompt_token_ids, sampling_params, **more):
-                if sampling_params.max_tokens == 96:  # an M's, and no other's here
-                    kill(*KILLS[what])
-                return await generate(prompt_token_ids, sampling_params, **more)
+        engine._weights.get = dying_receive
+        return
+    call = engine.llm.collective_rpc
 
-            engine.generate = dying_generate
+    async def dying_call(method, *rest, args=(), **more):
+        seen.extend([None] if method == "update_weight" else [])
+        if len(seen) == 3:
+            if what == "shape":
+                name, dtype, shape, empty_cache = args
+                args = name, dtype, (*shape, 2), empty_cache
+            else:
+                kill(*KILLS[what])
+        return await call(method, *rest, args=args, **more)
+
+    engine.llm.collective_rpc = dying_call
+
+
+def in_m(engine, what):
+    """At the first M, which is told by the most tokens that it may have."""
+    if not hasattr(engine, "llm"):
+        put = engine._queue.put
+
+        async def dying_put(request):
+            if request.sampling.max_tokens == 96:
+                kill(*KILLS[what])
+            await put(request)
+
+        engine._queue.put = dying_put
+        return
+    generate = engine.llm.generate
+
+    def dying_generate(prompt, sampling_params, **more):
+        if sampling_params.max_tokens == 96:
+            kill(*KILLS[what])
+        return generate(prompt, sampling_params, **more)
+
+    engine.llm.generate = dying_generate

@@ -22,13 +22,16 @@ class AgentExecutor(Own):
         return await super().execute(*args, llm_engine=llm_engine, **kwargs)
 
     def _watch(self, engine):
-        update, first, begun = engine.update_weight, [], []
+        """What Ray calls of an actor is its class's; what that calls of the engine can be replaced."""
+        call, first, begun = engine.llm.collective_rpc, [], []
 
-        async def counting_update(name, dtype, shape, empty_cache=False):
-            first[:] = first or [name]
-            begun.extend([name] if name == first[0] else [])
-            if name == first[0] and len(begun) == TAKEN + 1:
-                await engine.llm.collective_rpc(drop_what_is_loaded)
-            return await update(name, dtype, shape, empty_cache)
+        async def counting_call(method, *rest, args=(), **more):
+            if method == "update_weight":
+                name = args[0]
+                first[:] = first or [name]
+                begun.extend([name] if name == first[0] else [])
+                if name == first[0] and len(begun) == TAKEN + 1:
+                    await call(drop_what_is_loaded)
+            return await call(method, *rest, args=args, **more)
 
-        engine.update_weight = counting_update
+        engine.llm.collective_rpc = counting_call
