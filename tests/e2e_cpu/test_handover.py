@@ -67,7 +67,7 @@ def start(tmp_path, *flags):
 def train(tmp_path, *flags):
     with start(tmp_path, *flags) as running:
         try:
-            _, errors = running.communicate(timeout=280)
+            _, errors = running.communicate(timeout=500)
         finally:
             running.kill()
     assert running.returncode == 0, errors + (tmp_path / "out" / "logs" / "train.log").read_text()[-4000:]
@@ -75,7 +75,7 @@ def train(tmp_path, *flags):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(560)
 @pytest.mark.parametrize(("stage", "packed", "engines", "lora"), [case(*c) for c in CASES])
 def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, packed, engines, lora):
     flags = [f"--ds.zero_stage={stage}", f"--vllm.num_engines={engines}", *PACKED * packed, *LORA * lora]
@@ -106,7 +106,7 @@ def untied(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(560)
+@pytest.mark.timeout(900)
 def test_by_turns_with_a_head_of_its_own_and_after_a_resume(tmp_path, untied):
     """vLLM computes with a packed copy of `lm_head` where it is left to itself; a resume hands over before its first rollout."""
     flags = [
@@ -116,7 +116,7 @@ def test_by_turns_with_a_head_of_its_own_and_after_a_resume(tmp_path, untied):
     ]  # fmt: skip
     out = tmp_path / "out"
     with start(tmp_path, *flags) as running:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
             assert running.poll() is None and time.monotonic() < deadline, running.communicate()
             time.sleep(0.2)
