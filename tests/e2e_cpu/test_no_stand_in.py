@@ -28,7 +28,7 @@ print("found", *look(), *ray.get(ray.remote(look).remote()), flush=True)
 """
 
 
-@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+@pytest.mark.parametrize("engine", ["vllm", pytest.param("transformers", marks=pytest.mark.release)])
 def test_what_has_the_name_vllm(command, engine):
     if engine == "vllm" and not (vllm_build.installed() and vllm_build.installed().cpu):
         pytest.skip("needs vLLM's CPU build: make setup")
