@@ -33,7 +33,7 @@ def rollouts(count: int) -> tuple[Rollout, ...]:
     )
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.release)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("stage", [1, 2, 3], ids=lambda stage: f"ZeRO{stage}")
 @pytest.mark.parametrize("count", [1, 2, 4], ids=lambda count: f"DP{count}")

@@ -48,7 +48,7 @@ def vllm(monkeypatch):
     return install
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.ray
 @pytest.mark.timeout(500)
 def test_on_the_cpu_runtime(project):

@@ -134,7 +134,7 @@ def test_activations_as_torch_keeps_them():
         assert formula == pytest.approx(found, rel=0.02), name
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(620)
 def test_peaks_and_checkpoints_as_torch_and_deepspeed_make_them(command):
     done = command(sys.executable, "benchmarks/preflight.py", limit=600)
