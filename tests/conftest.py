@@ -12,6 +12,8 @@ import pytest
 
 # Torch's threads wait for each other by spinning: where cores are shared, one is many times faster than two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray runs its workers at 15, where the tests beside them would starve them past their limits.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 REPO = Path(__file__).resolve().parent.parent
 
