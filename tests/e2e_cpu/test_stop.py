@@ -45,7 +45,7 @@ def run(tmp_path):
             options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
             return subprocess.Popen(list(map(str, argv)), cwd=REPO, env=os.environ | env, **options)
 
-        def finish(self, *flags, expected=0, limit=200):
+        def finish(self, *flags, expected=0, limit=400):
             process = self.start(*flags)
             try:
                 _, errors = process.communicate(timeout=limit)
@@ -70,7 +70,7 @@ def kill_all(process):
         psutil.wait_procs(tree[1:], 20)
 
 
-def wait_for(process, condition, limit=150):
+def wait_for(process, condition, limit=300):
     """Whether `condition` came true while the process ran."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline and process.poll() is None:
