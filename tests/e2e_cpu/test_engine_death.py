@@ -50,7 +50,7 @@ DEATHS = [
     ("vllm", "shape in hand-over", "RuntimeError|ValueError"),
     ("vllm", "core in M", KILLED),
 ]
-OFTEN = ("import in creation", "core in M")
+OFTEN = ("import in creation",)
 
 
 def death(engine, way, says):

@@ -31,13 +31,11 @@ PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", 
           "--train.max_tokens_per_gpu=2048")  # fmt: skip
 LORA = ("--ds.lora.rank=8",)
 CASES = list(itertools.product((1, 2, 3), (False, True), (1, 2), (False, True)))
-OFTEN = (3, True, 2, False)  # in `make test-slow`
 
 
 def case(stage, packed, engines, lora):
     name = f"zero{stage}-{'packed' if packed else 'padded'}-{engines} engines{'-lora' * lora}"
-    mark = pytest.mark.slow if (stage, packed, engines, lora) == OFTEN else pytest.mark.release
-    return pytest.param(stage, packed, engines, lora, id=name, marks=mark)
+    return pytest.param(stage, packed, engines, lora, id=name)
 
 
 def start(tmp_path, *flags):
@@ -62,6 +60,7 @@ def train(tmp_path, *flags):
 
 
 @pytest.mark.ray
+@pytest.mark.release
 @pytest.mark.timeout(560)
 @pytest.mark.parametrize(("stage", "packed", "engines", "lora"), [case(*c) for c in CASES])
 def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, packed, engines, lora):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.release, pytest.mark.timeout(600)]
 REPO = Path(__file__).resolve().parents[2]
 # A high learning rate, so that weights that were not handed over show.
 RUN = f"""
@@ -40,7 +40,6 @@ def run(tmp_path, command):
     return run
 
 
-@pytest.mark.release
 def test_engine_and_policy_are_one_as_long_as_every_tensor_is_handed_over(run):
     rows, told, _ = run("none")
     assert all(0 < row["rollout/logprob_diff_mean"] <= row["rollout/logprob_diff_max"] <= 5e-4 for row in rows)
@@ -54,7 +53,6 @@ def test_one_tensor_that_is_lost_is_told_of(run):
     assert warning.startswith("warning: step 2: ") and "weights are lost on the way to the engine" in warning
 
 
-@pytest.mark.release
 def test_below_top_p_1_it_is_left_out_and_said_once(run):
     rows, told, console = run("none", "--rollout.top_p=0.9")
     assert not any("logprob" in key and "rollout" in key for row in rows for key in row) and not told

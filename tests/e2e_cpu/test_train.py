@@ -160,7 +160,7 @@ def test_the_last_rollout_may_be_smaller_and_uneven(train):
     assert last["loss/policy"] is not None and "1 of 5 questions were left out" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_minimal_configuration_on_dapo_math(train, tmp_path, shared):
     import pyarrow.parquet
 
