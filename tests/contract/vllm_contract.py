@@ -8,7 +8,6 @@ stand-ins are held to.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import importlib
 import inspect
@@ -16,7 +15,8 @@ import json
 import sys
 import textwrap
 from typing import Any, get_args
-from unittest import mock
+
+import pytest
 
 ENGINE = "vllm.AsyncLLMEngine"
 WORKERS = ("vllm.v1.worker.cpu_worker.CPUWorker", "vllm.v1.worker.gpu_worker.Worker")
@@ -220,23 +220,23 @@ def without(name: str) -> list[str]:
     """The differences with a method, a function or a class gone."""
     owner, _, attribute = name.rpartition(".")
     target = find(owner)
-    with contextlib.ExitStack() as gone:
+    with pytest.MonkeyPatch.context() as real:  # vLLM itself, less one name until the end of the block
         if attribute in (lazy := vars(target).get("MODULE_ATTRS", {})):  # what the module vllm imports when asked for
-            gone.enter_context(mock.patch.dict(lazy))
-            del lazy[attribute]
+            real.delitem(lazy, attribute)
         for holder in getattr(target, "__mro__", (target,)):
             if attribute in vars(holder):
-                gone.enter_context(mock.patch.object(holder, attribute, None))
-                delattr(holder, attribute)
+                real.delattr(holder, attribute)
         return differences()
 
 
 def unfit() -> list[str]:
     """The differences if an argument, an attribute and a value were used that vLLM has not."""
-    with contextlib.ExitStack() as more:
-        more.enter_context(mock.patch.dict(CALLS, {name: (*given, "no_such=") for name, given in CALLS.items()}))
+    with pytest.MonkeyPatch.context() as tables:
+        for name, given in CALLS.items():
+            tables.setitem(CALLS, name, (*given, "no_such="))
         for table in (ATTRIBUTES, VALUES):
-            more.enter_context(mock.patch.dict(table, dict.fromkeys(table, ("no_such",))))
+            for name in table:
+                tables.setitem(table, name, ("no_such",))
         return differences()
 
 
