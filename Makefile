@@ -8,6 +8,8 @@
 .PHONY: help setup demo test test-slow test-all lint format clean
 
 export PYTHON PIP_ARGS
+# Tests start hundreds of processes: each would compile the package anew.
+export PYTHONDONTWRITEBYTECODE =
 # ninja, which DeepSpeed calls by name, is in .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SHELL_FILES = $$(git ls-files '*.sh' '*.sbatch' .ci/run)

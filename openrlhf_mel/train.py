@@ -93,18 +93,20 @@ def train(settings: Settings) -> int:
             _progress(run_dir, console),
         ):
             engines = launch.substitute(settings)
-            launch.run_upstream(settings)
+            with engines:
+                launch.run_upstream(settings)
         _finish(run_dir)
     except UserError:
         raise
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        died = engines and engines.died
+        if isinstance(error, KeyboardInterrupt) and not died:
+            print("interrupted", file=sys.stderr)
+            return 130
         if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
             return EXIT_STOPPED
-        _report((engines and engines.died) or error, log, begin)
+        _report(died or error, log, begin)
         return 1
     finally:
         launch.stop_ray()

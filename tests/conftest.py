@@ -1,6 +1,7 @@
 """What every test may use: the shared data, commands under a hard time limit, repeatable property tests."""
 
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -41,15 +42,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: group(item.path) not in ("ray", "slurm"))
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: collecting garbage need not look at it again."""
+    gc.freeze()
+
+
 @functools.cache
 def group(path: Path) -> str:
-    """Tests of a group stay in one worker: those of a file, all of Slurm's, and all of files that start Ray clusters.
+    """Tests of a group stay in one worker: those of a file, all of Slurm's, all of files that start Ray clusters, and the
+    oracle's, which fork from one process.
 
     Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is not, as Slurm's tests mostly wait.
     """
     if path.parent.name == "slurm":
         return "slurm"
-    return "ray" if "pytest.mark.ray" in path.read_text(encoding="utf-8") else str(path)
+    text = path.read_text(encoding="utf-8")
+    return next((mark for mark in ("ray", "objective") if f"pytest.mark.{mark}" in text), str(path))
 
 
 @pytest.fixture(scope="session")

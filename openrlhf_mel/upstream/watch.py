@@ -16,16 +16,24 @@ _SIGNAL = signal.SIGUSR1
 
 
 class EngineWatch:
-    """Waits beside the main thread for the death of an engine, and interrupts the main thread with it.
+    """Raises KeyboardInterrupt in the main thread when an engine dies within `with`.
 
-    That one waits in Ray for a result that may never come; Ray looks for signals meanwhile.
+    The main thread waits in Ray for a result that may never come. Ray looks for signals meanwhile, and of the
+    exceptions that a signal's handler raises it heeds KeyboardInterrupt and SystemExit alone.
 
     Attributes:
-        died: the first death, once there is one. What the interrupted code makes of its exception may be another one.
+        died: the first death, once there is one.
     """
 
     def __init__(self) -> None:
         self.died: EngineDied | None = None
+        self._interrupts = False
+
+    def __enter__(self) -> None:
+        self._interrupts = True
+
+    def __exit__(self, *_: object) -> None:
+        self._interrupts = False
 
     def around(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         """Upstream's `create_vllm_engines`, whose engines are watched from their creation on."""
@@ -52,5 +60,5 @@ class EngineWatch:
                 _thread.interrupt_main(_SIGNAL)
 
     def _interrupt(self, *_: Any) -> None:
-        if self.died:
-            raise self.died
+        if self._interrupts:
+            raise KeyboardInterrupt
