@@ -1,10 +1,12 @@
 """Pairs that Math-Verify decides wrongly, and pairs that must stay as they are."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
 from openrlhf_mel.verifier import Verifier, check_golds, verify
+from openrlhf_mel.verifier.pool import Outcome, Pool
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -133,6 +135,25 @@ def test_check_golds_names_the_rows() -> None:
     assert sorted(problems) == [1, 3, 5]
     assert "expected a non-empty text" in problems[1]
     assert "costly" in problems[5]
+
+
+@pytest.mark.parametrize(("times", "refused"), [(1, []), (2, [1])])
+def test_a_gold_that_took_too_long_is_tried_once_more(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch, times: int, refused: list[int]
+) -> None:
+    submit, tries = Pool.submit, []
+
+    def slow_at_first(pool: Pool, kind: str, gold: str, text: str = "") -> Future[Outcome]:
+        tries.append(gold)
+        if gold != "x+2" or tries.count(gold) > times:
+            return submit(pool, kind, gold, text)
+        late: Future[Outcome] = Future()
+        late.set_result(Outcome("timeout"))
+        return late
+
+    monkeypatch.setattr(Pool, "submit", slow_at_first)
+    assert list(verifier.check_golds(["x+1", "x+2", "x+3"])) == refused
+    assert tries == ["x+1", "x+2", "x+3", "x+2"]
 
 
 def test_a_gold_in_a_box_or_a_number_is_taken_as_it_is_meant(verifier: Verifier) -> None:
