@@ -32,8 +32,8 @@ setup: .venv/.ready
 demo: setup
 	@.venv/bin/python data/toy/demo.py
 
-# Two workers of pytest-xdist; tests/conftest.py says which tests stay together.
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# Three workers of pytest-xdist, since tests wait as well; tests/conftest.py says which tests stay together.
+PYTEST = .venv/bin/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test: setup
 	@$(PYTEST) -m "not slow and not release" $(PYTEST_ARGS)

@@ -2,11 +2,12 @@
 
 `install`, or with real vLLM `install_beside_vllm`, runs in the driver and, as Ray's `worker_process_setup_hook`, first
 thing in every worker: OpenRLHF imports these packages at the top of its modules. It imports torch, and nothing of
-OpenRLHF. The stand-in for vLLM is for the transformers engine: real vLLM takes 5 to 9 s to import, in each process.
+OpenRLHF. The stand-in for vLLM is for the transformers engine, which also runs where vLLM cannot be had.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import os
 import sys
@@ -53,6 +54,7 @@ def install_beside_vllm() -> None:
     """Put all but vLLM's in place. Safe to call again."""
     if "flash_attn" in sys.modules:
         return
+    gc.set_threshold(100_000)  # at 700, looking for garbage is a sixth of the 15 s that the imports take in each process
     os.environ["DS_ACCELERATOR"] = "cpu"
     _cuda()
     _module("flash_attn")

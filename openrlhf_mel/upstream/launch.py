@@ -42,6 +42,8 @@ def prepare_process(mel: MELConfig) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
     os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", "")])
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # of this process, which only imports vLLM
+    # A thread that asks Ray for something after its end would start it anew. Ray reads this when it is imported.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if mel.runtime == "cpu":
         from openrlhf_mel.cpu import standins
 
@@ -88,8 +90,6 @@ def start_ray(settings: Settings) -> None:
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if join else ''}: {line[:300]}") from None
-    # A thread that asks Ray for something after its end would have it connect anew.
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     _check_devices(settings)
 
 

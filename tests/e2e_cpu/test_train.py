@@ -51,7 +51,7 @@ PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", 
           "--train.max_tokens_per_gpu=512", "--ds.zero_stage=3")  # fmt: skip
 
 
-@pytest.mark.parametrize("flags", [pytest.param((), marks=pytest.mark.slow), PACKED], ids=["padded", "packed"])
+@pytest.mark.parametrize("flags", [pytest.param((), marks=pytest.mark.release), PACKED], ids=["padded", "packed"])
 def test_two_processes_learn_from_meta_experiences(train, flags):
     out, done = train(TOY, "--actor.num_gpus_per_node=2", *flags)
     metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
@@ -116,7 +116,7 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
     "flags",
     [
         pytest.param(TURNS, id="engines and policy take turns, LoRA", marks=pytest.mark.slow),
-        pytest.param(ASYNC, id="asynchronous", marks=pytest.mark.slow),
+        pytest.param(ASYNC, id="asynchronous", marks=pytest.mark.release),
         pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
     ],
 )
@@ -174,7 +174,7 @@ def test_minimal_configuration_on_dapo_math(train, tmp_path, shared):
     assert [m["step"] for m in lines(out / "metrics.jsonl")] == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_minimal_configuration_on_gsm8k(train, shared):
     data = shared / "data" / "benchmarks" / "gsm8k.jsonl"
     out, _ = train(MINIMAL.format(model=MODEL, data=data, input="problem", label="answer"))

@@ -48,6 +48,7 @@ def command_lines(words):
     thread.join()
 
 
+@pytest.mark.release
 def test_without_any_setting(project, cluster):
     """`sbatch slurm/smoke.sbatch` from the project's root: no site.env, no environment that was activated.
 
@@ -80,6 +81,7 @@ def test_over_two_nodes(project):
     assert set(workers) == {f"ray-{node}" for node in project.cluster.nodes_of(project.jobs[0])}  # a rank on each
 
 
+@pytest.mark.release
 def test_two_jobs_on_one_node(project, cluster):
     """Their ports, folders, CPUs and Rays are their own, and the end of one is none of the other's business."""
     numbers = [

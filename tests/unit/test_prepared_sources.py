@@ -127,7 +127,13 @@ def test_no_kept_question_is_near_a_benchmark_question(dapo, benchmarks):
     assert compared > 500
 
 
-@pytest.mark.parametrize(("source", "file"), [("math-train", "math_train7500.jsonl"), ("math-level3to5", "simplerl_math_lv3to5_8k.parquet")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        pytest.param("math-train", "math_train7500.jsonl", marks=pytest.mark.slow),
+        pytest.param("math-level3to5", "simplerl_math_lv3to5_8k.parquet", marks=pytest.mark.release),
+    ],
+)
 def test_other_training_sets(shared, tmp_path, source, file):
     path = shared / "data" / "train" / file
     assert prepare_train.main(["--source", source, "--input", str(path), "--output-dir", str(tmp_path)]) == 0

@@ -106,7 +106,7 @@ def test_hostile_response_and_gold(verifier: Verifier, name: str) -> None:
     check_alive(verifier)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_lenient(verifier: Verifier, name: str) -> None:
