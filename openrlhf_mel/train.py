@@ -6,6 +6,7 @@ Resolve the settings, check what can be checked, start Ray, run upstream's train
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
@@ -80,9 +81,11 @@ def train(settings: Settings) -> int:
     preflight.check_templates(settings)
     preflight.check_model(settings)
     preflight.check_data(settings)
-    if differing := contract.differences():
-        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing[:8]))
-    launch.start_ray(settings)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        differing = beside.submit(contract.differences)  # imports OpenRLHF, which takes as long as Ray to start
+        launch.start_ray(settings)
+    if differing.result():
+        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing.result()[:8]))
     log = run_dir / "logs" / "train.log"
     begin = log.stat().st_size if log.exists() else 0
     engines = None

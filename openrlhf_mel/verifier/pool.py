@@ -175,9 +175,9 @@ class Pool:
                     return Outcome("timeout"), None
                 status, extracted, tired = json.loads(worker.connection.recv_bytes())
             except (EOFError, OSError):
+                left = max(0.0, left - (time.monotonic() - started))  # without the wait for others who start a nursery
                 self._end(worker)
                 worker = None
-                left = max(0.0, left - (time.monotonic() - started))
                 continue
             if tired:
                 self._end(worker)

@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 SMOKE = "slurm/smoke.sbatch"
+TRANSFORMERS = "--mel.cpu_engine=transformers"  # a job starts 20 s sooner than on vLLM
 
 
 def metrics(project, run="smoke"):
@@ -74,7 +75,7 @@ def test_without_any_setting(project, cluster):
 
 
 def test_over_two_nodes(project):
-    job = project.run("--nodes=2", SMOKE, limit=360)
+    job = project.run("--nodes=2", SMOKE, TRANSFORMERS, limit=360)
     whole(project, job)
     assert "Ray: 2 of 2 nodes" in job.output
     workers = [path.parent.name for path in project.folder.glob("slurm/logs/*/0/ray-*/worker-*.out")]
@@ -98,7 +99,7 @@ def test_two_jobs_on_one_node(project, cluster):
 def test_signal_requeue_preemption_and_a_lost_node_one_after_the_other(project, cluster):
     """Each time the job comes back by itself; the run ends with every step once and no question twice."""
     steps = 10
-    number = project.submit(SMOKE, "--data.max_samples", steps * 16)
+    number = project.submit(SMOKE, TRANSFORMERS, "--data.max_samples", steps * 16)
     events = {
         2: lambda: cluster.signal(number, "USR2"),
         4: lambda: cluster.requeue(number),
@@ -122,6 +123,6 @@ def test_signal_requeue_preemption_and_a_lost_node_one_after_the_other(project, 
     asked = {(e["question"], e["step"]) for e in archive}
     assert len({question for question, _ in asked}) == len(asked) > steps
     # the next start of a finished run ends at once
-    again = project.run(SMOKE, "--data.max_samples", steps * 16, limit=120)
+    again = project.run(SMOKE, TRANSFORMERS, "--data.max_samples", steps * 16, limit=120)
     assert again.state == "COMPLETED" and "finished already" in again.output
     assert len(metrics(project)) == steps

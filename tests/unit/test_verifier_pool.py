@@ -15,6 +15,7 @@ import pytest
 from foreground import default_signals
 
 from openrlhf_mel.verifier import Verifier
+from openrlhf_mel.verifier.pool import Nursery
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -106,8 +107,14 @@ def test_kill_9_twice_is_an_error_of_that_item_alone() -> None:
             assert [verdict.status for verdict in begun.result()] == ["correct", "error", "correct"]
 
 
-def test_a_killed_nursery_is_replaced(verifier: Verifier) -> None:
-    """The process that forks the workers dies, and they with it; the next answers find new ones."""
+@pytest.mark.parametrize("start_s", [0.0, 3.5])
+def test_a_killed_nursery_is_replaced(verifier: Verifier, monkeypatch: pytest.MonkeyPatch, start_s: float) -> None:
+    """The process that forks the workers dies, and they with it; the next answers find new ones.
+
+    Their time does not run while they wait for it, however long it takes to start.
+    """
+    start = Nursery._start
+    monkeypatch.setattr(Nursery, "_start", lambda nursery: (time.sleep(start_s), start(nursery)))
     workers = verifier.worker_pids()
     nursery = psutil.Process(workers[0]).parent()
     nursery.kill()
@@ -209,6 +216,7 @@ def test_an_unguarded_script_runs_once(tmp_path: Path) -> None:
 ORPHANS = """
 import sys, threading, time
 from openrlhf_mel.verifier import Verifier
+from openrlhf_mel.verifier.pool import Nursery
 verifier = Verifier(workers=2, timeout_s=60)
 verifier.verify("\\\\boxed{x+1}", "x")
 work = threading.Thread(target=verifier.verify_many, args=([("$2^{10^9}+3^{10^8}$", "$3^{10^9}$")] * 2, "lenient"))
