@@ -39,7 +39,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers the longest groups come first, so that none is alone at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: group(item.path) not in ("ray", "slurm"))
+        items.sort(key=lambda item: group(item.path) not in ("ray", "slurm", "objective"))
 
 
 def pytest_collection_finish() -> None:
