@@ -65,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         for message in error.args:
             print(f"error: {message}", file=sys.stderr)
         return EXIT_HELD if isinstance(error, HeldError) else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def train(settings: Settings) -> int:
@@ -104,8 +107,7 @@ def train(settings: Settings) -> int:
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         died = engines and engines.died
         if isinstance(error, KeyboardInterrupt) and not died:
-            print("interrupted", file=sys.stderr)
-            return 130
+            raise
         if (run_dir / runlog.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
             print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
             return EXIT_STOPPED

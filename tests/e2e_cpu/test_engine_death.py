@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_mel import vllm_build
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.release, pytest.mark.timeout(300)]
 REPO = Path(__file__).resolve().parents[2]
 AGENT = Path(__file__).with_name("dying_agent.py")
 TOY = f"""
@@ -50,12 +50,10 @@ DEATHS = [
     ("vllm", "shape in hand-over", "RuntimeError|ValueError"),
     ("vllm", "core in M", KILLED),
 ]
-OFTEN = ("import in creation",)
 
 
 def death(engine, way, says):
-    mark = pytest.mark.slow if way in OFTEN else pytest.mark.release
-    return pytest.param(engine, way, says, id=f"{engine}-{way}", marks=mark)
+    return pytest.param(engine, way, says, id=f"{engine}-{way}")
 
 
 @pytest.mark.parametrize(("engine", "way", "says"), [death(*d) for d in DEATHS])

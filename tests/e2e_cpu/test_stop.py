@@ -94,13 +94,8 @@ def check_history(run, steps, epochs=1):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param(SLEEP, id="engines and policy sleep", marks=pytest.mark.release),
-        pytest.param(("--train.async_enable",), id="asynchronous"),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("flags", [SLEEP, ("--train.async_enable",)], ids=["engines and policy sleep", "asynchronous"])
 def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     flags = (f"--data.max_samples={STEPS * QUESTIONS}", "--ckpt.save_steps=100", *flags)
     process = run.start(*flags)

@@ -151,7 +151,7 @@ def steps_learned(state):
     return torch.load(state, map_location="cpu", weights_only=False)["global_steps"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_last_rollout_may_be_smaller_and_uneven(train):
     """13 questions, 8 a step: of the last 5, 40 samples, 2 ranks can share 32 in whole micro-batches; the rest is told."""
     out, done = train(TOY.replace("max_samples: 16", "max_samples: 13"), "--actor.num_gpus_per_node=2")
@@ -211,7 +211,7 @@ def cluster():
         head.wait(30)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_joins_a_cluster_whose_workers_run_in_another_folder(tmp_path, command, cluster):
     (tmp_path / "run.yaml").write_text(TOY)
     (tmp_path / "data.jsonl").write_text((REPO / "data" / "toy" / "train.jsonl").read_text())
