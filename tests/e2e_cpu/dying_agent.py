@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 
@@ -10,8 +11,14 @@ from openrlhf_mel.upstream.agent_executor import AgentExecutor as Own
 WAY = os.environ["MEL_TEST_DEATH"]
 
 
+def dying() -> None:
+    """Note the time of the death, for the test."""
+    Path(os.environ["MEL_TEST_DIED"]).touch()
+
+
 def kill(*names: str) -> None:
     """Kill -9 the processes of vLLM below the actor's that have one of the names, or the actor itself."""
+    dying()
     if not names:
         os.kill(os.getpid(), signal.SIGKILL)
     found = [p for p in psutil.Process().children(recursive=True) if any(n in " ".join(p.cmdline()) for n in names)]
@@ -20,8 +27,10 @@ def kill(*names: str) -> None:
         process.kill()
 
 
-KILLS = {"actor": (), "core": ("EngineCore",), "worker": ("Worker",)}
+KILLS = {"actor": (), "core": ("EngineCore", "spawn_main")}  # without setproctitle it has no name of its own
 
+if WAY.endswith("in creation"):
+    dying()
 if WAY == "import in creation":
     import a_package_that_is_not_there  # noqa: F401
 elif WAY == "cache in creation":
@@ -32,7 +41,7 @@ elif WAY == "cache in creation":
 
 
 class AgentExecutor(Own):
-    """`<process> in rollout`, `<process> in hand-over`, `shape in hand-over`, `<process> in M`."""
+    """`<process> in rollout`, `<process> in hand-over`, `shape in hand-over`, `... in M`, `... in evaluation`."""
 
     _calls = 0
 
@@ -43,7 +52,8 @@ class AgentExecutor(Own):
             in_hand_over(llm_engine, what)
         if self._calls == 1 and moment == "M":
             in_m(llm_engine, what)
-        if moment == "rollout" and self._calls == 20:
+        evaluation = kwargs["sampling_params"].temperature == 0.5
+        if (moment == "rollout" and self._calls == 20) or (moment == "evaluation" and evaluation):
             kill(*KILLS[what])
         return await super().execute(*args, llm_engine=llm_engine, **kwargs)
 
@@ -69,6 +79,7 @@ def in_hand_over(engine, what):
         seen.extend([None] if method == "update_weight" else [])
         if len(seen) == 3:
             if what == "shape":
+                dying()
                 name, dtype, shape, empty_cache = args
                 args = name, dtype, (*shape, 2), empty_cache
             else:
