@@ -32,18 +32,19 @@ setup: .venv/.ready
 demo: setup
 	@.venv/bin/python data/toy/demo.py
 
-# Three workers of pytest-xdist, since tests wait as well; tests/conftest.py says which tests stay together.
-PYTEST = .venv/bin/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+# tests/conftest.py says which tests stay together.
+PYTEST = .venv/bin/python -m pytest --dist loadscope --no-loadscope-reorder
 
+# three workers, since tests also wait; of the slow ones several compute in four processes already
 test: setup
-	@$(PYTEST) -m "not slow and not release" $(PYTEST_ARGS)
+	@$(PYTEST) -n 3 -m "not slow and not release" $(PYTEST_ARGS)
 
 # pytest ends with 5 when it selects no test: fine here, a mistake in `make test`
 test-slow: setup
-	@$(PYTEST) -m "slow and not release" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
+	@$(PYTEST) -n 2 -m "slow and not release" $(PYTEST_ARGS) || { [ $$? -eq 5 ] && echo "test-slow: no test is slow"; }
 
 test-all: setup
-	@$(PYTEST) $(PYTEST_ARGS)
+	@$(PYTEST) -n 2 $(PYTEST_ARGS)
 
 lint: setup
 	@.venv/bin/ruff check --quiet .
