@@ -78,7 +78,7 @@ def test_interrupted(data, out, number):
     known.check(out)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_at_random_moments(data, out, tmp_path):
     """A process a kill, forked from one that has imported everything. In the end nothing is missing, and nothing twice."""
     dice = random.Random(20)

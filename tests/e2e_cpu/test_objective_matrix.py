@@ -36,7 +36,7 @@ def rollouts(count: int) -> tuple[Rollout, ...]:
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.release)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("stage", [1, 2, 3], ids=lambda stage: f"ZeRO{stage}")
-@pytest.mark.parametrize("count", [1, 2, 4], ids=lambda count: f"DP{count}")
+@pytest.mark.parametrize("count", [1, 2, pytest.param(4, marks=pytest.mark.release)], ids=lambda count: f"DP{count}")
 def test_gradient(folder, count, stage, layout, dtype, record_property):
     flags, micro_batches = LAYOUTS[layout]
     case = Case(

@@ -115,7 +115,7 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(TURNS, id="engines and policy take turns, LoRA", marks=pytest.mark.slow),
+        pytest.param(TURNS, id="engines and policy take turns, LoRA", marks=pytest.mark.release),
         pytest.param(ASYNC, id="asynchronous", marks=pytest.mark.release),
         pytest.param(PARTIAL, id="asynchronous, partial rollouts", marks=pytest.mark.slow),
     ],

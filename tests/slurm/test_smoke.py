@@ -74,6 +74,7 @@ def test_without_any_setting(project, cluster):
     assert "Ray: 1 of 1 nodes" in job.output and f"finished: {project.folder}/runs/smoke" in job.output
 
 
+@pytest.mark.release
 def test_over_two_nodes(project):
     job = project.run("--nodes=2", SMOKE, TRANSFORMERS, limit=360)
     whole(project, job)

@@ -127,12 +127,10 @@ def test_no_kept_question_is_near_a_benchmark_question(dapo, benchmarks):
     assert compared > 500
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("source", "file"),
-    [
-        pytest.param("math-train", "math_train7500.jsonl", marks=pytest.mark.slow),
-        pytest.param("math-level3to5", "simplerl_math_lv3to5_8k.parquet", marks=pytest.mark.release),
-    ],
+    [("math-train", "math_train7500.jsonl"), ("math-level3to5", "simplerl_math_lv3to5_8k.parquet")],
 )
 def test_other_training_sets(shared, tmp_path, source, file):
     path = shared / "data" / "train" / file

@@ -165,7 +165,7 @@ def test_fuzz(verifier: Verifier, text: str, other: str) -> None:
     fuzz(verifier, text, other)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(400)
 @given(text=GROUPS, other=GROUPS)
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
