@@ -179,8 +179,17 @@ MOMENTS = {
 }
 
 
+OFTEN = [
+    "the first checkpoint, half a file", "rotation, nothing deleted", "a checkpoint, named and not the latest",
+    "the end, its model not named",
+]  # fmt: skip
+
+
 @pytest.mark.timeout(1200)
-def test_kill_9_at_ten_moments(run, tmp_path):
+@pytest.mark.parametrize(
+    "moments", [pytest.param(OFTEN, id="four moments"), pytest.param([*MOMENTS], id="ten", marks=pytest.mark.release)]
+)
+def test_kill_9(run, tmp_path, moments):
     """In a chain of resumes; at most the steps since the last checkpoint are lost, and none of it is chance.
 
     An episode's last rollout is half a one, so that the data's end is found in the middle of a draw.
@@ -195,7 +204,8 @@ def test_kill_9_at_ten_moments(run, tmp_path):
     )  # fmt: skip
     hook, mark, best = tmp_path / "hook" / "sitecustomize.py", tmp_path / "reached", 0
     hook.parent.mkdir()
-    for name, (event, pattern, newest) in MOMENTS.items():
+    for name in moments:
+        event, pattern, newest = MOMENTS[name]
         mark.unlink(missing_ok=True)
         call = f"halt_at({event!r}, {pattern!r}, {str(mark)!r})"
         hook.write_text(f"{inspect.getsource(halt_at)}\n\n{call}\n")
