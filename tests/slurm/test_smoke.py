@@ -97,25 +97,32 @@ def test_two_jobs_on_one_node(project, cluster):
 
 
 @pytest.mark.timeout(900)
-def test_signal_requeue_preemption_and_a_lost_node_one_after_the_other(project, cluster):
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(("signal", "lost node"), id="signal, lost node"),
+        pytest.param(("signal", "requeue", "preemption", "lost node"), id="all", marks=pytest.mark.release),
+    ],
+)
+def test_what_befalls_a_job_one_after_the_other(project, cluster, names):
     """Each time the job comes back by itself; the run ends with every step once and no question twice."""
-    steps = 10
+    steps = 2 * len(names) + 2
     number = project.submit(SMOKE, TRANSFORMERS, "--data.max_samples", steps * 16)
     events = {
-        2: lambda: cluster.signal(number, "USR2"),
-        4: lambda: cluster.requeue(number),
-        6: lambda: project.submit(
+        "signal": lambda: cluster.signal(number, "USR2"),
+        "requeue": lambda: cluster.requeue(number),
+        "preemption": lambda: project.submit(
             "--partition=high", f"--nodelist={cluster.nodes_of(number)[0]}", "--exclusive", "--wrap", "true"
         ),
-        8: lambda: cluster.down(cluster.nodes_of(number)[0]),
+        "lost node": lambda: cluster.down(cluster.nodes_of(number)[0]),
     }
-    for restarts, (step, event) in enumerate(events.items(), 1):
-        cluster.wait_for(number, f"step {step} ", limit=200)
-        event()
+    for restarts, name in enumerate(names, 1):
+        cluster.wait_for(number, f"step {2 * restarts} ", limit=200)
+        events[name]()
         cluster.wait_for_restart(number, restarts, limit=120)
     job = cluster.wait(number, limit=200)
     whole(project, job, steps=steps)
-    assert job.restarts == len(events)
+    assert job.restarts == len(names)
     archive = [
         json.loads(line)
         for line in (project.folder / "runs" / "smoke" / "meta_experiences.jsonl").read_text().splitlines()
