@@ -20,7 +20,7 @@ actor: {{model_name_or_path: {REPO}/data/toy/model, adam: {{lr: 1e-4}}}}
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384, max_samples: 32}}
 rollout: {{batch_size: 8, n_samples_per_prompt: 8, max_new_tokens: 64, micro_batch_size: 32}}
 train: {{batch_size: 64, micro_batch_size: 32, agent_func_path: {AGENT}}}
-eval: {{dataset: {REPO}/data/toy/test.jsonl, steps: 1, n_samples_per_prompt: 2, temperature: 0.5}}
+eval: {{dataset: eval.jsonl, steps: 1, n_samples_per_prompt: 2, temperature: 0.5}}
 mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_dtype: fp32}}
 """
 MOST_S = 60  # from the death to the run's end
@@ -57,7 +57,9 @@ DEATHS = [
 def test_the_run_ends_and_says_why(tmp_path, engine, way, says):
     if engine == "vllm" and not (vllm_build.installed() and vllm_build.installed().cpu):
         pytest.skip("needs vLLM's CPU build: make setup")
-    (tmp_path / "run.yaml").write_text(TOY)
+    held_out = (REPO / "data" / "toy" / "test.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "eval.jsonl").write_text("".join(held_out[:4]))
+    (tmp_path / "run.yaml").write_text(TOY.replace("eval.jsonl", str(tmp_path / "eval.jsonl")))
     out = tmp_path / "out"
     argv = [sys.executable, "-m", "openrlhf_mel.train", "--config", tmp_path / "run.yaml", "--mel.run_dir", out]
     died = tmp_path / "died"
@@ -66,8 +68,8 @@ def test_the_run_ends_and_says_why(tmp_path, engine, way, says):
     done = subprocess.run(
         [*argv, f"--mel.cpu_engine={engine}"], env=environment, cwd=REPO, capture_output=True, text=True, timeout=240
     )
+    assert died.exists() and done.returncode == 1, done.stdout + done.stderr
     assert time.time() - died.stat().st_mtime < MOST_S
-    assert done.returncode == 1, done.stdout + done.stderr
     log = (out / "logs" / "train.log").read_text()
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and re.search(says, errors[0]), f"{errors}\n{log[-6000:]}"
