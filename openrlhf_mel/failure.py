@@ -42,4 +42,10 @@ def describe(error: BaseException, log: Iterable[str]) -> str:
 
 def _refers(error: BaseException) -> bool:
     """Whether an error says no more than that vLLM's core is dead, and refers to its output."""
-    return "EngineCore encountered an issue" in str(error) or "Engine core initialization failed" in str(error)
+    said = str(error).rstrip()
+    # The last one is followed by the cause, where that has a message: an assertion has none.
+    return (
+        "EngineCore encountered an issue" in said
+        or "Engine core initialization failed" in said
+        or said.endswith("method failed:")
+    )

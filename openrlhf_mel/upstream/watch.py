@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import ray
 from openrlhf_mel.failure import EngineDied
 
 _SIGNAL = signal.SIGUSR1
+_TOLD_S = 10.0  # how much later than its consequences the death of an engine may be told
+_LOG_S = 2.0  # how much later than it what the engine's processes have printed
 
 
 class EngineWatch:
@@ -28,12 +31,17 @@ class EngineWatch:
     def __init__(self) -> None:
         self.died: EngineDied | None = None
         self._interrupts = False
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
         self._interrupts = True
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._interrupts = False
+        if self._thread and kind and issubclass(kind, Exception):
+            self._thread.join(_TOLD_S)  # a policy that lost its engine in a collective tells of it first
+        if self.died:
+            time.sleep(_LOG_S)
 
     def around(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         """Upstream's `create_vllm_engines`, whose engines are watched from their creation on."""
@@ -42,7 +50,8 @@ class EngineWatch:
             engines = create(*args, **kwargs)
             calls = {engine.until_dead.remote(): number for number, engine in enumerate(engines, 1)}
             signal.signal(_SIGNAL, self._interrupt)
-            threading.Thread(target=self._wait, args=(calls,), name="mel-engine-watch", daemon=True).start()
+            self._thread = threading.Thread(target=self._wait, args=(calls,), name="mel-engine-watch", daemon=True)
+            self._thread.start()
             return engines
 
         return create_and_watch

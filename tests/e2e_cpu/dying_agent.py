@@ -34,10 +34,10 @@ if WAY.endswith("in creation"):
 if WAY == "import in creation":
     import a_package_that_is_not_there  # noqa: F401
 elif WAY == "cache in creation":
-    from openrlhf_mel import vllm_cpu
+    import vllm
 
-    told = vllm_cpu.engine_arguments
-    vllm_cpu.engine_arguments = lambda *args: told(*args) | {"kv_cache_memory_bytes": 4096}
+    arguments = vllm.AsyncEngineArgs
+    vllm.AsyncEngineArgs = lambda *args, **more: arguments(*args, **(more | {"kv_cache_memory_bytes": 4096}))
 
 
 class AgentExecutor(Own):

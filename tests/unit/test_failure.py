@@ -25,9 +25,10 @@ def traced(prefix: str, *exceptions: str) -> list[str]:
 
 DEAD = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 BROKEN = RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+SILENT = Exception("Call to collective_rpc method failed: ")
 
 
-@pytest.mark.parametrize("error", [DEAD, BROKEN, TaskError(DEAD), EngineDied(1, 2, BROKEN)], ids=str)
+@pytest.mark.parametrize("error", [DEAD, BROKEN, SILENT, TaskError(DEAD), EngineDied(1, 2, BROKEN), EngineDied(1, 2, SILENT)], ids=str)
 def test_the_first_exception_of_the_engines_processes(error):
     log = [
         *traced("", "KeyError: of somebody else"),
