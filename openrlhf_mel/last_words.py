@@ -66,6 +66,7 @@ class _Reading:
     def __init__(self, log: str) -> None:
         self._log = log  # what stands before each of its lines
         self._message: list[str] = []
+        self._code = ""  # of the innermost frame so far
 
     def take(self, log: str, text: str) -> bool:
         """Take the next line of its process; False where it is not part of it any more."""
@@ -78,11 +79,14 @@ class _Reading:
             return False
         if self._message or not (foreign or text.startswith(" ") or not text):
             self._message.append(text.strip())
+        elif not foreign and text.startswith("    ") and text.strip(" ^~"):
+            self._code = text.strip()
         return len(self._message) < _LINES
 
     def said(self) -> str:
-        """The exception in one line."""
-        return " ".join(self._message)
+        """The exception in one line; of an assertion without a message, what was asserted."""
+        said = " ".join(self._message)
+        return f"{said}: {self._code}" if said == "AssertionError" and self._code else said
 
 
 def _plain(line: str) -> str:

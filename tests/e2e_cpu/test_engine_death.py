@@ -47,7 +47,7 @@ DEATHS = [
     ("vllm", "cache in creation", "ValueError: .*cache"),
     ("vllm", "core in rollout", KILLED),
     ("vllm", "core in hand-over", KILLED),
-    ("vllm", "shape in hand-over", "RuntimeError|ValueError"),
+    ("vllm", "shape in hand-over", r"rollout engine 1 of 1 died: AssertionError: assert .*shape"),
     ("vllm", "core in M", KILLED),
     ("vllm", "core in evaluation", KILLED),
 ]
