@@ -28,7 +28,9 @@ BROKEN = RuntimeError("EngineCore encountered an issue. See stack trace (above) 
 SILENT = Exception("Call to collective_rpc method failed: ")
 
 
-@pytest.mark.parametrize("error", [DEAD, BROKEN, SILENT, TaskError(DEAD), EngineDied(1, 2, BROKEN), EngineDied(1, 2, SILENT)], ids=str)
+@pytest.mark.parametrize(
+    "error", [DEAD, BROKEN, SILENT, TaskError(DEAD), EngineDied(1, 2, BROKEN), EngineDied(1, 2, SILENT)], ids=str
+)
 def test_the_first_exception_of_the_engines_processes(error):
     log = [
         *traced("", "KeyError: of somebody else"),

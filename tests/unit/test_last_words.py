@@ -50,8 +50,16 @@ def test_the_cause_is_the_first_that_says_something():
 
 @pytest.mark.parametrize("head", ["", CORE])
 def test_an_assertion_without_a_message_says_what_was_asserted(head):
-    frames = [*FRAMES, '  File "weights.py", line 3, in load', "    assert held.shape == sent.shape", "           ^^^^~~~~"]
-    assert last_words(traced(head, ["AssertionError"], frames), 1).cause == "AssertionError: assert held.shape == sent.shape"
+    frames = [
+        *FRAMES,
+        '  File "weights.py", line 3, in load',
+        "    assert held.shape == sent.shape",
+        "           ^^^^~~~~",
+    ]
+    assert (
+        last_words(traced(head, ["AssertionError"], frames), 1).cause
+        == "AssertionError: assert held.shape == sent.shape"
+    )
     assert last_words(traced(head, ["AssertionError"], []), 1).cause == "AssertionError"
     assert last_words(traced(head, ["AssertionError: 5 rows"], frames), 1).cause == "AssertionError: 5 rows"
 
