@@ -179,15 +179,13 @@ MOMENTS = {
 }
 
 
-OFTEN = [
-    "the first checkpoint, half a file", "rotation, nothing deleted", "a checkpoint, named and not the latest",
-    "the end, its model not named",
-]  # fmt: skip
+# What is expected at a moment is by those before it: these three can follow each other.
+OFTEN = ["the first checkpoint, half a file", "rotation, nothing deleted", "the end, its model not named"]
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "moments", [pytest.param(OFTEN, id="four moments"), pytest.param([*MOMENTS], id="ten", marks=pytest.mark.release)]
+    "moments", [pytest.param(OFTEN, id="three moments"), pytest.param([*MOMENTS], id="ten", marks=pytest.mark.release)]
 )
 def test_kill_9(run, tmp_path, moments):
     """In a chain of resumes; at most the steps since the last checkpoint are lost, and none of it is chance.
