@@ -87,8 +87,8 @@ def train(settings: Settings) -> int:
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         differing = beside.submit(contract.differences)  # imports OpenRLHF, which takes as long as Ray to start
         launch.start_ray(settings)
-    if differing.result():
-        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(differing.result()[:8]))
+    if lines := differing.result():
+        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(lines[:8]))
     log = run_dir / "logs" / "train.log"
     begin = log.stat().st_size if log.exists() else 0
     engines = None

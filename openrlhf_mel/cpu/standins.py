@@ -54,7 +54,7 @@ def install_beside_vllm() -> None:
     """Put all but vLLM's in place. Safe to call again."""
     if "flash_attn" in sys.modules:
         return
-    # Imports take 15 s in each process; at 700, a sixth of it is spent on looking for garbage.
+    # Imports take 15 s in each process; at 700, an eighth of it is spent on looking for garbage.
     gc.set_threshold(100_000)
     os.environ["DS_ACCELERATOR"] = "cpu"
     _cuda()

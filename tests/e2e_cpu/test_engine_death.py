@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_mel import vllm_build
 
-pytestmark = [pytest.mark.ray, pytest.mark.release, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 REPO = Path(__file__).resolve().parents[2]
 AGENT = Path(__file__).with_name("dying_agent.py")
 TOY = f"""
@@ -51,9 +51,15 @@ DEATHS = [
     ("vllm", "core in M", KILLED),
     ("vllm", "core in evaluation", KILLED),
 ]
+OFTEN = ("import in creation",)
 
 
-@pytest.mark.parametrize(("engine", "way", "says"), [pytest.param(*d, id=f"{d[0]}-{d[1]}") for d in DEATHS])
+def death(engine, way, says):
+    mark = pytest.mark.slow if way in OFTEN else pytest.mark.release
+    return pytest.param(engine, way, says, id=f"{engine}-{way}", marks=mark)
+
+
+@pytest.mark.parametrize(("engine", "way", "says"), [death(*d) for d in DEATHS])
 def test_the_run_ends_and_says_why(tmp_path, engine, way, says):
     if engine == "vllm" and not (vllm_build.installed() and vllm_build.installed().cpu):
         pytest.skip("needs vLLM's CPU build: make setup")

@@ -23,7 +23,7 @@ class Engine:
     async def until_dead(self):
         while not os.path.exists(self.path):
             await asyncio.sleep(0.1)
-        if self.way == "fails":
+        if self.way.startswith("fails"):
             raise ValueError("a weight of another shape")
         os._exit(1)
 
@@ -43,6 +43,15 @@ if way == "ends first":
     print("ended by itself")
     sys.exit(0)
 ray.wait(waiting, timeout=2)
+if way == "fails late":
+    try:
+        with watch:
+            open(path, "w").close()
+            raise RuntimeError("connection closed by peer")
+    except RuntimeError as error:
+        print(error, watch.died, sep=" | ")
+        time.sleep(1)  # an interrupt now would be outside of `with`
+    sys.exit(0)
 open(path, "w").close()
 begin = time.monotonic()
 try:
@@ -59,6 +68,7 @@ except KeyboardInterrupt:
     [
         ("fails", "rollout engine 2 of 2 died | RayTaskError(ValueError) | "),
         pytest.param("exits", "rollout engine 2 of 2 died | ActorDiedError | ", marks=pytest.mark.slow),
+        pytest.param("fails late", "connection closed by peer | rollout engine 2 of 2 died", marks=pytest.mark.slow),
         pytest.param("ends first", "ended by itself", marks=pytest.mark.slow),
     ],
 )

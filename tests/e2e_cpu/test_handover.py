@@ -25,11 +25,11 @@ mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: 
 """
 STEPS = 7
 HANDED_OVER = 4  # steps whose rollouts had the policy's weights; the engine drops what it receives from then on
-NATS = 5e-4  # fp32's rounding in two implementations: 2e-4 was the most over all cases
+NATS = 5e-4  # fp32's rounding in two implementations: 2.7e-4 was the most over six cases
 STALE = 1.0
 PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", "--train.dynamic_batch_enable",
           "--train.max_tokens_per_gpu=2048")  # fmt: skip
-LORA = ("--ds.lora.rank=8", "--ds.lora.alpha=64")  # adapters move the policy less than all its weights do
+LORA = ("--ds.lora.rank=8", "--ds.lora.alpha=128")  # adapters move the policy less than all its weights do
 CASES = list(itertools.product((1, 2, 3), (False, True), (1, 2), (False, True)))
 # Every two values of two properties together at least once.
 PAIRWISE = [
@@ -80,7 +80,7 @@ def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, 
     most = [row["rollout/logprob_diff_max"] for row in metrics]
     print(f"{[f'{nats:.1e}' for nats in most]}")
     assert max(most[:HANDED_OVER]) <= NATS, most
-    assert max(most[HANDED_OVER:]) > STALE, most
+    assert most[-1] > STALE, most
     assert all(row["mel/kept"] for row in metrics[:2]), "no M was learned: the joint loss was not tried"
 
 

@@ -212,10 +212,10 @@ def test_a_ray_that_dies_at_once(project):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_second_node_that_never_joins(project):
-    project.site(MEL_RAY_S=75)
+    project.site(MEL_RAY_S=45)
     project.stand_in(**{"ray_node.py": "hang_on_n1.py"})
     job = failed(
-        project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=280, says="error: n1: not in the Ray cluster after 75 s"
+        project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=240, says="error: n1: not in the Ray cluster after 45 s"
     )
     assert "Ray: 1 of 1 nodes" in job.output
 

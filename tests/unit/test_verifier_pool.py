@@ -216,7 +216,6 @@ def test_an_unguarded_script_runs_once(tmp_path: Path) -> None:
 ORPHANS = """
 import sys, threading, time
 from openrlhf_mel.verifier import Verifier
-from openrlhf_mel.verifier.pool import Nursery
 verifier = Verifier(workers=2, timeout_s=60)
 verifier.verify("\\\\boxed{x+1}", "x")
 work = threading.Thread(target=verifier.verify_many, args=([("$2^{10^9}+3^{10^8}$", "$3^{10^9}$")] * 2, "lenient"))
