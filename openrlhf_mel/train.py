@@ -84,11 +84,23 @@ def train(settings: Settings) -> int:
     preflight.check_templates(settings)
     preflight.check_model(settings)
     preflight.check_data(settings)
-    with concurrent.futures.ThreadPoolExecutor(1) as beside:
-        differing = beside.submit(contract.differences)  # imports OpenRLHF, which takes as long as Ray to start
-        launch.start_ray(settings)
-    if lines := differing.result():
-        raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(lines[:8]))
+    with launch.worker_python(settings) as python:
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            differing = beside.submit(contract.differences)  # imports OpenRLHF, which can take as long as Ray to start
+            launch.start_ray(settings, python)
+        try:
+            if lines := differing.result():
+                raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(lines[:8]))
+            return _run(settings)
+        finally:
+            launch.stop_ray()
+
+
+def _run(settings: Settings) -> int:
+    """Run upstream's entry in the run's folder. Returns the exit code."""
+    from openrlhf_mel.upstream import launch
+
+    run_dir = settings.run_dir
     log = run_dir / "logs" / "train.log"
     begin = log.stat().st_size if log.exists() else 0
     engines = None
@@ -113,8 +125,6 @@ def train(settings: Settings) -> int:
             return EXIT_STOPPED
         _report(died or error, log, begin)
         return 1
-    finally:
-        launch.stop_ray()
     return 0
 
 

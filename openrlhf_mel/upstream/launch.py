@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import runpy
+import shlex
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,8 @@ _CPU_ENV = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
 }
+# What takes long to import and does not import Ray (see `cpu.forks`), by engine.
+_HEAVY = {"transformers": ("deepspeed",), "vllm": ("deepspeed", "vllm.v1.worker.cpu_model_runner")}
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
 _JOIN_S = 30
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -45,9 +51,12 @@ def prepare_process(mel: MELConfig) -> None:
     # A thread that asks Ray for something after its end would start it anew. Ray reads this when it is imported.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if mel.runtime == "cpu":
+        import torch
+
         from openrlhf_mel.cpu import standins
 
         os.environ.update(_cpu_environment(mel))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
         getattr(standins, _stand_ins(mel))()
 
 
@@ -60,14 +69,36 @@ def _stand_ins(mel: MELConfig) -> str:
     return "install_beside_vllm" if mel.cpu_engine == "vllm" else "install"
 
 
-def start_ray(settings: Settings) -> None:
+@contextlib.contextmanager
+def worker_python(settings: Settings) -> Iterator[str | None]:
+    """Yields what starts Ray's workers: without a GPU, on this machine, forks of this process; None for Python itself."""
+    if settings.mel.runtime != "cpu" or _address() != "local":
+        yield None
+        return
+    from openrlhf_mel.cpu import forks
+
+    for module in _HEAVY[settings.mel.cpu_engine]:
+        importlib.import_module(module)
+    with forks.forks() as program:
+        yield program
+
+
+def _address() -> str:
+    # Without an address Ray would join, or fail to join, whatever cluster was last started on this machine.
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
+def start_ray(settings: Settings, python: str | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start Ray on this machine.
+
+    Args:
+        settings: the run's.
+        python: what `worker_python` yields.
 
     Raises:
         UserError: no Ray could be had.
     """
-    # Without an address Ray would join, or fail to join, whatever cluster was last started on this machine.
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = _address()
     join = address != "local"
     if join and address != "auto":
         _check_reachable(address)
@@ -83,6 +114,8 @@ def start_ray(settings: Settings) -> None:
         runtime_env["worker_process_setup_hook"] = f"openrlhf_mel.cpu.standins.{_stand_ins(settings.mel)}"
         if not join:
             options |= {"num_cpus": _CPU_SLOTS, "num_gpus": _CPU_SLOTS, "object_store_memory": 512 * 2**20}
+    if python:
+        runtime_env["py_executable"] = shlex.quote(python)
     if not join:
         options["include_dashboard"] = False
     try:
