@@ -187,6 +187,12 @@ def test_what_a_fork_spawns_is_a_fork_as_well(owner, tmp_path):
     assert result.stdout.splitlines() == ["(2, True)", "through a pipe", "0", "-9"], result.stderr
 
 
+def test_a_fork_of_a_process_can_have_a_title(owner):
+    """Ray names its workers by it; it looks for the place beside the first environment."""
+    code = "import ray; ray._raylet.setproctitle('ray::Named'); print(open('/proc/self/cmdline').read().strip(chr(0)))"
+    assert run(owner.program, "-c", code, env=os.environ | {"MEL_A": "1"}).stdout == "ray::Named\n"
+
+
 def test_many_at_once(owner):
     clients = [
         subprocess.Popen([owner.program, "-c", f"print({n} ** 2)"], stdout=subprocess.PIPE, text=True)
