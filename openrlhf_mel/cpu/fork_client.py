@@ -24,7 +24,11 @@ def main() -> None:
     try:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(path)
-        request = {"argv": _without_options(argv), "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
+        request = {
+            "argv": _without_options(argv), "cwd": os.getcwd(), "env": dict(os.environ), "files": files,
+            "group": os.getpgrp(), "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+            "ignored": [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN],
+        }  # fmt: skip
         body = json.dumps(request).encode()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
         connection.sendmsg([len(body).to_bytes(4, "big")], rights)

@@ -128,7 +128,7 @@ def _run(request: dict[str, Any], files: list[int], program: str) -> NoReturn:
     code = 1
     try:
         _die_with_parent()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _take_signals(request["group"], request["blocked"], request["ignored"])
         atexit._clear()  # what the owner has to tidy up is the owner's
         _take_files(files, request["files"])
         _take_environment(request["env"])
@@ -174,6 +174,19 @@ def _take_files(files: list[int], numbers: list[int]) -> None:
         if number not in numbers:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(number)
+
+
+def _take_signals(group: int, blocked: list[int], ignored: list[int]) -> None:
+    """Ray keeps a terminal's Ctrl-C from its workers: the fork blocks and ignores what its client does.
+
+    It cannot join the client's process group, which may be another session's, but leaves the owner's when the client has.
+    """
+    if group != os.getpgrp():
+        os.setsid()
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _take_environment(new: dict[str, str]) -> None:

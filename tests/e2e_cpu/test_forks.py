@@ -71,8 +71,10 @@ def test_imports_of_the_owner_are_there(owner):
 
 
 TELL = """
-import json, os, sys
+import json, os, signal, sys
+lines = open("/proc/self/status").read().splitlines()
 print(json.dumps({
+    "masks": [line for line in lines if line.startswith(("SigBlk", "SigIgn", "SigCgt"))],
     "argv": sys.argv, "path": sys.path[0], "cwd": os.getcwd(), "name": __name__, "file": globals().get("__file__"),
     "env": {k: v for k, v in os.environ.items() if k.startswith("MEL_")}, "in": sys.stdin.read(),
     "main": sys.modules["__main__"].__dict__ is globals(), "files": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
@@ -113,6 +115,27 @@ def test_it_ends_as_python_ends(owner, code, status, error):
     assert found.returncode == expected.returncode == status
     assert found.stdout == expected.stdout
     assert error in found.stderr
+
+
+SIGNALS = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+"""
+
+
+def test_signals_are_blocked_and_ignored_as_whoever_asks_does(owner):
+    """As Ray does it, which keeps a terminal's Ctrl-C from its workers."""
+    code = "import os; s = open('/proc/self/status').read(); print([x for x in s.splitlines() if x[:6] in ('SigBlk', 'SigIgn')])"
+    ask = SIGNALS + "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    expected, found = (run(sys.executable, "-c", ask, p, "-c", code).stdout for p in (sys.executable, owner.program))
+    assert expected == found and "SigBlk" in found
+
+
+def test_a_group_of_its_own_where_whoever_asks_has_one(owner):
+    code = "import os; print(os.getpgrp() == os.getpid(), os.getpgrp())"
+    assert run(owner.program, "-c", code).stdout.split() == ["False", str(os.getpgrp())]
+    assert run(owner.program, "-c", code, start_new_session=True).stdout.split()[0] == "True"
 
 
 def test_options_of_python_are_left_out(owner):

@@ -81,7 +81,7 @@ def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, 
     print(f"{[f'{nats:.1e}' for nats in most]}")
     assert max(most[:HANDED_OVER]) <= NATS, most
     assert most[-1] > STALE, most
-    assert all(row["mel/kept"] for row in metrics[:2]), "no M was learned: the joint loss was not tried"
+    assert any(row["mel/kept"] for row in metrics[: HANDED_OVER - 1]), "no M was learned before a hand-over"
 
 
 @pytest.fixture
