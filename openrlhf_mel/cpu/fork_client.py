@@ -2,63 +2,93 @@
 
     python -IS fork_client.py SOCKET (SCRIPT | -c CODE) [ARGUMENT ...]
 
-The two share their open files. Imports nothing of this package, to cost nothing. Where no fork can be had it becomes
-Python itself.
+Imports nothing of this package, to cost nothing. Where no fork can be had, or none is any good, it becomes Python itself.
 """
 
 import array
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
 import sys
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WITH_VALUE, _ALONE = ("-X", "-W"), ("-u", "-B", "-E", "-I", "-s", "-S", "-O", "-OO")  # of Python's options
+_TRACKER = "from multiprocessing.resource_tracker import main"  # has to outlive the rest, and imports next to nothing
+_CAUGHT = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP}
 
 
 def main() -> None:
     """Send the request; end as the fork ends."""
     path, *argv = sys.argv[1:]
-    files = [int(name) for name in os.listdir("/proc/self/fd")]
-    files = [number for number in files if number < 3 or _inherited(number)]
-    try:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(path)
-        request = {
-            "argv": _without_options(argv), "cwd": os.getcwd(), "env": dict(os.environ), "files": files,
-            "group": os.getpgrp(), "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-            "ignored": [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN],
-        }  # fmt: skip
-        body = json.dumps(request).encode()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
-        connection.sendmsg([len(body).to_bytes(4, "big")], rights)
-        connection.sendall(body)
-        fork = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
-    except OSError:
-        fork = 0
+    command = _without_options(argv)
+    files = [number for number in map(int, os.listdir("/proc/self/fd")) if number < 3 or _inherited(number)]
+    files = [number for number in files if _is_open(number)]
+    connection, fork = None, 0
+    if (command and files and not command[0].startswith("-")) or (command[:1] == ["-c"] and _TRACKER not in command[1]):
+        with contextlib.suppress(OSError):
+            connection, fork = _ask(path, command, files)
     if not fork:
         os.execv(sys.executable, [sys.executable, *argv])
-    for number in _PASSED_ON:
-        signal.signal(number, lambda number, _: os.kill(fork, number))
+    for number in _CAUGHT:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: os.kill(fork, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    _close(files)
     answer = connection.recv(4, socket.MSG_WAITALL)
     code = int.from_bytes(answer, "big", signed=True) if len(answer) == 4 else 1
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _ask(path: str, command: list[str], files: list[int]) -> tuple[socket.socket, int]:
+    with socket.socket(socket.AF_UNIX) as first:  # whose number may be that of a standard file
+        connection = socket.socket(fileno=fcntl.fcntl(first.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    connection.connect(path)
+    umask = os.umask(0)
+    os.umask(umask)
+    request = {
+        "argv": command, "cwd": os.getcwd(), "env": dict(os.environ), "files": files, "umask": umask,
+        "group": os.getpgrp(), "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "ignored": [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN],
+    }  # fmt: skip
+    body = json.dumps(request).encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+    connection.sendmsg([len(body).to_bytes(4, "big")], rights)
+    connection.sendall(body)
+    return connection, int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
+
+
+def _close(files: list[int]) -> None:
+    """They are the fork's now: a pipe is to end when the fork closes it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in files:
+        os.dup2(nothing, number) if number < 3 else os.close(number)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+        return True
+    except OSError:  # the listing's own
+        return False
 
 
 def _inherited(number: int) -> bool:
     try:
         return os.get_inheritable(number)
-    except OSError:  # the listing's own
+    except OSError:
         return False
 
 
 def _without_options(argv: list[str]) -> list[str]:
-    """Python's own options say nothing to an interpreter that runs already."""
-    while argv and argv[0].startswith("-") and argv[0] != "-c":
-        argv = argv[2 if argv[0] in ("-X", "-W") else 1 :]
+    """Options of Python say nothing to an interpreter that runs already."""
+    while argv and (argv[0] in _ALONE or argv[0][:2] in _WITH_VALUE):
+        argv = argv[2 if argv[0] in _WITH_VALUE else 1 :]
     return argv
 
 

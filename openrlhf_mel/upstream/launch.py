@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import runpy
 import shlex
@@ -33,6 +34,7 @@ _CPU_ENV = {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
 }
 # What takes long to import and does not import Ray (see `cpu.forks`), by engine.
@@ -79,8 +81,15 @@ def worker_python(settings: Settings) -> Iterator[str | None]:
 
     for module in _HEAVY[settings.mel.cpu_engine]:
         importlib.import_module(module)
-    with forks.forks() as program:
+    with forks.forks(_log_as_asked) as program:
         yield program
+
+
+def _log_as_asked() -> None:
+    """vLLM has read the driver's level when the driver imported it."""
+    logger = logging.getLogger("vllm")
+    for one in (logger, *logger.handlers):
+        one.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def _address() -> str:

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -108,6 +110,22 @@ def test_a_fork_sees_what_python_would(owner, tmp_path, as_script, code):
         ("import os; os.kill(os.getpid(), 15)", -15, ""),
         ("import atexit; atexit.register(lambda: print('at the end'))", 0, ""),
         ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()", 0, ""),
+        ("raise KeyboardInterrupt", -2, "KeyboardInterrupt"),
+        ("import sys; sys.stdout = open('/dev/full', 'w'); print(1)", 120, ""),
+        ("import sys; sys.excepthook = lambda *_: print('hooked'); 1 / 0", 1, ""),
+        (
+            "import tempfile; d = tempfile.TemporaryDirectory(); import weakref; weakref.finalize(d, print, 'gone')",
+            0,
+            "",
+        ),
+        (
+            "import logging.handlers as h, logging, sys; m = h.MemoryHandler(9, target=logging.StreamHandler(sys.stdout)); "
+            "logging.getLogger().addHandler(m); logging.error('kept')",
+            0,
+            "",
+        ),
+        ("import os; os.umask(0o77) and None; print(oct(os.umask(0)))", 0, ""),
+        ("def f(): pass\nimport pickle; print(pickle.loads(pickle.dumps(f)) is f, f.__module__)", 0, ""),
     ],
 )
 def test_it_ends_as_python_ends(owner, code, status, error):
@@ -166,11 +184,11 @@ def test_the_owner_takes_all_along(owner, how):
         assert server != owner.pid
         if how == "end":
             assert owner.communicate(timeout=LIMIT_S)[0] == "the owner ends\n"
-            assert not Path(owner.program).parent.exists()
         else:
             owner.kill()
         assert gone(fork)
         assert gone(server)
+        assert not Path(owner.program).parent.exists()
         assert client.wait(LIMIT_S) != 0
 
 
@@ -224,17 +242,130 @@ def test_many_at_once(owner):
     assert [client.communicate(timeout=LIMIT_S)[0] for client in clients] == [f"{n**2}\n" for n in range(40)]
 
 
-def test_a_request_that_is_none_is_passed_over(owner):
-    import socket
+def stranger(owner) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(Path(owner.program).with_name("socket")))
+    return connection
 
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.connect(str(Path(owner.program).with_name("socket")))
-        stranger.sendall(b"\0\0\0\2no")
-    assert run(owner.program, "-c", "print('still there')").stdout == "still there\n"
+
+@pytest.mark.parametrize("sent", [b"\0\0\0\2no", b"\0\0\1\0half", b""])
+def test_a_request_that_is_none_holds_nobody_up_for_long(owner, sent):
+    with stranger(owner) as connection:
+        connection.sendall(sent)
+        assert run(owner.program, "-c", "print('still there')").stdout == "still there\n"
+        assert owner.communicate(timeout=LIMIT_S)[0] == "the owner ends\n"
+
+
+def test_whoever_goes_before_the_answer_leaves_no_fork(owner):
+    request = {"argv": ["-c", "import time; time.sleep(600)"], "cwd": "/", "env": {}, "files": [0], "umask": 0,
+               "group": os.getpgrp(), "blocked": [], "ignored": []}  # fmt: skip
+    body = json.dumps(request).encode()
+    with stranger(owner) as connection, open(os.devnull) as file:
+        socket.send_fds(connection, [len(body).to_bytes(4, "big")], [file.fileno()])
+        connection.sendall(body)
+    run(owner.program, "-c", "")
+    server = psutil.Process(owner.pid).children()[0]
+    assert all(gone(fork.pid) for fork in server.children())
 
 
 def test_nobody_else_may_ask(owner):
     assert Path(owner.program).parent.stat().st_mode & 0o077 == 0
+
+
+QUEUE = """
+import multiprocessing, tempfile
+def write(queue, folder):
+    kept = tempfile.TemporaryDirectory(dir=folder)
+    queue.put("x" * 10**6)
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=write, args=(queue, folder), daemon=True)
+        process.start()
+        print(len(queue.get()))
+        process.join()
+        import os
+        print(os.listdir(folder))
+"""
+
+
+def test_what_a_process_tidies_up_at_its_end(owner, tmp_path):
+    """A queue's last items are written, and temporary folders removed, by hooks that the owner's imports have set."""
+    script = tmp_path / "ends.py"
+    script.write_text(QUEUE)
+    assert run(owner.program, str(script)).stdout == run(sys.executable, str(script)).stdout == "1000000\n[]\n"
+
+
+def test_an_end_of_file_comes_when_the_fork_closes_a_pipe(owner):
+    code = "import os, time; os.close(1); time.sleep(600)"
+    with subprocess.Popen([owner.program, "-c", code], stdout=subprocess.PIPE) as client:
+        assert client.stdout.read() == b""
+        client.kill()
+
+
+def test_standard_files_may_be_closed(owner):
+    code = "import sys, os; print(sys.stdin, os.path.exists('/proc/self/fd/0'), sys.stdout is None, file=sys.stderr)"
+    close = "import os, sys; os.close(0); os.execv(sys.argv[1], sys.argv[1:])"
+    expected, found = (run(sys.executable, "-c", close, p, "-c", code).stderr for p in (sys.executable, owner.program))
+    assert found == expected == "None False False\n"
+
+
+def test_modules_are_found_where_whoever_asks_says(owner, tmp_path):
+    (tmp_path / "only_here.py").write_text("print('found')")
+    asked = run(owner.program, "-c", "import only_here", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert asked.stdout == "found\n"
+
+
+def test_random_numbers_are_each_forks_own(owner):
+    code = "import random, numpy; print(random.random(), numpy.random.random())"
+    assert len({number for _ in range(2) for number in run(owner.program, "-c", code).stdout.split()}) == 4
+
+
+def test_a_module_is_run_by_python_itself(owner):
+    assert run(owner.program, "-m", "this").stdout == run(sys.executable, "-m", "this").stdout
+    assert run(owner.program, "-V").stdout == run(sys.executable, "-V").stdout
+
+
+def test_shared_memory_is_removed_when_the_owner_is_killed(owner):
+    code = (
+        "from multiprocessing.shared_memory import SharedMemory as S; print(S(create=True, size=9).name, flush=True); "
+    )
+    with subprocess.Popen(
+        [owner.program, "-c", code + "import time; time.sleep(600)"], stdout=subprocess.PIPE
+    ) as client:
+        segment = Path("/dev/shm", client.stdout.readline().decode().strip().removeprefix("/"))
+        assert segment.exists()
+        owner.kill()
+        client.wait(LIMIT_S)
+    until = time.monotonic() + LIMIT_S
+    while segment.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not segment.exists()
+
+
+@pytest.mark.parametrize("why", ["long", "no programs", "missing"])
+def test_where_there_can_be_no_fork_none_is_said(tmp_path, monkeypatch, why):
+    folder = tmp_path / ("x" * (120 if why == "long" else 1))
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    if why == "no programs":  # as on a file system mounted so
+        monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    if why == "missing":
+        monkeypatch.setattr(os, "pidfd_open", lambda *_: (_ for _ in ()).throw(OSError("an old kernel")))
+    with forks.forks() as program:
+        assert program is None
+    assert not list(folder.iterdir())
+
+
+def test_a_child_of_the_owner_does_not_hold_up_its_end(tmp_path):
+    code = (
+        "import multiprocessing, time; from openrlhf_mel.cpu.forks import forks\n"
+        "with forks() as program:\n"
+        "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "print('over')"
+    )
+    assert run(sys.executable, "-c", code, cwd=Path(__file__).parents[2]).stdout == "over\n"
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
@@ -243,16 +374,21 @@ def test_what_is_imported_before_does_not_import_ray(engine, command):
     if engine == "vllm":
         vllm_build.installed() or pytest.skip("vLLM is not installed")
     code = f"""
-import importlib, sys
+import importlib, os, sys
 from openrlhf_mel.config import MELConfig
 from openrlhf_mel.upstream import launch
 launch.prepare_process(MELConfig(runtime="cpu", cpu_engine={engine!r}))
 for module in launch._HEAVY[{engine!r}]:
     importlib.import_module(module)
 print("ray" in sys.modules)
+import subprocess
+from openrlhf_mel.cpu.forks import forks
+ask = "import logging; print(logging.getLogger('vllm').level)"
+with forks(launch._log_as_asked) as program:
+    subprocess.run([program, "-c", ask], env=os.environ | {{"VLLM_LOGGING_LEVEL": "INFO"}})
 """
     result = command(sys.executable, "-c", code, limit=120)
-    assert result.stdout.splitlines()[-1:] == ["False"], result.stderr
+    assert result.stdout.splitlines()[-2:] == ["False", str(logging.INFO)], result.stderr
 
 
 def test_the_program_is_not_left_behind(tmp_path, monkeypatch):
