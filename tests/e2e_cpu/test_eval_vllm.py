@@ -179,7 +179,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.release
 def test_a_server_gives_the_same_responses(tmp_path, transformers, served):
     out = tmp_path / "out"
     assert run.main(command(out, "--backend", "openai", "--base-url", served, "--model", TOY / "model")) == 0
