@@ -192,10 +192,9 @@ def test_the_owner_takes_all_along(owner, how):
         assert client.wait(LIMIT_S) != 0
 
 
-def test_without_an_owner_it_is_python_itself(owner):
-    owner.kill()
-    owner.wait()
-    result = run(owner.program, "-c", "import sys; print('colorsys' in sys.modules); sys.exit(5)")
+def test_without_a_server_it_is_python_itself(tmp_path):
+    client = [sys.executable, "-IS", Path(forks.__file__).with_name("fork_client.py"), tmp_path / "no socket"]
+    result = run(*map(str, client), "-c", "import sys; print('colorsys' in sys.modules); sys.exit(5)")
     assert (result.stdout, result.returncode) == ("False\n", 5)
 
 
