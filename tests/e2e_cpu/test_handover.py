@@ -25,7 +25,7 @@ mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: 
 """
 STEPS = 7
 HANDED_OVER = 4  # steps whose rollouts had the policy's weights; the engine drops what it receives from then on
-NATS = 5e-4  # fp32's rounding in two implementations: 2.7e-4 was the most over six cases
+NATS = 5e-4  # fp32's rounding in two implementations: 3.0e-4 was the most seen
 STALE = 1.0
 PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", "--train.dynamic_batch_enable",
           "--train.max_tokens_per_gpu=2048")  # fmt: skip
@@ -81,7 +81,8 @@ def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, 
     print(f"{[f'{nats:.1e}' for nats in most]}")
     assert max(most[:HANDED_OVER]) <= NATS, most
     assert most[-1] > STALE, most
-    assert any(row["mel/kept"] for row in metrics[: HANDED_OVER - 1]), "no M was learned before a hand-over"
+    learned = [row["step"] for row in metrics[: HANDED_OVER - 1] if row["mel/kept"]]
+    assert len(learned) >= 2, f"Ms were learned in steps {learned} alone: the joint loss was hardly tried"
 
 
 @pytest.fixture
