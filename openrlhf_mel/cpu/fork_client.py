@@ -26,7 +26,7 @@ def main() -> None:
     files = [number for number in map(int, os.listdir("/proc/self/fd")) if number < 3 or _inherited(number)]
     files = [number for number in files if _is_open(number)]
     connection, fork = None, 0
-    if (command and files and not command[0].startswith("-")) or (command[:1] == ["-c"] and _TRACKER not in command[1]):
+    if _can_be_a_fork(command):
         with contextlib.suppress(OSError):
             connection, fork = _ask(path, command, files)
     if not fork:
@@ -43,6 +43,13 @@ def main() -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _can_be_a_fork(command: list[str]) -> bool:
+    """A script, or `-c CODE`. What else Python can do is rare enough to be left to it."""
+    if command[:1] == ["-c"]:
+        return len(command) > 1 and _TRACKER not in command[1]
+    return bool(command) and not command[0].startswith("-")
 
 
 def _ask(path: str, command: list[str], files: list[int]) -> tuple[socket.socket, int]:

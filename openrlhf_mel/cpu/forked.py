@@ -119,12 +119,9 @@ def _run(argv: list[str]) -> int:
             return (end.code or 0) & 0xFF
         print(end.code, file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        sys.excepthook(type(error), error, error.__traceback__.tb_next)
-        return -signal.SIGINT
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__.tb_next)
-        return 1
+        sys.excepthook(type(error), error, error.__traceback__.tb_next)  # without this function's own line
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
