@@ -19,6 +19,7 @@ from openrlhf_mel import vllm_build
 from openrlhf_mel.cpu import forks
 
 LIMIT_S = 30
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -27,17 +28,19 @@ def owner(tmp_path):
     script = tmp_path / "owner.py"
     script.write_text(
         textwrap.dedent("""
-        import atexit, colorsys, sys
+        import atexit, colorsys, numpy, sys, tempfile
         from openrlhf_mel.cpu.forks import forks
         atexit.register(print, "the owner ends")
+        kept = tempfile.TemporaryDirectory(dir=sys.argv[1])
         with forks() as program:
             print(program, flush=True)
             sys.stdin.read()
         """)
     )
-    with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    (tmp_path / "kept").mkdir()
+    command, env = [sys.executable, script, tmp_path / "kept"], os.environ | {"PYTHONPATH": str(REPO)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as process:
         process.program = process.stdout.readline().strip()
         yield process
         process.kill()
@@ -120,11 +123,10 @@ def test_a_fork_sees_what_python_would(owner, tmp_path, as_script, code):
         ),
         (
             "import logging.handlers as h, logging, sys; m = h.MemoryHandler(9, target=logging.StreamHandler(sys.stdout)); "
-            "logging.getLogger().addHandler(m); logging.error('kept')",
+            "logging.getLogger().addHandler(m); logging.warning('kept')",
             0,
             "",
         ),
-        ("import os; os.umask(0o77) and None; print(oct(os.umask(0)))", 0, ""),
         ("def f(): pass\nimport pickle; print(pickle.loads(pickle.dumps(f)) is f, f.__module__)", 0, ""),
     ],
 )
@@ -271,6 +273,24 @@ def test_nobody_else_may_ask(owner):
     assert Path(owner.program).parent.stat().st_mode & 0o077 == 0
 
 
+def test_the_owners_files_are_not_a_forks_to_remove(owner, tmp_path):
+    run(owner.program, "-c", "")
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_a_daemon_ends_with_whoever_started_it(owner, tmp_path):
+    code = (
+        "import multiprocessing, time; process = multiprocessing.get_context('spawn').Process(target=time.sleep, "
+        "args=(600,), daemon=True); process.start(); print(process.pid)"
+    )
+    assert gone(int(run(owner.program, "-c", code).stdout))
+
+
+def test_files_are_made_with_the_rights_that_whoever_asks_gives(owner):
+    code = "import os; print(oct(os.umask(0)))"
+    assert run(owner.program, "-c", code, umask=0o27).stdout == "0o27\n"
+
+
 QUEUE = """
 import multiprocessing, tempfile
 def write(queue, folder):
@@ -364,7 +384,7 @@ def test_a_child_of_the_owner_does_not_hold_up_its_end(tmp_path):
         "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,), daemon=True).start()\n"
         "print('over')"
     )
-    assert run(sys.executable, "-c", code, cwd=Path(__file__).parents[2]).stdout == "over\n"
+    assert run(sys.executable, "-c", code, cwd=REPO).stdout == "over\n"
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
