@@ -33,7 +33,7 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
     code = 1
     try:
         _forget()
-        _take_signals(request["group"], request["blocked"], request["ignored"])
+        _take_signals(request["group"], request["ignored"])
         _take_files(files, request["files"])
         _take_environment(request["env"])
         os.umask(request["umask"])
@@ -41,7 +41,7 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
         multiprocessing.process.ORIGINAL_DIR = request["cwd"]
         multiprocessing.spawn.set_executable(program)
         ready()
-        code = _run(request["argv"])
+        code = _run(request["argv"], request["blocked"])
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -64,8 +64,8 @@ def _forget() -> None:
         sys.modules["numpy"].random.seed()
 
 
-def _take_signals(group: int, blocked: list[int], ignored: list[int]) -> None:
-    """Ray keeps a terminal's Ctrl-C from its workers: block and ignore what the client does.
+def _take_signals(group: int, ignored: list[int]) -> None:
+    """Ray keeps a terminal's Ctrl-C from its workers: ignore what the client does, and block it (`_run`).
 
     A fork cannot join the client's process group, which may be another session's, but leaves the owner's when the client has.
     """
@@ -74,7 +74,6 @@ def _take_signals(group: int, blocked: list[int], ignored: list[int]) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in ignored else usual)
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _take_files(files: list[int], numbers: list[int]) -> None:
@@ -101,10 +100,11 @@ def _take_environment(new: dict[str, str]) -> None:
     sys.path[1:1] = [path for path in more if path not in sys.path[1:]]
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], blocked: list[int]) -> int:
     """Run `SCRIPT [ARGUMENT ...]` or `-c CODE [ARGUMENT ...]` as `__main__`. Returns the exit code, of a signal negative."""
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # those that have come by now are heeded here
         if argv[0] == "-c":
             sys.argv, sys.path[0] = ["-c", *argv[2:]], ""
             code = compile(argv[1], "<string>", "exec")

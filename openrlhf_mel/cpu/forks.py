@@ -106,8 +106,8 @@ class _Server:
             self._end()
 
     def run(self) -> NoReturn:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the owner, who says when to end
-            signal.signal(number, signal.SIG_IGN)
+        # A terminal's are for the owner, who says when to end; one for a fork waits until the fork can take it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while True:
             for key, _ in self._selector.select():

@@ -257,16 +257,32 @@ def test_a_request_that_is_none_holds_nobody_up_for_long(owner, sent):
         assert owner.communicate(timeout=LIMIT_S)[0] == "the owner ends\n"
 
 
-def test_whoever_goes_before_the_answer_leaves_no_fork(owner):
+def ask_to_sleep(connection: socket.socket) -> None:
     request = {"argv": ["-c", "import time; time.sleep(600)"], "cwd": "/", "env": {}, "files": [0], "umask": 0,
                "group": os.getpgrp(), "blocked": [], "ignored": []}  # fmt: skip
     body = json.dumps(request).encode()
-    with stranger(owner) as connection, open(os.devnull) as file:
+    with open(os.devnull) as file:
         socket.send_fds(connection, [len(body).to_bytes(4, "big")], [file.fileno()])
         connection.sendall(body)
+
+
+def test_whoever_goes_before_the_answer_leaves_no_fork(owner):
+    with stranger(owner) as connection:
+        ask_to_sleep(connection)
     run(owner.program, "-c", "")
     server = psutil.Process(owner.pid).children()[0]
     assert all(gone(fork.pid) for fork in server.children())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_may_come_before_a_fork_has_become_what_was_asked_for(owner, number):
+    """As when a pool ends whose second worker had nothing to do."""
+    for _ in range(20):
+        with stranger(owner) as connection:
+            ask_to_sleep(connection)
+            os.kill(int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big"), number)
+            connection.settimeout(LIMIT_S)
+            assert int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big", signed=True) == -number
 
 
 def test_nobody_else_may_ask(owner):
