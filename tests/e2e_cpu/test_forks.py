@@ -307,6 +307,25 @@ def test_files_are_made_with_the_rights_that_whoever_asks_gives(owner):
     assert run(owner.program, "-c", code, umask=0o27).stdout == "0o27\n"
 
 
+def test_an_environment_that_is_smaller_than_the_owners(owner):
+    code = "import os; print('HOME' in os.environ)"
+    assert run(owner.program, "-c", code, env={"MEL_A": "1"}).stdout == "False\n"
+
+
+def test_the_owners_children_are_not_a_forks():
+    """To a fork that took them for its own, they would be daemons to end."""
+    code = textwrap.dedent("""
+        import multiprocessing, subprocess, time
+        from openrlhf_mel.cpu.forks import forks
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        child.start()
+        with forks() as program:
+            subprocess.run([program, "-c", "import multiprocessing; print(multiprocessing.active_children())"])
+        print(child.is_alive())
+    """)
+    assert run(sys.executable, "-u", "-c", code, cwd=REPO).stdout == "[]\nTrue\n"
+
+
 QUEUE = """
 import multiprocessing, tempfile
 def write(queue, folder):

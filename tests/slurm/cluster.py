@@ -160,7 +160,7 @@ class Cluster:
         """The job once it has ended; fails with its output when that takes more than `limit` seconds."""
         deadline = time.monotonic() + limit
         while (job := self.job(number)).state not in _ENDED:
-            assert time.monotonic() < deadline, f"job {number} is {job.state} after {limit} s:\n{job.output[-6000:]}"
+            assert time.monotonic() < deadline, f"after {limit} s {self._story(number)}"
             time.sleep(0.3)
         return job
 
@@ -168,8 +168,8 @@ class Cluster:
         """The job once its output holds `text`."""
         deadline = time.monotonic() + limit
         while text not in (job := self.job(number)).output:
-            assert job.state not in _ENDED, f"job {number} ended without {text!r}:\n{job.output[-6000:]}"
-            assert time.monotonic() < deadline, f"job {number}: no {text!r} after {limit} s:\n{job.output[-6000:]}"
+            assert job.state not in _ENDED, f"ended without {text!r}: {self._story(number)}"
+            assert time.monotonic() < deadline, f"no {text!r} after {limit} s: {self._story(number)}"
             time.sleep(0.2)
         return job
 
@@ -180,7 +180,7 @@ class Cluster:
         """
         deadline = time.monotonic() + limit
         while (job := self.job(number)).state != "RUNNING" or job.restarts < restarts:
-            assert time.monotonic() < deadline, f"job {number} is {job.state} after {limit} s:\n{job.output[-6000:]}"
+            assert time.monotonic() < deadline, f"after {limit} s {self._story(number)}"
             time.sleep(0.3)
         return job
 
@@ -242,6 +242,17 @@ class Cluster:
         found = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
         assert not check or found.returncode == 0, f"{' '.join(command)}: {found.stderr}"
         return found.stdout.strip()
+
+    def _story(self, number: str) -> str:
+        """All that says why a job is where it is, the least useful first: a long message is cut in its middle."""
+        job = self.job(number)
+        nodes = self._run("sinfo", "-N", "-h", "-o", "%N %T %E %H", check=False)
+        queue = self._run("squeue", "-h", "-o", "%i %P %T %r %S %N %x", check=False)
+        about = [
+            line for line in (self.folder / "slurmctld.log").read_text(errors="replace").splitlines() if number in line
+        ]
+        fields = " ".join(f"{key}={value}" for key, value in job.fields.items())
+        return "\n".join([f"job {number} is {job.state}:", job.output[-4000:], nodes, queue, *about[-30:], fields])
 
     def _logs(self) -> str:
         return "".join(path.read_text(errors="replace")[-1500:] for path in sorted(self.folder.glob("*.log")))
