@@ -313,17 +313,20 @@ def test_an_environment_that_is_smaller_than_the_owners(owner):
 
 
 def test_the_owners_children_are_not_a_forks():
-    """To a fork that took them for its own, they would be daemons to end."""
+    """To a fork that took them for its own, they would be daemons to end, and a tracker of semaphores that it cannot reach."""
     code = textwrap.dedent("""
         import multiprocessing, subprocess, time
         from openrlhf_mel.cpu.forks import forks
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
         child.start()
+        lock = multiprocessing.get_context("spawn").Lock()
+        code = "import multiprocessing as m; m.get_context('spawn').Lock(); print(m.active_children())"
         with forks() as program:
-            subprocess.run([program, "-c", "import multiprocessing; print(multiprocessing.active_children())"])
+            subprocess.run([program, "-c", code])
         print(child.is_alive())
     """)
-    assert run(sys.executable, "-u", "-c", code, cwd=REPO).stdout == "[]\nTrue\n"
+    result = run(sys.executable, "-u", "-c", code, cwd=REPO)
+    assert (result.stdout, result.stderr) == ("[]\nTrue\n", "")
 
 
 QUEUE = """
