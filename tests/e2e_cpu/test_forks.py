@@ -393,6 +393,9 @@ def test_shared_memory_is_removed_when_the_owner_is_killed(owner):
     ) as client:
         segment = Path("/dev/shm", client.stdout.readline().decode().strip().removeprefix("/"))
         assert segment.exists()
+        time.sleep(
+            1
+        )  # its tracker has started by then: one that came too late would find no server, and be Python itself
         owner.kill()
         client.wait(LIMIT_S)
     until = time.monotonic() + LIMIT_S
