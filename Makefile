@@ -30,7 +30,7 @@ setup: .venv/.ready
 	@:
 
 demo: setup
-	@.venv/bin/python data/toy/demo.py
+	@.venv/bin/python -m demo
 
 # tests/conftest.py says which tests stay together.
 PYTEST = .venv/bin/python -m pytest --dist loadscope --no-loadscope-reorder

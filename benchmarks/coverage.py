@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from eval import metrics
+from eval import estimators
 
 N = 8
 QUESTIONS = (30, 500)
@@ -27,9 +27,9 @@ CONCENTRATIONS = (0.3, 1, 3, 10)
 # For where the note begins: more sizes, and closer to 0 and 1.
 SIZES = (15, 30, 40, 100, 500, 1000)
 EXTREMES = (0.01, 0.02, *MEANS, 0.98, 0.99)
-SCARCITY = (0, 1, 2, 3, 5, metrics.SCARCE, 10, 20, 500)
-DISTANCES = (0, 0.05, metrics.MACRO_EDGE, 0.2, 0.5001)
-DIFFER = (0, 1, 2, 3, 4, metrics.FEW_DIFFER, 10, 30, 500)
+SCARCITY = (0, 1, 2, 3, 5, estimators.SCARCE, 10, 20, 500)
+DISTANCES = (0, 0.05, estimators.MACRO_EDGE, 0.2, 0.5001)
+DIFFER = (0, 1, 2, 3, 4, estimators.FEW_DIFFER, 10, 30, 500)
 # Both AIMEs; AIME and MATH500; AIME24, AIME25, AMC23, MATH500 and OlympiadBench, and what a 4B base model gets there.
 SETS = ((30, 30), (30, 500), (30, 30, 40, 500, 674))
 MIXED = (0.1, 0.07, 0.43, 0.66, 0.35)
@@ -71,11 +71,11 @@ class Drawn:
 
 def every_metric() -> list[Metric]:
     right = np.tril(np.ones((N + 1, N)), -1)  # row c: c right samples, then wrong ones
-    passes = metrics.question_passes(right)
+    passes = estimators.question_passes(right)
     known = np.eye(N + 1)
     return [
         Metric("Pass@1 (greedy)", np.array([0.0, 1.0]), np.stack([1 - passes[:, 0], passes[:, 0]], axis=1)),
-        Metric(f"Avg@{N}", metrics.question_means(right), known),
+        Metric(f"Avg@{N}", estimators.question_means(right), known),
         Metric("Pass@4", passes[:, 3], known),
         Metric(f"Pass@{N - 1}", passes[:, -2], known),
         Metric(f"Pass@{N}", np.array([0.0, 1.0]), np.stack([1 - passes[:, -1], passes[:, -1]], axis=1)),
@@ -90,7 +90,7 @@ def _majority() -> Metric:
         worth: dict[float, float] = {}
         for split in _splits(N - c, len(_OTHER_WRONG)):
             labels = [0] * c + [label for label, count in enumerate(split, start=1) for _ in range(count)]
-            value = metrics.maj_at_n([labels], [[label == 0 for label in labels]])
+            value = estimators.maj_at_n([labels], [[label == 0 for label in labels]])
             worth[value] = worth.get(value, 0) + stats.multinomial.pmf(split, N - c, _OTHER_WRONG)
         rows.append(worth)
     values = sorted(set().union(*rows))
@@ -132,12 +132,12 @@ def wilson_of_ratio(drawn: Drawn) -> Ends:
     """Wilson's at the questions over the plain ratio of variances."""
     largest = drawn.total * drawn.mean * (1 - drawn.mean)
     ratio = np.divide(drawn.squares, largest, out=np.ones_like(largest), where=drawn.squares > 0)
-    return metrics.wilson_ends(drawn.mean, drawn.total / ratio)
+    return estimators.wilson_ends(drawn.mean, drawn.total / ratio)
 
 
 def chosen(drawn: Drawn) -> Ends:
-    """What `eval/metrics.py` does."""
-    return metrics.wilson_ends(drawn.mean, metrics.effective_questions(drawn.mean, drawn.squares, drawn.total))
+    """What `eval/estimators.py` does."""
+    return estimators.wilson_ends(drawn.mean, estimators.effective_questions(drawn.mean, drawn.squares, drawn.total))
 
 
 METHODS: dict[str, Callable[[Drawn], Ends]] = {
@@ -232,7 +232,7 @@ def head(*parts: object) -> None:
 
 def spread(found: Sequence[float]) -> tuple[str, str, str]:
     """Lowest and highest coverage in percent, and how many lie within 93-97%."""
-    within = sum(metrics.COVERAGE[0] <= coverage <= metrics.COVERAGE[1] for coverage in found)
+    within = sum(estimators.COVERAGE[0] <= coverage <= estimators.COVERAGE[1] for coverage in found)
     return f"{100 * min(found):.1f}", f"{100 * max(found):.1f}", f"{within} of {len(found)}"
 
 

@@ -1,6 +1,6 @@
 """How long the preparation of DAPO-Math-17k takes, in the size in which it is published, and what of it decontamination is.
 
-    python benchmarks/data.py --data FOLDER [--repeat 100]
+    python -m benchmarks.data --data FOLDER [--repeat 100]
 
 The published form is simulated: the rows of the unwrapped copy, repeated, wrapped in the source's instruction, shuffled,
 with the original columns. Prepares that and the unwrapped copy, compares both results, and prints a Markdown table.
@@ -19,8 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import measured
 from data import sources
@@ -104,7 +102,7 @@ def main() -> None:
         work = Path(folder)
         benchmarks = work / "benchmarks"
         flags = ["--output-dir", benchmarks, "--input-dir", options.data / "benchmarks"]
-        measured.run([sys.executable, "data/prepare_benchmarks.py", *flags])
+        measured.run([sys.executable, "-m", "data.prepare_benchmarks", *flags])
         rows = publish(copy, work / "published.parquet", options.repeat)
         floor = read_alone(work / "published.parquet")
         size = (work / "published.parquet").stat().st_size / 1e6

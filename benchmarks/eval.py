@@ -1,6 +1,6 @@
 """What the evaluation itself costs: the paper's five benchmarks, 9 samples a question, from a server that answers at once.
 
-    python benchmarks/eval.py --data FOLDER
+    python -m benchmarks.eval --data FOLDER
 
 The responses are real ones (Qwen2.5-Math's on MATH), dealt out to the questions at random: what is measured is sending,
 receiving, grading under both extractions, and writing. Then the same command again, with nothing left to draw. Prints a
@@ -16,9 +16,6 @@ import sys
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-# first, since this file's own folder would otherwise give itself for the package `eval`
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import measured
 from eval.arguments import PAPER_BENCHMARKS
@@ -57,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data, output = Path(folder) / "benchmarks", Path(folder) / "out"
         flags = ["--input-dir", options.data / "benchmarks", "--output-dir", data, "--only", PAPER_BENCHMARKS]
-        measured.run([sys.executable, "data/prepare_benchmarks.py", *flags])
+        measured.run([sys.executable, "-m", "data.prepare_benchmarks", *flags])
         flags = ["--backend", "openai", "--base-url", url, "--model", model, "--data-dir", data, "--output-dir", output]
         runs = {
             name: measured.run([sys.executable, "-m", "eval.run", *flags]) for name in ("all to draw", "nothing left")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from openrlhf_mel import vllm_cpu
+from openrlhf_mel.cpu import vllm_arguments
 
 TOY = Path(__file__).resolve().parents[1] / "data" / "toy"
 ASKED = {"with": 0, "without": None}  # vLLM's `logprobs`; 0: the sampled tokens' alone, as the rollout asks
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    os.environ.update(vllm_cpu.environment() | {"VLLM_LOGGING_LEVEL": "WARNING"})
+    os.environ.update(vllm_arguments.environment() | {"VLLM_LOGGING_LEVEL": "WARNING"})
     from vllm import LLM, SamplingParams
 
     rows = (TOY / "train.jsonl").read_text(encoding="utf-8").splitlines()[: options.responses]
@@ -37,7 +37,7 @@ def main() -> None:
     context = options.tokens + 128
     llm = LLM(
         options.model, dtype="float32", max_model_len=context, max_num_seqs=options.responses, seed=0,
-        enable_prefix_caching=False, **vllm_cpu.engine_arguments(context, engines=1),
+        enable_prefix_caching=False, **vllm_arguments.engine_arguments(context, engines=1),
     )  # fmt: skip
     found: dict[str, list[float]] = {name: [] for name in ASKED}
     for number in range(options.rounds + 1):

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from openrlhf_mel import vllm_cpu
+from openrlhf_mel.cpu import vllm_arguments
 from openrlhf_mel.prompts import PromptFormat, Templates
 
 SEED = 0
@@ -46,7 +46,10 @@ def in_vllm(model: str, dtype: str, head: str, rows: list[Row], tokens: int) -> 
     from vllm import LLM, SamplingParams
 
     longest = max(len(row.prompt) + max(len(row.response), tokens) for row in rows) + 1
-    arguments = vllm_cpu.engine_arguments(longest, engines=1) | {"hf_overrides": {"head_dtype": head}, "dtype": dtype}
+    arguments = vllm_arguments.engine_arguments(longest, engines=1) | {
+        "hf_overrides": {"head_dtype": head},
+        "dtype": dtype,
+    }
     llm = LLM(model, max_model_len=longest, seed=SEED, enable_prefix_caching=False, **arguments)
     if not rows[0].response:
         prompts = [{"prompt_token_ids": row.prompt} for row in rows]
@@ -157,7 +160,9 @@ def compare(model: str, dtypes: list[str], rows: list[Row], tokens: int) -> None
 def main() -> None:
     """The command line."""
     options = options_()
-    os.environ.update(vllm_cpu.environment() | {"VLLM_LOGGING_LEVEL": "ERROR"})  # its log would stand among the tables
+    os.environ.update(
+        vllm_arguments.environment() | {"VLLM_LOGGING_LEVEL": "ERROR"}
+    )  # its log would stand among the tables
     torch.set_num_threads(1)
     dtypes = options.dtypes.split(",")
     with tempfile.TemporaryDirectory() as folder:

@@ -158,8 +158,9 @@ def _start(spec: Specification, rank: int, port: int) -> Any:
     from openrlhf.utils.config import hierarchize
 
     from openrlhf_mel.cpu import policy
-    from openrlhf_mel.upstream import flags, policy_actor
-    from openrlhf_mel.upstream.settings import resolve
+    from openrlhf_mel.settings import flags
+    from openrlhf_mel.settings.resolve import resolve
+    from openrlhf_mel.upstream import policy_actor
 
     samples = spec.steps[0].samples * spec.ranks
     longest = max(max(map(sum, step.rows), default=0) + step.prompt + step.response for step in spec.steps)
@@ -186,7 +187,7 @@ def _fill(actor: Any, step: Step, ranks: int) -> None:
     import torch
     from openrlhf.trainer.ppo_utils.experience import Experience
 
-    from openrlhf_mel.internalization import Row
+    from openrlhf_mel.method.nll_loss import Row
 
     torch.manual_seed(0)
     vocabulary, length = actor.actor.model.module.config.vocab_size, step.prompt + step.response
@@ -218,7 +219,7 @@ def _sliced(model: Any, batch: Any) -> Any:
     """(B,) NLL from logits at every position in fp32: those of M go into a cross-entropy, the others are let go."""
     from torch.nn import functional
 
-    from openrlhf_mel.internalization import row_mean
+    from openrlhf_mel.method.nll_loss import row_mean
 
     logits = model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
@@ -229,7 +230,7 @@ def _sliced(model: Any, batch: Any) -> Any:
 
 def _through_upstream(actor: Any, batch: Any) -> Any:
     """(B,) NLL from the log-probabilities that upstream's Actor gives, as in the policy loss."""
-    from openrlhf_mel.internalization import row_mean
+    from openrlhf_mel.method.nll_loss import row_mean
 
     return row_mean(-actor(batch.input_ids, batch.mask, attention_mask=batch.attention_mask), batch.mask)
 
@@ -239,8 +240,8 @@ def bare(spec: Specification) -> list[Figures]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from openrlhf_mel.head import NLLHead
-    from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow, row_mean
+    from openrlhf_mel.method.nll_head import NLLHead
+    from openrlhf_mel.method.nll_loss import NLLBatch, Row, WeightedRow, row_mean
 
     torch.manual_seed(0)
     with torch.device(spec.device):

@@ -1,6 +1,6 @@
 """Preflight's memory formulas against what torch and DeepSpeed really keep, on a CPU.
 
-    python benchmarks/preflight.py
+    python -m benchmarks.preflight
 
 Prints a Markdown table: the policy's activations that autograd keeps (transformers' own modules), the peak of a forward and
 backward through upstream's own Actor and loss, and the size of DeepSpeed's checkpoints. Fails when one is off by 5%.
@@ -18,8 +18,6 @@ import tempfile
 import types
 from collections.abc import Iterator
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.profiler import ProfilerActivity, profile

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.cluster.hierarchy import DisjointSet
 
 from data import golds
-from data.questions import compact, figure_mention, key, language
+from data.sameness import compact, figure_mention, key, language
 from openrlhf_mel.verifier import check_golds, shared_verifier
 
 STEPS = {

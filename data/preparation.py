@@ -14,14 +14,15 @@ from typing import Any
 
 from data import cleaning, golds
 from data.cleaning import Question, Questions
-from data.command import progress
 from data.contamination import near_pairs
-from data.inputs import Input, JsonLines
-from data.output import EVAL_ALL, check_unchanged, recorded_hashes
-from data.questions import language, legible
+from data.rows import EVAL_ALL
+from data.sameness import language, legible
+from data.source_files import Input, JsonLines
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import question_of
+from toolkit.cli import progress
+from toolkit.outputs import check_unchanged, recorded_hashes
 
 _VERIFIED = 1_000  # answers between two moves of the bar
 _SHOWN = 50  # rewritten answers that the report lists
@@ -140,7 +141,7 @@ def read_benchmarks(folder: Path) -> list[Reference]:
         UserError: no such folder, no benchmark in it, a file that was changed since, or a row without `problem`.
     """
     if not folder.is_dir():
-        raise UserError(f"--benchmarks-dir {folder}: no such folder; python data/prepare_benchmarks.py makes one")
+        raise UserError(f"--benchmarks-dir {folder}: no such folder; python -m data.prepare_benchmarks makes one")
     files = sorted(path for path in folder.glob("*.jsonl") if path.name != EVAL_ALL)
     if not files:
         raise UserError(f"--benchmarks-dir {folder}: no <benchmark>.jsonl in it; prepare_benchmarks.py writes them")

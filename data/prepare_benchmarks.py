@@ -1,4 +1,4 @@
-"""Prepare the benchmarks: python data/prepare_benchmarks.py --output-dir DIR [...] (see --help)."""
+"""Prepare the benchmarks: python -m data.prepare_benchmarks --output-dir DIR [...] (see --help)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data import command, golds, sources
-from data.inputs import HubError, Input, JsonLines, download_command, open_file, open_hub
-from data.output import EVAL_ALL, MANIFEST, REPORT, OutputFolder, json_lines, question_id
+from data import golds, sources
 from data.preparation import content_sha256
-from data.questions import legible
+from data.rows import EVAL_ALL, question_id
+from data.sameness import legible
+from data.source_files import HubError, Input, JsonLines, download_command, open_file, open_hub
 from data.sources import Form, Hub, Source
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier import check_golds
+from toolkit import cli
+from toolkit.outputs import MANIFEST, REPORT, OutputFolder, json_lines
 
 _ENDINGS = (".jsonl", ".parquet")
 _NAMED = 5  # rows that a message names
@@ -55,7 +55,7 @@ class Benchmark:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    return command.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
+    return cli.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
 
 
 def _run(options: argparse.Namespace) -> Callable[[], None]:
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
             f"{where}: nothing for {', '.join(absent)}; pass --input-dir with "
             "<benchmark>.jsonl, <benchmark>.parquet or <benchmark>__<anything>.jsonl in it"
         )
-    with OutputFolder(options.output_dir) as output, command.progress("benchmarks", len(wanted), "benchmarks") as bar:
+    with OutputFolder(options.output_dir) as output, cli.progress("benchmarks", len(wanted), "benchmarks") as bar:
         prepared: dict[str, Benchmark] = {}
         for name, opened in inputs.items():
             if opened:
@@ -301,7 +301,7 @@ def _manifest(entries: dict[str, Entry]) -> dict[str, Any]:
         "sources": {
             name: entry.origin | {"content_sha256": entry.report["content_sha256"]} for name, entry in entries.items()
         },
-        "versions": command.versions(),
+        "versions": cli.versions(),
     }
 
 
@@ -329,16 +329,16 @@ def _print_summary(report: dict[str, Any], folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     known = sources.load(sources.BENCHMARKS)
     parser = argparse.ArgumentParser(
-        prog="python data/prepare_benchmarks.py",
+        prog="python -m data.prepare_benchmarks",
         description="Make the benchmark files that evaluation and decontamination read, with every gold verified.",
         epilog="\n".join(
             [
-                "benchmarks (your own: add it to eval/benchmarks.yaml):",
+                "benchmarks (your own: add it to data/benchmarks.yaml):",
                 *(f"  {name:<15}{source.about}" for name, source in known.items()),
                 "",
                 "examples:",
-                "  python data/prepare_benchmarks.py --output-dir prepared/benchmarks",
-                "  python data/prepare_benchmarks.py --output-dir prepared/benchmarks --input-dir downloaded --only aime24,math500",
+                "  python -m data.prepare_benchmarks --output-dir prepared/benchmarks",
+                "  python -m data.prepare_benchmarks --output-dir prepared/benchmarks --input-dir downloaded --only aime24,math500",
             ]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""Prepare a training set: python data/prepare_train.py --source NAME --output-dir DIR [...] (see --help)."""
+"""Prepare a training set: python -m data.prepare_train --source NAME --output-dir DIR [...] (see --help)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data import command, sources
+from data import sources
 from data.cleaning import STEPS, Question
-from data.inputs import HubError, Input, download_command, open_file, open_hub
-from data.output import MANIFEST, REPORT, OutputFolder, json_lines, question_row
 from data.preparation import Options, Prepared, Reference, prepare, read_benchmarks
-from data.questions import LANGUAGES
+from data.rows import question_row
+from data.sameness import LANGUAGES
+from data.source_files import HubError, Input, download_command, open_file, open_hub
 from data.sources import CUSTOM, Form, Source
 from openrlhf_mel.errors import UserError
+from toolkit import cli
+from toolkit.outputs import MANIFEST, REPORT, OutputFolder, json_lines
 
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 PROVENANCE, DROPPED = "provenance.jsonl", "dropped.jsonl"
@@ -30,7 +30,7 @@ _CUSTOM = {"question_column": "question", "answer_column": "answer", "answer_in"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    return command.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
+    return cli.run(lambda: _run(_parser().parse_args(arguments)), lambda summary: summary())
 
 
 def _run(options: argparse.Namespace) -> Callable[[], None]:
@@ -175,7 +175,7 @@ def _manifest(
         "source": {"name": source.name, **rows.origin, "content_sha256": prepared.content_sha256},
         "options": dataclasses.asdict(chosen) | {"skip": sorted(chosen.skip), "datasource": datasource},
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in benchmarks},
-        "versions": command.versions(),
+        "versions": cli.versions(),
     }
 
 
@@ -225,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     lines = [f"  {name:<18}{source.about}" for name, source in known.items()]
     steps = [f"  {name:<18}{about}" for name, about in STEPS.items()]
     parser = argparse.ArgumentParser(
-        prog="python data/prepare_train.py",
+        prog="python -m data.prepare_train",
         description="Make a training set for OpenRLHF out of a public one (or your own), and say what was wrong in it.",
         epilog="\n".join(
             [
@@ -237,8 +237,8 @@ def _parser() -> argparse.ArgumentParser:
                 *steps,
                 "",
                 "example:",
-                "  python data/prepare_benchmarks.py --output-dir prepared/benchmarks",
-                "  python data/prepare_train.py --source dapo-math-17k --output-dir prepared/dapo "
+                "  python -m data.prepare_benchmarks --output-dir prepared/benchmarks",
+                "  python -m data.prepare_train --source dapo-math-17k --output-dir prepared/dapo "
                 "--benchmarks-dir prepared/benchmarks",
             ]
         ),

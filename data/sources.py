@@ -1,4 +1,4 @@
-"""Where questions come from, as `data/sources.yaml` and `eval/benchmarks.yaml` say."""
+"""Where questions come from, as `data/sources.yaml` and `data/benchmarks.yaml` say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openrlhf_mel.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CUSTOM = "custom"
-TRAINING, BENCHMARKS = ROOT / "data" / "sources.yaml", ROOT / "eval" / "benchmarks.yaml"
+TRAINING, BENCHMARKS = ROOT / "data" / "sources.yaml", ROOT / "data" / "benchmarks.yaml"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """GRPO and MEL on the built-in task, and how both do on held-out questions (`make demo`).
 
-    python data/toy/demo.py [--output-dir runs/demo]
+    python -m demo [--output-dir runs/demo]
 
 Writes there: the run directories `grpo` and `mel`, what `eval.run` and `eval.report` make of them and of the base model
 (`eval`, `report`), `summary.json` and `curves.png`.
@@ -22,14 +22,12 @@ import torch
 import yaml
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from demo import curves, scoreboard
+from eval import report, run
+from eval.store import read_questions, read_samples
+from openrlhf_mel.run import records
 
-from data.toy import curves, summary  # noqa: E402
-from eval import report, run  # noqa: E402
-from eval.store import read_questions, read_samples  # noqa: E402
-from openrlhf_mel import runlog  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[1]
 TOY = ROOT / "data" / "toy"
 ALGORITHMS = ("grpo", "mel")
 BASE, TEST, EVALUATION = "base", "test", "eval"
@@ -56,19 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     except Failed as error:
         print(error, file=sys.stderr)
         return 1
-    runs = {name: list(runlog.read_lines(folder / name / runlog.METRICS)) for name in ALGORITHMS}
-    archives = {name: list(runlog.read_lines(folder / name / runlog.ARCHIVE)) for name in ALGORITHMS}
-    result = {name: summary.scores(matrices) for name, matrices in held.items()} | {
-        "gain_over_base": {name: summary.gain(held[name], held["base"]) for name in ALGORITHMS},
-        "training": {name: summary.training(runs[name], archives[name], mel=name == "mel") for name in ALGORITHMS},
+    runs = {name: list(records.read_lines(folder / name / records.METRICS)) for name in ALGORITHMS}
+    archives = {name: list(records.read_lines(folder / name / records.ARCHIVE)) for name in ALGORITHMS}
+    result = {name: scoreboard.scores(matrices) for name, matrices in held.items()} | {
+        "gain_over_base": {name: scoreboard.gain(held[name], held["base"]) for name in ALGORITHMS},
+        "training": {name: scoreboard.training(runs[name], archives[name], mel=name == "mel") for name in ALGORITHMS},
     }
-    runlog.write_json(folder / "summary.json", result)
+    records.write_json(folder / "summary.json", result)
     curves.draw(folder / "curves.png", runs)
     evaluations = [folder / EVALUATION / name for name in held]
     with contextlib.redirect_stdout(io.StringIO()):
         report.main(list(map(str, [*evaluations, "--output", folder / "report"])))
     made = [folder / "summary.json", folder / "curves.png", folder / "report" / "index.html"]
-    print(f"\n{summary.table(result, held)}\n")
+    print(f"\n{scoreboard.table(result, held)}\n")
     print("\n".join(map(str, made)))
     return 0
 
@@ -117,7 +115,7 @@ def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:
         running = True
         while running:
             running = child.poll() is None
-            steps = list(runlog.read_lines(run_dir / runlog.METRICS))
+            steps = list(records.read_lines(run_dir / records.METRICS))
             if len(steps) > bar.n:
                 bar.set_description(f"{run_dir.name:<4} training")
                 bar.set_postfix(reward=f"{steps[-1]['reward_mean']:.2f}", refresh=False)
@@ -137,7 +135,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def score(name: str, folder: Path) -> summary.Held:
+def score(name: str, folder: Path) -> scoreboard.Held:
     """Evaluate a model on the held-out questions with the evaluation's own command, into `folder/eval/<name>`.
 
     Raises:
@@ -155,11 +153,11 @@ def score(name: str, folder: Path) -> summary.Held:
     return held_out(out if name == BASE else out / "model")
 
 
-def held_out(folder: Path) -> summary.Held:
+def held_out(folder: Path) -> scoreboard.Held:
     """What an evaluation's samples say, question by question."""
     right = {sample.key: sample.status == "correct" for sample in read_samples(folder / "samples" / f"{TEST}.jsonl")}
     ids = [question.id for question in read_questions(folder, TEST)]
-    return summary.Held(
+    return scoreboard.Held(
         np.array([[right[q, 0, True]] for q in ids], dtype=int),
         np.array([[right[q, i, False] for i in range(SAMPLES)] for q in ids], dtype=int),
     )

@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # no display is needed, nor looked for
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from data.toy.summary import Row
+from demo.scoreboard import Row
 
 _COLOURS = {"grpo": "tab:gray", "mel": "tab:blue"}
 

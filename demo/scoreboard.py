@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import metrics
+from eval import estimators
 
 Row = Mapping[str, Any]
 _EDGE = 5  # steps that stand for the start and for the end of a run
@@ -33,18 +33,18 @@ class Held:
 
 def scores(held: Held) -> dict[str, Any]:
     """Pass@1, Avg@8 with its interval over questions, and Pass@8."""
-    average = metrics.avg_estimate(held.sampled)
+    average = estimators.avg_estimate(held.sampled)
     return {
-        "pass@1": metrics.avg_at_n(held.greedy),
+        "pass@1": estimators.avg_at_n(held.greedy),
         "avg@8": average.value,
-        "pass@8": metrics.pass_at_k(held.sampled, 8),
+        "pass@8": estimators.pass_at_k(held.sampled, 8),
         "avg@8_ci95": list(average.interval),
     }
 
 
 def gain(held: Held, base: Held) -> dict[str, Any]:
     """The paired difference of Avg@8 to the base model on the same questions."""
-    difference = metrics.paired_difference(held.sampled, base.sampled)
+    difference = estimators.paired_difference(held.sampled, base.sampled)
     return {"avg@8": difference.value, "ci95": list(difference.interval)}
 
 
@@ -78,7 +78,7 @@ def table(summary: Mapping[str, Any], held: Mapping[str, Held]) -> str:
     for name, matrices in held.items():
         row = summary[name]
         right, total = int(matrices.greedy.sum()), matrices.greedy.size
-        pass_1 = _with_interval(row["pass@1"], metrics.wilson_interval(right, total))
+        pass_1 = _with_interval(row["pass@1"], estimators.wilson_interval(right, total))
         avg_8 = _with_interval(row["avg@8"], row["avg@8_ci95"])
         gained = summary["gain_over_base"].get(name)
         gain_text = f"{gained['avg@8']:+.3f} [{gained['ci95'][0]:+.3f}, {gained['ci95'][1]:+.3f}]" if gained else ""

@@ -10,8 +10,8 @@ from typing import Any
 from data import sources
 from eval import backends
 from eval.backends.number_format import AUTO, FORMATS
-from eval.questions import DEFAULT, TEMPLATES
-from eval.records import Sampling
+from eval.benchmark_questions import DEFAULT, TEMPLATES
+from eval.messages import Sampling
 from eval.results import CHECKPOINTS
 from eval.store import SAMPLES, SETTINGS
 from openrlhf_mel.errors import UserError

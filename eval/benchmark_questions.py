@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import sources
-from data.inputs import JsonLines
-from data.output import EVAL_ALL, check_unchanged, recorded_hashes
-from eval.records import Question
+from data.rows import EVAL_ALL
+from data.source_files import JsonLines
+from eval.messages import Question
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, question_of, read_question_template
+from toolkit.outputs import check_unchanged, recorded_hashes
 
 DEFAULT = "default"
 TEMPLATES = Path(__file__).with_name("templates")
@@ -51,7 +52,7 @@ def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[B
             prepared, or a row that is no question.
     """
     if not folder.is_dir():
-        raise UserError(f"--data-dir {folder}: no such folder; python data/prepare_benchmarks.py --output-dir {folder}")
+        raise UserError(f"--data-dir {folder}: no such folder; python -m data.prepare_benchmarks --output-dir {folder}")
     known = list(sources.load(sources.BENCHMARKS))
     there = sorted(path.stem for path in folder.glob("*.jsonl") if path.name != EVAL_ALL)
     for name in names:
@@ -59,7 +60,7 @@ def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[B
             if name in known:
                 raise UserError(
                     f"--benchmarks: no {name}.jsonl in {folder}, which has {', '.join(there) or 'none'}; "
-                    "python data/prepare_benchmarks.py --output-dir DIR makes it"
+                    "python -m data.prepare_benchmarks --output-dir DIR makes it"
                 )
             raise UserError(
                 f"--benchmarks: unknown benchmark {name!r}; known are {', '.join(dict.fromkeys([*known, *there]))}"

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from eval.checkpoint_files import deepspeed_problem, export_problem, read_json
 from eval.training_run import FINAL, Run, read_run
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 
 MARKER = "converted_from.json"
 _FORMAT = 1  # of a converted folder; raised when the conversion changes what it writes
@@ -164,7 +164,7 @@ def materialise(checkpoint: Checkpoint, folder: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process: we hold the lock
         try:
             _convert(checkpoint, partial)
-            runlog.write_json(partial / MARKER, mark)
+            records.write_json(partial / MARKER, mark)
             os.replace(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

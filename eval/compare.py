@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from data.command import run
-from eval import metrics
-from eval.settings import GREEDY, differences
+from eval import estimators
+from eval.identity import GREEDY, differences
 from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples, single
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.runlog import write_json
+from openrlhf_mel.run.records import write_json
+from toolkit.cli import run
 
 _SHOWN = 3  # how many of a list a message names
 
@@ -67,7 +67,7 @@ class Row:
     after: np.ndarray
     baseline: float
     other: float
-    difference: metrics.Estimate
+    difference: estimators.Estimate
     p_value: float
 
     @property
@@ -129,9 +129,9 @@ def compare(baseline: Evaluation, other: Evaluation) -> dict[str, Any]:
         drawn = [{i: len(q.sampled) == e.n[name] > 0 for i, q in e.questions[name].items()} for e in (baseline, other)]
         if whole := _whole(ids, drawn):
             correct = [np.array([list(e[i].sampled.values()) for i in whole]) for e in (before, after)]
-            rows[name][f"avg@{n}"] = _row(whole, *map(metrics.question_means, correct))
+            rows[name][f"avg@{n}"] = _row(whole, *map(estimators.question_means, correct))
             if n > 1:
-                rows[name][f"pass@{n}"] = _row(whole, *(metrics.question_passes(c)[:, n - 1] for c in correct))
+                rows[name][f"pass@{n}"] = _row(whole, *(estimators.question_passes(c)[:, n - 1] for c in correct))
             _warn_of_missing(warnings, name, f"avg@{n}", len(ids) - len(whole))
     if not any(rows.values()):
         raise UserError(
@@ -206,7 +206,7 @@ def _warn_of_missing(warnings: list[str], name: str, metric: str, missing: int) 
 
 def _row(ids: list[str], before: np.ndarray, after: np.ndarray) -> Row:
     gains = after - before
-    estimate, p_value = metrics.gains_estimate(gains), metrics.sign_flip_p_value(gains)
+    estimate, p_value = estimators.gains_estimate(gains), estimators.sign_flip_p_value(gains)
     return Row(ids, before, after, float(before.mean()), float(after.mean()), estimate, p_value)
 
 
@@ -220,8 +220,8 @@ def _macro(parts: Mapping[str, Row]) -> Row:
     """Every benchmark weighs the same: a question as much as its share of its benchmark."""
     weighted = np.concatenate([(row.after - row.before) / len(row.ids) for row in parts.values()])
     baseline, other = (float(np.mean([getattr(row, side) for row in parts.values()])) for side in ("baseline", "other"))
-    difference = metrics.macro_average([row.difference for row in parts.values()])
-    return Row(*_joined(parts), baseline, other, difference, metrics.sign_flip_p_value(weighted))
+    difference = estimators.macro_average([row.difference for row in parts.values()])
+    return Row(*_joined(parts), baseline, other, difference, estimators.sign_flip_p_value(weighted))
 
 
 def _joined(parts: Mapping[str, Row]) -> tuple[list[str], np.ndarray, np.ndarray]:

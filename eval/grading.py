@@ -15,7 +15,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from eval.records import Question, Response
+from eval.messages import Question, Response
 from eval.store import Sample, Store
 from openrlhf_mel import __version__
 from openrlhf_mel.verifier import Verdict, Verifier

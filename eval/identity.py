@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from eval.questions import Benchmark, Template
-from eval.records import Request, Sampling
+from eval.benchmark_questions import Benchmark, Template
+from eval.messages import Request, Sampling
 from openrlhf_mel.errors import UserError
 
 _METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one way to write each, so none stands twice

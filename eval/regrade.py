@@ -8,16 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data import command
+from eval.benchmark_questions import Question
 from eval.grading import judge, judged_by, regraded
-from eval.questions import Question
+from eval.identity import Draws
 from eval.results import write_checkpoints, write_results
-from eval.settings import Draws
 from eval.store import METRICS, SETTINGS, Store, evaluated, evaluations, read_json, read_questions
 from eval.summary import paper_row
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 from openrlhf_mel.verifier import Verifier
+from toolkit import cli
 
 _BATCH = 256
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="a folder that eval.run wrote")
     options = parser.parse_args(arguments)
-    return command.run(lambda: _run(options.folders), after="samples stay; the same command again finishes")
+    return cli.run(lambda: _run(options.folders), after="samples stay; the same command again finishes")
 
 
 def _run(folders: list[Path]) -> None:
@@ -60,8 +60,8 @@ def regrade(folder: Path) -> int:
             some_changed, some_left_out = _regrade(store, name, own, verifier)
             changed, left_out = changed + some_changed, left_out + some_left_out
         settings = read_json(folder / SETTINGS) | {"versions": judged_by()}
-        runlog.write_json(folder / SETTINGS, settings)
-        manifest = before["manifest"] | {"regraded": runlog.now()}
+        records.write_json(folder / SETTINGS, settings)
+        manifest = before["manifest"] | {"regraded": records.now()}
         paper = paper_row(manifest["paper"]) if manifest.get("paper") else None
         shown = {name: questions[name] for name in before["benchmarks"]}
         write_results(store, before["model"], shown, draws, manifest, paper)
@@ -93,7 +93,7 @@ def _regrade(store: Store, name: str, questions: list[Question], verifier: Verif
     by_id = {question.id: question for question in questions}
     samples = list(store.samples(name))
     found, rest = [], iter(samples)
-    with command.progress(name, len(samples), "samples") as bar:
+    with cli.progress(name, len(samples), "samples") as bar:
         while batch := list(islice(rest, _BATCH)):
             verdicts = iter(judge(verifier, [(s.response, by_id[s.question]) for s in batch if s.question in by_id]))
             found += [regraded(s, *next(verdicts)) if s.question in by_id else s for s in batch]

@@ -16,12 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from data import command
-from eval.page import folder, lengths, plots, tables
+from eval.page import by_length, plots, reading, tables
 from eval.page.browser import Browser
-from eval.page.folder import Evaluation
-from eval.page.lengths import Bin, Measured
+from eval.page.by_length import Bin, Measured
+from eval.page.reading import Evaluation
 from openrlhf_mel.errors import UserError
+from toolkit import cli
 
 PAGE = "index.html"
 PICTURES = ("pass_at_k.png", "accuracy_by_length.png", "score_by_step.png", "radar.png")
@@ -55,7 +55,7 @@ class Picture:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    return command.run(lambda: _run(options))
+    return cli.run(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -63,8 +63,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"--max-characters {options.max_characters}: expected at least {_LEAST_CHARACTERS}")
     if options.max_megabytes < 1:
         raise UserError(f"--max-megabytes {options.max_megabytes}: expected at least 1")
-    paths = [path for out in options.out for path in folder.find(out)]
-    evaluations = [folder.read(path, label) for path, label in zip(paths, _labels(paths, options.labels), strict=True)]
+    paths = [path for out in options.out for path in reading.find(out)]
+    evaluations = [reading.read(path, label) for path, label in zip(paths, _labels(paths, options.labels), strict=True)]
     browser = Browser([e.label for e in evaluations], options.max_characters, options.max_megabytes * 10**6)
     measured = read_questions(evaluations, browser)
     pictures = draw(evaluations, measured)
@@ -105,11 +105,11 @@ def read_questions(evaluations: Sequence[Evaluation], browser: Browser) -> Lengt
                     for sample in samples
                     if sample.greedy == greedy
                 ]
-    units = {name: all(map(lengths.counted, by_label.values())) for name, by_label in found.items()}
+    units = {name: all(map(by_length.counted, by_label.values())) for name, by_label in found.items()}
     return Lengths(
         {name: "tokens" if tokens else "characters" for name, tokens in units.items()},
         {
-            name: {label: lengths.accuracy_by_length(rows, units[name]) for label, rows in by_label.items()}
+            name: {label: by_length.accuracy_by_length(rows, units[name]) for label, rows in by_label.items()}
             for name, by_label in found.items()
         },
     )

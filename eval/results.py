@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from eval import metrics, summary
-from eval.metrics import Estimate
-from eval.records import LENGTH, STOP, Question
-from eval.settings import GREEDY, Draws
+from eval import estimators, summary
+from eval.estimators import Estimate
+from eval.identity import GREEDY, Draws
+from eval.messages import LENGTH, STOP, Question
 from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 from openrlhf_mel.verifier.readings import as_number, readings
 from openrlhf_mel.verifier.structure import packed
 
@@ -69,7 +69,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
     samples = drawn.all
     entry: dict[str, Any] = {"n_questions": len(drawn.questions), "n_samples": len(samples)}
     entry |= {metric: estimate.value for metric, estimate in estimates.items()}
-    passes = metrics.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
+    passes = estimators.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
     entry |= {
         "pass@k": {str(k): float(value) for k, value in enumerate(passes, start=1)},
         "se": {metric: estimate.se for metric, estimate in estimates.items()},
@@ -104,7 +104,7 @@ def write_results(
         entries[name], estimates = benchmark_metrics(collect(store.samples(name), own, draws), draws)
         for metric, estimate in estimates.items():
             parts[metric].append(estimate)
-    averages = {metric: metrics.macro_average(estimates) for metric, estimates in parts.items()}
+    averages = {metric: estimators.macro_average(estimates) for metric, estimates in parts.items()}
     result = {
         "model": model,
         "benchmarks": entries,
@@ -115,8 +115,8 @@ def write_results(
         "settings": read_json(store.folder / SETTINGS) | {"n": draws.n, "metrics": list(draws.metrics)},
         "manifest": dict(manifest),
     }
-    runlog.write_json(store.folder / METRICS, result)
-    runlog.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
+    records.write_json(store.folder / METRICS, result)
+    records.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
     return result
 
 
@@ -136,8 +136,8 @@ def write_checkpoints(folder: Path) -> None:
         for label, result in found
     ]
     rows.sort(key=lambda row: (row["step"] is None, row["step"] or 0, row["label"]))
-    runlog.write_json(folder / CHECKPOINTS, rows)
-    runlog.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
+    records.write_json(folder / CHECKPOINTS, rows)
+    records.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
 
 
 def answer_label(sample: Sample, lenient: bool) -> str | None:
@@ -161,15 +161,15 @@ def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]
     for metric in draws.metrics:
         kind, _, k = metric.partition("@")
         if metric == GREEDY:
-            values = metrics.question_means(_correct([[sample] for sample in drawn.greedy], lenient))
+            values = estimators.question_means(_correct([[sample] for sample in drawn.greedy], lenient))
         elif kind == "avg":
-            values = metrics.question_means(_correct(drawn.sampled, lenient))
+            values = estimators.question_means(_correct(drawn.sampled, lenient))
         elif kind == "pass":
-            values = metrics.question_passes(_correct(drawn.sampled, lenient))[:, int(k) - 1]
+            values = estimators.question_passes(_correct(drawn.sampled, lenient))[:, int(k) - 1]
         else:
             labels = [[answer_label(sample, lenient) for sample in samples] for samples in drawn.sampled]
-            values = metrics.question_majorities(labels, _correct(drawn.sampled, lenient))
-        found[metric] = metrics.estimate(values)
+            values = estimators.question_majorities(labels, _correct(drawn.sampled, lenient))
+        found[metric] = estimators.estimate(values)
     return found
 
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data import command
 from eval import arguments, backends, summary
-from eval.checkpoints import find, materialised, select
+from eval.benchmark_questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
+from eval.checkpoint_models import find, materialised, select
 from eval.grading import Grader, judged_by
-from eval.questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
-from eval.records import Backend, BackendError, Sampling
+from eval.identity import Draws, differences, requests, settings
+from eval.messages import Backend, BackendError, Sampling
 from eval.results import write_checkpoints, write_results
-from eval.settings import Draws, differences, requests, settings
 from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
 from eval.training_run import Run, read_run
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 from openrlhf_mel.verifier import Verifier
+from toolkit import cli
 
 MODELS = "models"
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments.parser().parse_args(argv)
     after = f"samples that were written to {options.output_dir} stay, and eval.run goes on with them"
     try:
-        return command.run(lambda: _run(options), print, after)
+        return cli.run(lambda: _run(options), print, after)
     except BackendError as error:
         print("\n".join(filter(None, (f"error: {error}; {after}", error.details))), file=sys.stderr)
         return 1
@@ -102,7 +102,7 @@ def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> None:
         UserError: bad input, or a folder with samples of other settings.
         BackendError: the model cannot be reached or run; what came before is kept.
     """
-    started = runlog.now()
+    started = records.now()
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(target.folder))
         backend = stack.enter_context(_backend(stack.enter_context(target.model()), plan.chat, options))
@@ -114,12 +114,12 @@ def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> None:
         drawn = _draw(store, backend, plan, target.name)
         manifest = {
             "started": started,
-            "finished": runlog.now(),
-            "commit": runlog.commit(),
+            "finished": records.now(),
+            "commit": records.commit(),
             "drawn_now": drawn,
             "step": target.step,
             "limit": options.limit,
-            "versions": command.versions(),
+            "versions": cli.versions(),
             "near_in_training": plan.contamination,
             "paper": target.paper and target.paper.key,
         }
@@ -137,7 +137,7 @@ def _draw(store: Store, backend: Backend, plan: Plan, name: str) -> int:
         return 0
     questions = {(question.benchmark, question.id): question for b in plan.benchmarks for question in b.questions}
     with (
-        command.progress(name.rstrip("/").rpartition("/")[2][-18:], len(every), "samples") as bar,
+        cli.progress(name.rstrip("/").rpartition("/")[2][-18:], len(every), "samples") as bar,
         Verifier() as verifier,
         Grader(store, questions, verifier, written=bar.update) as grader,
         contextlib.closing(backend.generate(missing, plan.sampling)) as responses,
@@ -161,7 +161,7 @@ def _settle(store: Store, chosen: dict[str, Any]) -> None:
                 f"--output-dir {folder}: holds samples of other settings; choose another folder. What changed:\n{lines}"
             )
         chosen = chosen | {"data_sha256": old["data_sha256"] | chosen["data_sha256"]}
-    runlog.write_json(path, chosen)
+    records.write_json(path, chosen)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.output import json_lines, write_lines
-from eval.records import Question, Request
+from eval.messages import Question, Request
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import STATUSES
+from toolkit.outputs import json_lines, write_lines
 
 SAMPLES, QUESTIONS = "samples", "questions"
 SETTINGS, METRICS, SUMMARY = "settings.json", "metrics.json", "summary.md"

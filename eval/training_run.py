@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.checkpoint_files import read_json
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 
 FINAL = "model"  # the final model's folder, and its label
 
@@ -61,7 +61,7 @@ class Run:
     @property
     def last_step(self) -> int | None:
         """The step of the last line of its metrics."""
-        steps = [row["step"] for row in runlog.read_lines(self.folder / runlog.METRICS) if "step" in row]
+        steps = [row["step"] for row in records.read_lines(self.folder / records.METRICS) if "step" in row]
         return steps[-1] if steps else None
 
 
@@ -69,10 +69,10 @@ def read_run(folder: Path) -> Run:
     """Raises UserError for a folder that is not a training run's."""
     if not folder.is_dir():
         raise UserError(f"--run {folder}: no such folder; expected the mel.run_dir of a training run")
-    manifest = read_json(folder / runlog.MANIFEST)
+    manifest = read_json(folder / records.MANIFEST)
     config = manifest.get("config") if isinstance(manifest, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("actor.model_name_or_path"), str):
         raise UserError(
-            f"--run {folder}: no {runlog.MANIFEST} of a training run in it; pass a model's own folder as --model"
+            f"--run {folder}: no {records.MANIFEST} of a training run in it; pass a model's own folder as --model"
         )
     return Run(folder.absolute(), config)

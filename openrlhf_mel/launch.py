@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_mel import vllm_cpu
-from openrlhf_mel.config import MELConfig
+from openrlhf_mel.cpu import vllm_arguments
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream.placement import placement
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel.settings.placement import placement
+from openrlhf_mel.settings.resolve import Settings
 
 if TYPE_CHECKING:
     from openrlhf_mel.upstream.watch import EngineWatch
@@ -41,7 +41,7 @@ _CPU_ENV = {
 _HEAVY = {"transformers": ("deepspeed",), "vllm": ("deepspeed", "vllm.v1.worker.cpu_model_runner")}
 _CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
 _JOIN_S = 30
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 # DeepSpeed calls ninja by its name, and an environment need not be activated to be used.
 _COMMANDS = str(Path(sys.executable).parent)
 
@@ -63,7 +63,7 @@ def prepare_process(mel: MELConfig) -> None:
 
 
 def _cpu_environment(mel: MELConfig) -> dict[str, str]:
-    return (vllm_cpu.environment() if mel.cpu_engine == "vllm" else {}) | _CPU_ENV
+    return (vllm_arguments.environment() if mel.cpu_engine == "vllm" else {}) | _CPU_ENV
 
 
 def _stand_ins(mel: MELConfig) -> str:

@@ -28,7 +28,7 @@ import process_group
 from check_result import Result
 from short_training import KILL_AFTER, STEPS, ShortTraining
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 900  # for one command

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from eval.backends.vllm_worker import Done, Job
+from eval.backends.vllm_child import Done, Job
 
 DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # seeds of jobs at which the stand-in does so
 

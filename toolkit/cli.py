@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from data.output import MANIFEST
 from openrlhf_mel import __version__
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import VerifierError
+from toolkit.outputs import MANIFEST
 
 T = TypeVar("T")
 _PACKAGES = ("math-verify", "sympy", "latex2sympy2_extended", "pyarrow", "rapidfuzz", "datasets")

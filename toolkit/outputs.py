@@ -1,7 +1,4 @@
-"""Files that are there whole or not at all: written in a folder aside, then renamed, the manifest last.
-
-Also the one form of a row that is asked of a model, whoever made it.
-"""
+"""Files that are there whole or not at all: written in a folder aside, then renamed, the manifest last."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import json
 import os
 import shutil
 import socket
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +15,7 @@ from typing import Any
 from openrlhf_mel.errors import UserError
 
 MANIFEST, REPORT = "manifest.json", "report.json"
-EVAL_ALL = "eval_all.jsonl"
 _ASIDE = ".partial-"
-
-
-def question_id(datasource: str, question: str) -> str:
-    """Depends on the question alone: the same question has the same id, whichever copy of its source it comes from."""
-    text = unicodedata.normalize("NFC", question)
-    return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def question_row(question: str, label: str, datasource: str) -> dict[str, str]:
-    """A row for OpenRLHF: `--data.input_key input --data.label_key label`."""
-    return {"id": question_id(datasource, question), "input": question, "label": label, "datasource": datasource}
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -70,7 +70,8 @@ install_vllm() {
         echo "setup: no vLLM, as pip finds no $missing for this machine; transformers takes its place (log: $log)"
     fi
     wrong=$($venv/bin/python -c '
-from openrlhf_mel import errors, vllm_build
+from openrlhf_mel import errors
+from openrlhf_mel.settings import vllm_build
 try:
     (build := vllm_build.installed()) and vllm_build.check(build)
 except errors.UserError as error:

@@ -1,6 +1,6 @@
 """Rebuild the toy task: train.jsonl, test.jsonl and the tiny model with its tokenizer.
 
-python data/toy/build.py [--output-dir data/toy] [--seed 0]
+python -m data.toy.build [--output-dir data/toy] [--seed 0]
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import itertools
 import random
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -17,13 +16,12 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from data.output import json_lines, question_row, write_lines
+from data.rows import question_row
 from data.toy.arithmetic import FAMILIES, Family, Question
 from data.toy.corpus import Corpus, Example
 from data.toy.tokenizer import train_tokenizer
 from openrlhf_mel.prompts import Templates
+from toolkit.outputs import json_lines, write_lines
 
 TOY = Path(__file__).resolve().parent
 TRAIN_PER_FAMILY = 500

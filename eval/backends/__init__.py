@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from eval.records import Backend
+from eval.messages import Backend
 from openrlhf_mel.errors import UserError
 
 BACKENDS = {

@@ -10,7 +10,7 @@ import torch
 
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
-from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
+from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
 
 _ROWS = 256  # of a batch, at most
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.records import Request
+from eval.messages import Request
 from openrlhf_mel import turns
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import without_special_tokens

@@ -27,7 +27,7 @@ from eval.backends.openai_answers import (
     read_models,
     retry_after,
 )
-from eval.records import BackendError, Request, Response, Sampling
+from eval.messages import BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
 
 T = TypeVar("T")

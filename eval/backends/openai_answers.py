@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from eval.records import UNKNOWN
+from eval.messages import UNKNOWN
 from openrlhf_mel.errors import UserError
 
 _LONGEST_RETRY_AFTER_S = 300.0

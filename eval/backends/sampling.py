@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
-from eval.records import Sampling
+from eval.messages import Sampling
 
 
 class SeededSampling(LogitsProcessor):

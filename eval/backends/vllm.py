@@ -11,14 +11,15 @@ from typing import Any
 
 from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
+from eval.backends.vllm_child import ROWS, Done, Job
 from eval.backends.vllm_process import Place, Process, end
-from eval.backends.vllm_worker import ROWS, Done, Job
-from eval.records import LENGTH, STOP, BackendError, Request, Response, Sampling
-from openrlhf_mel import vllm_build, vllm_cpu
+from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
+from openrlhf_mel.cpu import vllm_arguments
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.vllm_build import Build
+from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.vllm_build import Build
 
-ENGINE = "eval.backends.vllm_worker:VLLMEngine"
+ENGINE = "eval.backends.vllm_child:VLLMEngine"
 _AHEAD = 32  # jobs that wait in a worker, so that its engine never does
 
 
@@ -50,7 +51,7 @@ class VLLMBackend:
             data_parallel: engines. The GPUs are taken from CUDA_VISIBLE_DEVICES, in its order.
             dtype: see `number_format`.
             gpu_memory: share of a GPU's memory that its engine may take.
-            engine: `module:name` of the engine's class, see `vllm_worker.Engine`.
+            engine: `module:name` of the engine's class, see `vllm_child.Engine`.
 
         Raises:
             UserError: vLLM (of requirements.txt's version) or the model is not there, there are too few GPUs, or the model
@@ -137,7 +138,7 @@ class VLLMBackend:
 
     def _start(self, context: int) -> None:
         """Engines that hold sequences of `context` tokens."""
-        more = vllm_cpu.engine_arguments(context, len(self._places)) if self._build.cpu else {}
+        more = vllm_arguments.engine_arguments(context, len(self._places)) if self._build.cpu else {}
         try:
             for place in self._places:
                 self._workers.append(Process(place, self._engine, self._options | {"context": context, "more": more}))
@@ -195,7 +196,9 @@ def _places(build: Build, tensor_parallel: int, data_parallel: int) -> list[Plac
                 f"--tensor-parallel {tensor_parallel}: the vLLM that is installed ({build}) is built for CPUs, expected 1; "
                 f"--data-parallel {tensor_parallel} makes as many engines"
             )
-        return [Place("the CPU", {"CUDA_VISIBLE_DEVICES": ""} | vllm_cpu.environment(data_parallel))] * data_parallel
+        return [
+            Place("the CPU", {"CUDA_VISIBLE_DEVICES": ""} | vllm_arguments.environment(data_parallel))
+        ] * data_parallel
     groups = _gpu_groups(tensor_parallel, data_parallel)
     return [Place(f"GPU {gpus}", {"CUDA_VISIBLE_DEVICES": gpus}) for gpus in groups]
 

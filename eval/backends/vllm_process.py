@@ -14,12 +14,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from eval.backends.vllm_worker import Done
-from eval.records import BackendError
-from openrlhf_mel.last_words import last_words
+from eval.backends.vllm_child import Done
+from eval.messages import BackendError
+from openrlhf_mel.run.last_words import last_words
 
 PATIENCE_S = 20.0  # for an engine to end by itself
-_BOOT = "import sys; from eval.backends.vllm_worker import run; run(int(sys.argv[1]), sys.argv[2])"
+_BOOT = "import sys; from eval.backends.vllm_child import run; run(int(sys.argv[1]), sys.argv[2])"
 _LINES, _EXCEPTIONS = 4, 2  # of a dead process that are shown beside the cause
 _CHUNK = 4096  # bytes of its output that are looked at together
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eval.records import Question
+from eval.messages import Question
 from eval.store import Sample
 
 _FIELDS = ("greedy", "sample", "status", "extracted", "lenient_status", "lenient_extracted", "finish_reason", "tokens")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.metrics import wilson_ends
+from eval.estimators import wilson_ends
 
 _BINS, _BIN_SIZE = 8, 20  # at most so many bins, with at least about so many responses each
 

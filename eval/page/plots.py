@@ -14,8 +14,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eval.page.folder import Evaluation, metric_key, metric_names, pass_at_k
-from eval.page.lengths import Bin
+from eval.page.by_length import Bin
+from eval.page.reading import Evaluation, metric_key, metric_names, pass_at_k
 from eval.page.tables import benchmark_names
 
 _COLOURS = ("#3b6fd9", "#d97706", "#0f9d76", "#c2417f", "#7c5cd6", "#1797b8", "#cf4a3c", "#6f8f1e")

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.records import Question
+from eval.messages import Question
 from eval.store import METRICS, SAMPLES, Sample, read_json, read_questions, read_samples
 from openrlhf_mel.errors import UserError
 

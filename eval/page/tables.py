@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.page.folder import SHARES, Evaluation, flatten, metric_names, pass_at_k
+from eval.page.reading import SHARES, Evaluation, flatten, metric_names, pass_at_k
 
 # Settings that a reader asks for first, by the last part of their names; all of them are in the table of settings.
 _FACTS = ("backend", "temperature", "top_p", "max_tokens", "seed", "chat", "step")

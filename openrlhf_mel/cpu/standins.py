@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 
 @dataclass

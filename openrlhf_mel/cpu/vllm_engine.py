@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from openrlhf_mel import vllm_cpu
+from openrlhf_mel.cpu import vllm_arguments
 from openrlhf_mel.upstream.engine import RolloutEngine
 
 _OURS = {"worker_extension_cls": "openrlhf_mel.cpu.vllm_worker.CPUWorkerWrap", "disable_log_stats": True}
@@ -19,7 +19,7 @@ class VLLMOnCPU(RolloutEngine):
     dtype = "bfloat16"
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
-        told = vllm_cpu.engine_arguments(kwargs["max_model_len"], ENGINES)
+        told = vllm_arguments.engine_arguments(kwargs["max_model_len"], ENGINES)
         await super().__init__(*args, **(kwargs | told | {"dtype": self.dtype, **_OURS}))
 
 

@@ -10,10 +10,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from openrlhf_mel import experience
-from openrlhf_mel.config import MELConfig
-from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, leaks
+from openrlhf_mel.method import experience
+from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, leaks
 from openrlhf_mel.prompts import PromptFormat
+from openrlhf_mel.settings.mel_options import MELConfig
 
 DROP_REASONS = (
     "context_too_long",  # C_retro and M's budget exceed max_len

@@ -9,8 +9,8 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from openrlhf_mel.construction import DROP_REASONS
-from openrlhf_mel.experience import Group, MetaExperience
+from openrlhf_mel.method.construction import DROP_REASONS
+from openrlhf_mel.method.experience import Group, MetaExperience
 
 
 def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], correct_at: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from openrlhf_mel.config import MELConfig
+from openrlhf_mel.settings.mel_options import MELConfig
 
 
 def nll_coefficient(config: MELConfig, step: int, steps: int) -> float:

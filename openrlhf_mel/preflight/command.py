@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.preflight import files, host, hub, memory, plan, rules, shapes, throughput
+from openrlhf_mel.preflight import files, host, hub, memory, shapes, sizes, throughput, workload
+from openrlhf_mel.preflight.findings import Report, render
 from openrlhf_mel.preflight.lengths import Budget, Responses, share_too_long
 from openrlhf_mel.preflight.problems import Problem, refusals, warning
-from openrlhf_mel.preflight.report import Report, render
 from openrlhf_mel.prompts import Templates
-from openrlhf_mel.upstream import contract, flags, preflight
-from openrlhf_mel.upstream.placement import placement
-from openrlhf_mel.upstream.settings import Settings, resolve
+from openrlhf_mel.run import folder
+from openrlhf_mel.settings import flags, inputs
+from openrlhf_mel.settings.placement import placement
+from openrlhf_mel.settings.resolve import Settings, resolve
+from openrlhf_mel.upstream import contract
 
 TIGHT = 0.95  # share of a card above which fragmentation may be the end
 MANY_TOO_LONG, ALL_TOO_LONG = 0.25, 0.995
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 when something is refused."""
     parser = flags.Parser(prog="python -m openrlhf_mel.preflight", add_help=False)
     parser.add_argument("--config")
-    parser.add_argument("--gpu", choices=sorted(plan.cards()), default="h100")
+    parser.add_argument("--gpu", choices=sorted(workload.cards()), default="h100")
     for name in ("nodes", "gpus-per-node", "mean-response-tokens", "mean-question-tokens"):
         parser.add_argument(f"--{name}", type=_positive(int))
     for name in ("gpu-memory-gb", "node-memory-gb"):
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         own, rest = parser.parse_known_args(arguments)
         if own.help or own.h:
-            print(USAGE % ", ".join(sorted(plan.cards())))
+            print(USAGE % ", ".join(sorted(workload.cards())))
             return 0
         if (own.nodes is None) != (own.gpus_per_node is None):
             raise UserError("--nodes and --gpus-per-node: found one of them, expected both")
@@ -89,32 +90,32 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     device = "cuda" if described or os.path.exists("/dev/nvidiactl") else "cpu"
     contradictions: list[str] = []
     given = resolve(own.config, rest, device=device, contradictions=contradictions)
-    settings = plan.usable(given)
+    settings = workload.usable(given)
     report = Report(config=own.config, runtime=settings.mel.runtime, problems=[Problem(t) for t in contradictions])
     values, note = settings.upstream, report.problems.extend
     cuda = settings.mel.runtime == "cuda"
     gpus = placement(values, engines_need_gpus=cuda or settings.mel.cpu_engine == "vllm")
-    note(rules.batches(values))
-    note(rules.switches(given))
+    note(sizes.batches(values))
+    note(sizes.switches(given))
     note(refusals(contract.check_version))
-    note(refusals(preflight.check_templates, settings))
+    note(refusals(inputs.check_templates, settings))
     if cuda:
-        note(rules.allocation(values, gpus, own.nodes, own.gpus_per_node))
+        note(sizes.allocation(values, gpus, own.nodes, own.gpus_per_node))
     config = _files(settings, report) if not own.skip_files else None
     tokens = files.Tokens(values["actor.model_name_or_path"])
     mean, longest = _questions(settings, report, tokens, own)
     shape, source = shapes.find(values["actor.model_name_or_path"], config)
     report.model = {"source": source, "parameters": shape.parameters if shape else None}
-    lengths = plan.budget(settings, _templates(settings), tokens, own.mean_question_tokens or mean, longest)
-    mean_response = own.mean_response_tokens or max(1, round(plan.RESPONSE_SHARE * lengths.response))
+    lengths = workload.budget(settings, _templates(settings), tokens, own.mean_question_tokens or mean, longest)
+    mean_response = own.mean_response_tokens or max(1, round(workload.RESPONSE_SHARE * lengths.response))
     responses = Responses(mean_response, lengths.response)
     note(_lengths(settings, lengths, responses, report, tokens.exact))
     if shape is None:
         note([warning(f"memory and time are not estimated: {source}")])
         return report
-    note(rules.model(values, shape) if cuda else ())
-    hw = plan.hardware(own.gpu, own.gpu_memory_gb, own.nodes, own.gpus_per_node)
-    a_run = plan.memory_plan(settings, shape, hw, lengths, responses)
+    note(sizes.model(values, shape) if cuda else ())
+    hw = workload.hardware(own.gpu, own.gpu_memory_gb, own.nodes, own.gpus_per_node)
+    a_run = workload.memory_plan(settings, shape, hw, lengths, responses)
     if not own.skip_files:
         note(_disk(settings, a_run, report))
     for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
@@ -125,7 +126,7 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
         note([warning("--ds.load_in_4bit: the policy's weights are estimated as bf16")])
     if cuda:
         note(_memory(a_run, hw, gpus, report, own.node_memory_gb))
-        step = throughput.estimate(plan.work(settings, a_run, hw, lengths, responses))
+        step = throughput.estimate(workload.work(settings, a_run, hw, lengths, responses))
         report.step = {"tokens": step.tokens, "seconds": step.seconds, "total_seconds": step.total}
         if report.rows:
             steps = min(report.rows, values["data.max_samples"]) // values["rollout.batch_size"]
@@ -146,8 +147,8 @@ def _files(settings: Settings, report: Report) -> dict[str, Any] | None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not hub.is_local(settings):
         hub.stay_offline_where_it_is_out_of_reach()
-    note(refusals(runlog.check_run_dir, settings.run_dir, settings.as_dict(), values["ckpt.load_enable"]))
-    refused = list(refusals(preflight.check_model, settings))
+    note(refusals(folder.check, settings.run_dir, settings.as_dict(), values["ckpt.load_enable"]))
+    refused = list(refusals(inputs.check_model, settings))
     note(refused)
     name = values["actor.model_name_or_path"]
     if refused:
@@ -158,28 +159,28 @@ def _files(settings: Settings, report: Report) -> dict[str, Any] | None:
         note(files.weights(Path(name)))
         note(files.tokenizer(Path(name), values["data.apply_chat_template"]))
         return None
-    return preflight.model_json(name, "config.json", f"--actor.model_name_or_path {name}")
+    return inputs.model_json(name, "config.json", f"--actor.model_name_or_path {name}")
 
 
 def _questions(settings: Settings, report: Report, tokens: files.Tokens, own: argparse.Namespace) -> tuple[int, int]:
     """Mean and longest question in tokens; reads the data unless files are to be left alone."""
     values = settings.upstream
-    lengths = plan.MEAN_QUESTION, plan.LONGEST_QUESTION
+    lengths = workload.MEAN_QUESTION, workload.LONGEST_QUESTION
     if own.skip_files:
         report.assumptions["questions"] = f"mean {lengths[0]} and longest {lengths[1]} tokens, not counted"
         return lengths
     read: dict[str, Any] = {}
-    for flag in preflight.DATA:
+    for flag in inputs.DATA:
         try:
-            read[flag] = preflight.read_data(settings, flag)
+            read[flag] = inputs.read_data(settings, flag)
         except UserError as error:
             report.problems.extend(map(Problem, error.args))
     data = read.get("data.prompt_dataset")
-    if len(read) == len(preflight.DATA):
-        report.problems.extend(refusals(preflight.check_evaluation, values, data, read["eval.dataset"]))
+    if len(read) == len(inputs.DATA):
+        report.problems.extend(refusals(inputs.check_evaluation, values, data, read["eval.dataset"]))
     if data is not None:
         report.rows = len(data)
-        report.problems.extend(rules.episode(values, len(data)))
+        report.problems.extend(sizes.episode(values, len(data)))
         lengths = files.question_lengths(data, values["data.input_key"], tokens)
     return lengths
 
@@ -244,7 +245,7 @@ def _lengths(
 
 
 def _memory(
-    a_run: memory.Plan, hw: plan.Hardware, gpus: Any, report: Report, node_memory: float | None
+    a_run: memory.Plan, hw: workload.Hardware, gpus: Any, report: Report, node_memory: float | None
 ) -> Iterator[Problem]:
     """Each kind of GPU against the card; the KV cache against `data.max_len`; host memory."""
     report.devices = list(memory.devices(a_run))

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mel import checkpoint as checkpoints
 from openrlhf_mel import turns
 from openrlhf_mel.preflight.problems import Problem, warning
 from openrlhf_mel.prompts import question_of
-from openrlhf_mel.upstream import preflight
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.run import checkpoint as checkpoints
+from openrlhf_mel.settings import inputs
+from openrlhf_mel.settings.resolve import Settings
 
 CHARACTERS = 3.5  # of a token, where the model's tokenizer is not at hand; English prose has more, formulas fewer
 _SAMPLE, _LONGEST = 512, 64
@@ -82,7 +82,7 @@ def end_of_turn(name: str) -> Iterator[Problem]:
     """Generation stops where the chat template of a model, local or of the hub, ends a turn."""
 
     def read(file: str) -> str | None:
-        path = preflight.model_file(name, file, f"--actor.model_name_or_path {name}")
+        path = inputs.model_file(name, file, f"--actor.model_name_or_path {name}")
         return path.read_text(encoding="utf-8") if path else None
 
     if fault := turns.unended(read):

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from openrlhf_mel.upstream.preflight import DATA
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.settings.inputs import DATA
+from openrlhf_mel.settings.resolve import Settings
 
 _WAIT_S = 3.0
 

@@ -1,6 +1,6 @@
 """Sizes that do not fit each other, and what upstream would find out only once Ray, or the first step, is under way.
 
-What `upstream/rules.py` refuses is not repeated here. Names of upstream's files are those of OpenRLHF 0.11.2.
+What `settings/contradictions.py` refuses is not repeated here. Names of upstream's files are those of OpenRLHF 0.11.2.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from openrlhf_mel.preflight.problems import Problem, warning
 from openrlhf_mel.preflight.shapes import Shape
-from openrlhf_mel.upstream.batches import ranks, samples_unit
-from openrlhf_mel.upstream.placement import Placement
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.settings.batches import ranks, samples_unit
+from openrlhf_mel.settings.placement import Placement
+from openrlhf_mel.settings.resolve import Settings
 
 Values = dict[str, Any]
 # Those of transformers' SchedulerType that upstream's call can build (`utils/deepspeed/deepspeed.py`).

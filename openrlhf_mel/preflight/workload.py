@@ -15,10 +15,10 @@ from openrlhf_mel.preflight.files import Tokens
 from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.shapes import Shape
 from openrlhf_mel.prompts import Templates
-from openrlhf_mel.upstream import batches
-from openrlhf_mel.upstream.placement import placement
-from openrlhf_mel.upstream.rules import LEAST
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.settings import batches
+from openrlhf_mel.settings.contradictions import LEAST
+from openrlhf_mel.settings.placement import placement
+from openrlhf_mel.settings.resolve import Settings
 
 USABLE = 0.99  # of a card's memory as sold: 79.2 of "80 GB" (docs/preflight.md)
 CHAT = 16  # assumed tokens of a chat template around a user's turn

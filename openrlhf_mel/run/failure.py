@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from openrlhf_mel.last_words import last_words
+from openrlhf_mel.run.last_words import last_words
 
 # vLLM's processes besides Ray's actor: they tell of what ended them in the log alone, and the actor refers to it.
 _ENGINE_PROCESSES = ("(EngineCore", "(Worker")

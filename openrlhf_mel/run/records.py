@@ -13,29 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mel.errors import UserError
-from openrlhf_mel.experience import MetaExperience
+from openrlhf_mel.method.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
 EVALUATIONS, WARNINGS = "evaluations.jsonl", "logs/warnings.jsonl"
 STOP, STOPPED = "stop", "stopped"  # a stop is asked for; it was done, everything being saved
 JOB = "job"  # the Slurm job that runs in the folder; slurm/lib/train.sh writes it before the run begins
-# What may differ when a run is taken up again: what follows from the folder, and what does not change what is learned.
-_RUN_KEYS = {
-    "ckpt.max_mem",
-    "ckpt.max_num",
-    "ckpt.save_steps",
-    "logger.logging_steps",
-    "vllm.enforce_eager",
-    "vllm.gpu_memory_utilization",
-    "ckpt.load_enable",
-    "ckpt.output_dir",
-    "ckpt.path",
-    "logger.tensorboard_dir",
-    "logger.wandb.run_name",
-    "mel.measure_mismatch",
-    "mel.run_dir",
-}
 
 
 def now() -> str:
@@ -45,7 +28,7 @@ def now() -> str:
 
 def commit() -> str | None:
     """The checkout's commit, with `+changes` when files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
@@ -119,54 +102,3 @@ def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
         "y_pos_tokens": len(m.pair.correct.token_ids),
         "y_neg_tokens": len(m.pair.incorrect.token_ids),
     }
-
-
-def _is_content(path: Path) -> bool:
-    """Whether something in a run's folder shows a run, this one or another, rather than a start that was killed at once."""
-    if path.is_dir() and path.name in ("logs", "checkpoints", "tensorboard"):
-        return any(path.iterdir())
-    empty = path.is_file() and not path.stat().st_size
-    if path.name.startswith((f".{MANIFEST}.", f"{JOB}.")) or path.name == JOB:
-        return False
-    return not (empty and path.name in (STOP, ".lock", METRICS, ARCHIVE))
-
-
-def check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
-    """Refuse a folder that belongs to another run, or to this one where it is not to be resumed.
-
-    Returns:
-        Whether the run that is to be resumed has finished, so that nothing is left to do.
-
-    Raises:
-        UserError: naming `--mel.run_dir`, what was found, and what to do.
-    """
-    flag = f"--mel.run_dir {run_dir}"
-    there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{flag}: {there} is a file; expected a folder, or nothing yet")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag}: {there} is not writable; choose another folder")
-    if not run_dir.exists() or not any(map(_is_content, run_dir.iterdir())):
-        return False
-    try:
-        manifest = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
-        old = manifest["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{flag}: not empty and not a run of this package; choose another folder") from None
-    if manifest.get("finished") and not resume:
-        raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
-    config = json.loads(json.dumps(config))  # tuples are lists in a file
-    differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
-    if differing:
-        k = differing[0]
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-        raise UserError(
-            f"{flag}: belongs to another run: {k} is {old.get(k)!r} there and {config.get(k)!r} here{more}; "
-            "choose another folder"
-        )
-    if not resume:
-        raise UserError(
-            f"{flag}: holds an unfinished run of this configuration; pass --ckpt.load_enable to take it up "
-            "from its last checkpoint, or remove the folder to start afresh"
-        )
-    return bool(manifest.get("finished"))

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from openrlhf_mel import config
-from openrlhf_mel.config import MELConfig
-from openrlhf_mel.upstream import batches
-from openrlhf_mel.upstream.placement import placement
+from openrlhf_mel.settings import batches, mel_options
+from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel.settings.placement import placement
 
 # The least that makes sense; below it upstream fails in a worker, late.
 LEAST = {
@@ -36,14 +35,14 @@ LEAST = {
 }
 
 
-def contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+def find_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
     """A message for each rule that is broken.
 
     Args:
         values: every upstream flag with its value, by dotted name.
         given: those that the user gave.
     """
-    wanted = config.algorithm_flags(mel.algorithm)
+    wanted = mel_options.algorithm_flags(mel.algorithm)
     estimator = given.get("algo.advantage.estimator")
     if estimator is not None and estimator != wanted["algo.advantage.estimator"] and mel.algorithm != "rft":
         yield (

@@ -12,8 +12,8 @@ from typing import Any
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates, question_of
-from openrlhf_mel.upstream import flags
-from openrlhf_mel.upstream.settings import Settings
+from openrlhf_mel.settings import flags
+from openrlhf_mel.settings.resolve import Settings
 
 DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"}  # flag: the flag of its split
 

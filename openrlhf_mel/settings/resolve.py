@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from openrlhf_mel import config, vllm_build
-from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream import flags, rules
+from openrlhf_mel.settings import flags, mel_options, vllm_build
+from openrlhf_mel.settings.contradictions import find_contradictions
+from openrlhf_mel.settings.mel_options import MELConfig
 
 # What may name a local path, and what always does.
 _PATHS = (
@@ -32,7 +32,7 @@ _PATHS = (
     "train.agent_func_path",
 )
 _OUTPUTS = ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir")
-AGENT_EXECUTOR = str(Path(__file__).with_name("agent_executor.py"))
+AGENT_EXECUTOR = str(Path(__file__).parents[1] / "upstream" / "agent_executor.py")
 REQUIRED = (
     "actor.model_name_or_path",
     "data.prompt_dataset",
@@ -61,7 +61,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, JSON-ready: upstream's dotted names and `mel.<option>`."""
-        mel = {f"mel.{name}": getattr(self.mel, name) for name in config.option_names()}
+        mel = {f"mel.{name}": getattr(self.mel, name) for name in mel_options.option_names()}
         return dict(sorted((self.upstream | mel).items()))
 
 
@@ -107,7 +107,7 @@ def resolve(
     mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
     chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
     if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
-        chosen["algo.advantage.estimator"] = config.algorithm_flags("rft")["algo.advantage.estimator"]
+        chosen["algo.advantage.estimator"] = mel_options.algorithm_flags("rft")["algo.advantage.estimator"]
     argv: list[str] = []
     for flag, value in chosen.items():
         with _noting(found):
@@ -119,9 +119,9 @@ def resolve(
     _refuse(found)
     values = vars(flags.parser().parse_args(argv))
     with _noting(found):
-        found.extend(rules.contradictions(mel, values, upstream_given))
+        found.extend(find_contradictions(mel, values, upstream_given))
     with _noting(found):
-        mel = config.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
+        mel = mel_options.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
     if contradictions is None:
         _refuse(found)
     else:
@@ -203,7 +203,7 @@ def _flatten(tree: dict, known: set[str], path: str, prefix: str = "") -> Iterat
 
 def _mel_from_yaml(name: str, value: Any) -> Any:
     # YAML 1.1 reads 1e-6 as a text; the option's own parser knows better.
-    return config.parse_option(name.removeprefix("mel."), value) if isinstance(value, str) else value
+    return mel_options.parse_option(name.removeprefix("mel."), value) if isinstance(value, str) else value
 
 
 def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
@@ -234,22 +234,22 @@ def _argument(name: str, values: list[str], actions: dict) -> Any:
         if flags.is_switch(actions[name]):
             if len(values) > 1:
                 raise UserError(f"--{name}: found {' '.join(values)!r}, expected true or false, or nothing")
-            return config.parse_bool(f"--{name}", values[0]) if values else True
+            return mel_options.parse_bool(f"--{name}", values[0]) if values else True
         if not values and actions[name].nargs != "*":
             raise UserError(f"--{name}: found no value")
         if len(values) > 1 and actions[name].nargs is None:
             raise UserError(f"--{name}: found {' '.join(values)!r}, expected one value")
         return values if actions[name].nargs else values[0]
     option = name.removeprefix("mel.")
-    if not values and config.is_switch(option):
+    if not values and mel_options.is_switch(option):
         return True
     if len(values) != 1:
         raise UserError(f"--{name}: found {len(values)} values, expected one")
-    return config.parse_option(option, values[0])
+    return mel_options.parse_option(option, values[0])
 
 
 def _known() -> set[str]:
-    return set(flags.actions()) | {f"mel.{name}" for name in config.option_names()}
+    return set(flags.actions()) | {f"mel.{name}" for name in mel_options.option_names()}
 
 
 def _nearest(name: str, known: set[str]) -> str:
@@ -294,7 +294,7 @@ def _cpu_engine(mel: MELConfig) -> str:
 
 def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     chosen: dict[str, Any] = {
-        **config.algorithm_flags(mel.algorithm),
+        **mel_options.algorithm_flags(mel.algorithm),
         "ckpt.path": str(run_dir / "checkpoints"),
         "ckpt.output_dir": str(run_dir / "model.partial"),
         "ckpt.best_metric_key": "none",  # upstream's automatic choice follows a test set

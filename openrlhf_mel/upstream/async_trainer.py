@@ -15,7 +15,7 @@ import ray
 from openrlhf.trainer import ppo_trainer_async
 
 from openrlhf_mel.errors import Stopped
-from openrlhf_mel.upstream import samples
+from openrlhf_mel.upstream import samples_generator
 from openrlhf_mel.upstream.trainer import MELSteps
 
 _UpstreamGenerator = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
@@ -99,7 +99,7 @@ class MELTrainerAsync(_UpstreamAsync):
 
 
 # Upstream looks these up in its own module, in the process of `MELTrainerAsync` and in those of the two actors.
-ppo_trainer_async.SamplesGenerator = samples.MetaExperienceGenerator
+ppo_trainer_async.SamplesGenerator = samples_generator.MetaExperienceGenerator
 ppo_trainer_async.GenerateSamplesActor = ray.remote(GeneratingActor)
 ppo_trainer_async.TrainingActor = ray.remote(TrainingActor)
 RemoteMELTrainerAsync = ray.remote(MELTrainerAsync)

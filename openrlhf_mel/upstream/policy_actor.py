@@ -16,9 +16,10 @@ import ray
 import torch
 from openrlhf.trainer.ray import ppo_actor
 
-from openrlhf_mel import checkpoint, internalization
-from openrlhf_mel.head import NLLHead
-from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
+from openrlhf_mel.method import nll_loss
+from openrlhf_mel.method.nll_head import NLLHead
+from openrlhf_mel.method.nll_loss import NLLBatch, Row, WeightedRow
+from openrlhf_mel.run import checkpoint
 from openrlhf_mel.upstream import lora, saving, sleep
 from openrlhf_mel.upstream.gradients import GradientLedger
 from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, RejectionPolicyLoss, iter_counting_correct
@@ -198,7 +199,7 @@ class JointTrainer(_UpstreamTrainer):
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
             )
-            return internalization.row_mean(nll, mask)
+            return nll_loss.row_mean(nll, mask)
         real = batch.attention_mask.bool()
         predicting = torch.zeros_like(real)
         predicting[:, batch.positions] = mask
@@ -210,7 +211,7 @@ class JointTrainer(_UpstreamTrainer):
             attention_mask=None,
             position_ids=batch.position_ids[real][None],
         )
-        return internalization.row_mean(nll.new_zeros(mask.shape).masked_scatter(mask, nll), mask)
+        return nll_loss.row_mean(nll.new_zeros(mask.shape).masked_scatter(mask, nll), mask)
 
     def broadcast_to_vllm(self) -> None:
         """Upstream's hand-over of the weights; with LoRA, of the merged ones under the base model's names."""
@@ -239,7 +240,7 @@ class JointTrainer(_UpstreamTrainer):
             window, left = self.strategy.accumulated_gradient, self._micro_batches
             together = self.micro_train_batch_size * mesh.size()
             samples = [min(window, left - done) * together for done in range(0, left, window)]
-        whole = internalization.plan(
+        whole = nll_loss.plan(
             self.rows,
             ranks=mesh.size(),
             mean_over=self.mel.nll_mean_over,

@@ -9,7 +9,7 @@ import torch.nn as nn
 from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 
-from openrlhf_mel import internalization
+from openrlhf_mel.method import nll_loss
 
 
 class RejectionPolicyLoss(nn.Module):
@@ -36,7 +36,7 @@ class RejectionPolicyLoss(nn.Module):
             log_probs, action_mask: (B, T). The other tensors are not used: RFT knows no ratio and no advantage.
             global_batch_size: correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`).
         """
-        loss = internalization.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
+        loss = nll_loss.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
         zero = torch.zeros((), device=log_probs.device)
         return loss, zero, zero, None, None
 

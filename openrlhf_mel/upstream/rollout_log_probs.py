@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from openrlhf_mel.config import MELConfig
+from openrlhf_mel.settings.mel_options import MELConfig
 
 
 def measured(mel: MELConfig, top_p: float) -> bool:

@@ -20,10 +20,10 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from vllm import SamplingParams
 
-from openrlhf_mel import runlog
-from openrlhf_mel.construction import Constructor, Generation, Replay, Sampling
 from openrlhf_mel.errors import Stopped
-from openrlhf_mel.experience import Group, MetaExperience, Trajectory
+from openrlhf_mel.method.construction import Constructor, Generation, Replay, Sampling
+from openrlhf_mel.method.experience import Group, MetaExperience, Trajectory
+from openrlhf_mel.run import records
 from openrlhf_mel.upstream import rollout_log_probs
 from openrlhf_mel.upstream.agent_executor import unjudged
 from openrlhf_mel.upstream.dataset import QuestionDataset, prompt_format
@@ -119,7 +119,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         super().__init__(*args, **kwargs)
         self.mel = self.args.mel
         self.step = 0
-        self.stop_file = Path(self.mel.run_dir) / runlog.STOP if self.mel.run_dir else None
+        self.stop_file = Path(self.mel.run_dir) / records.STOP if self.mel.run_dir else None
         self._began: float | None = None  # when the rollout's first construction did
         # Evaluation never constructs: one flag, set for the whole of an evaluation.
         self._evaluating = False

@@ -1,4 +1,4 @@
-"""DeepSpeed checkpoints that are whole or not there (`openrlhf_mel.checkpoint`), in the place of upstream's `save_ckpt`.
+"""DeepSpeed checkpoints that are whole or not there (`openrlhf_mel.run.checkpoint`), in the place of upstream's `save_ckpt`.
 
 Every rank takes part in the writing; naming, rotation and `latest` are rank 0's. A new checkpoint has its name before an
 old one goes.
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from openrlhf_mel import checkpoint, runlog
+from openrlhf_mel.run import checkpoint, records
 
 
 def save(
@@ -54,7 +54,7 @@ def save(
 def _name(strategy: Any, folder: Path, partial: Path, metric_value: float | None, metric_key: str | None) -> None:
     # Upstream's own mark of a finished save, by which other tools rank checkpoints.
     metric = {"metric_key": metric_key, "metric_value": metric_value}
-    runlog.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
+    records.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
     sealed = checkpoint.seal(partial, dist.get_world_size(), metric_value, metric_key)
     checkpoint.point(folder, sealed.name)
 

@@ -11,13 +11,15 @@ import ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_mel import checkpoint, metrics, mismatch, runlog
 from openrlhf_mel.errors import Stopped
-from openrlhf_mel.experience import Group, MetaExperience, shuffle_experiences
-from openrlhf_mel.guard import CollapseGuard
-from openrlhf_mel.internalization import Row
-from openrlhf_mel.schedule import nll_coefficient
-from openrlhf_mel.upstream import batches, gradients, rollout_log_probs, samples
+from openrlhf_mel.method import metrics, mismatch
+from openrlhf_mel.method.experience import Group, MetaExperience, shuffle_experiences
+from openrlhf_mel.method.guard import CollapseGuard
+from openrlhf_mel.method.nll_loss import Row
+from openrlhf_mel.method.schedule import nll_coefficient
+from openrlhf_mel.run import checkpoint, records
+from openrlhf_mel.settings import batches
+from openrlhf_mel.upstream import gradients, rollout_log_probs, samples_generator
 
 logger = init_logger(__name__)
 _UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
@@ -49,23 +51,23 @@ class MELSteps:
             super().fit(*args, **kwargs)
         except Stopped:
             self._save_unsaved()
-            (self.run_dir / runlog.STOPPED).touch()
-            (self.run_dir / runlog.STOP).unlink(missing_ok=True)
+            (self.run_dir / records.STOPPED).touch()
+            (self.run_dir / records.STOP).unlink(missing_ok=True)
             raise
 
     def init_checkpoint_states(self) -> dict[str, Any]:
         """Upstream's; the run's log is cut back to the step that was restored, and what watches the run has read it."""
         states = super().init_checkpoint_states()
-        for name in (runlog.METRICS, runlog.EVALUATIONS, runlog.ARCHIVE, runlog.WARNINGS):
+        for name in (records.METRICS, records.EVALUATIONS, records.ARCHIVE, records.WARNINGS):
             if (self.run_dir / name).exists():
-                runlog.keep_up_to(self.run_dir / name, states["global_step"])
-        for row in runlog.read_lines(self.run_dir / runlog.METRICS):
+                records.keep_up_to(self.run_dir / name, states["global_step"])
+        for row in records.read_lines(self.run_dir / records.METRICS):
             self._guard.observe(row)
             self._count_empty(row.get("mel/kept", 0))
-        kept = (row for row in runlog.read_lines(self.run_dir / runlog.ARCHIVE) if row["kept"])
+        kept = (row for row in records.read_lines(self.run_dir / records.ARCHIVE) if row["kept"])
         for _, rows in itertools.groupby(kept, lambda row: row["step"]):
             self._recent.new_share([row["text"] for row in rows])
-        self._evaluations = {row.pop("step"): row for row in runlog.read_lines(self.run_dir / runlog.EVALUATIONS)}
+        self._evaluations = {row.pop("step"): row for row in records.read_lines(self.run_dir / records.EVALUATIONS)}
         if (states["data_loader_state_dict"] or {}).get("_iterator_finished"):
             # Saved when a last, short draw had found the data's end: a loader in this state starts over, with the next
             # episode's order, while upstream has noted the old episode.
@@ -80,12 +82,12 @@ class MELSteps:
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
         """One rollout's update: D_M* goes to every actor, then upstream's step, which learns it (Eq. 9)."""
         step = global_step + 1
-        groups, candidates = samples.collect(rollout_samples)
-        infos = samples.rollout_infos(rollout_samples)
+        groups, candidates = samples_generator.collect(rollout_samples)
+        infos = samples_generator.rollout_infos(rollout_samples)
         self._expected_steps = max([self._expected_steps, *(info.steps for info in infos)])
         coefficient = nll_coefficient(self.mel, step, self._expected_steps)
         whole = batches.whole(rollout_samples, self.args)
-        used, learnable = samples.collect(whole)
+        used, learnable = samples_generator.collect(whole)
         status: dict[str, Any] = {}
         if whole:
             kept = [m for m in learnable if m.kept]
@@ -106,7 +108,7 @@ class MELSteps:
             if whole and self.mel.experience == "shuffled":
                 self._mel_metrics["mel/shuffled_left_out"] = len(kept) - len(rows)
             self._warn_when_empty(candidates, step)
-        runlog.append_lines(self.run_dir / runlog.ARCHIVE, (runlog.archive_row(m, step) for m in candidates))
+        records.append_lines(self.run_dir / records.ARCHIVE, (records.archive_row(m, step) for m in candidates))
         return status, step
 
     def _compute_rollout_stats(self, experiences: list[Any]) -> dict[str, float]:
@@ -127,12 +129,12 @@ class MELSteps:
         logs = dict(logs_dict or {}) | self._mel_metrics
         numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         row = {"step": global_step, **numbers, "seconds": time.monotonic() - self._started}
-        runlog.append_lines(self.run_dir / runlog.METRICS, [row])
+        records.append_lines(self.run_dir / records.METRICS, [row])
         for warning in self._guard.observe(row):
             self._warn(global_step, warning)
         super().save_logs_and_checkpoints(global_step, logs, client_states)
         self._unsaved = (global_step, client_states or {}) if global_step % self.args.ckpt.save_steps else None
-        if (self.run_dir / runlog.STOP).exists():
+        if (self.run_dir / records.STOP).exists():
             raise Stopped
 
     def save_best_checkpoint(
@@ -141,7 +143,7 @@ class MELSteps:
         """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
         if global_step not in self._evaluations:
             self._evaluations[global_step] = eval_metrics
-            runlog.append_lines(self.run_dir / runlog.EVALUATIONS, [{"step": global_step, **eval_metrics}])
+            records.append_lines(self.run_dir / records.EVALUATIONS, [{"step": global_step, **eval_metrics}])
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
 
     def _save_unsaved(self) -> None:
@@ -175,7 +177,7 @@ class MELSteps:
 
     def _warn_of_settings(self, global_step: int) -> None:
         """Once a run: what the settings leave unwatched, and what they ask for in vain."""
-        if global_step or any(row["step"] == 0 for row in runlog.read_lines(self.run_dir / runlog.WARNINGS)):
+        if global_step or any(row["step"] == 0 for row in records.read_lines(self.run_dir / records.WARNINGS)):
             return
         if self.mel.enable and (reason := gradients.without_norms(self.args)):
             self._warn(
@@ -224,7 +226,7 @@ class MELSteps:
 
     def _warn(self, step: int, message: str) -> None:
         logger.warning(message)
-        runlog.append_lines(self.run_dir / runlog.WARNINGS, [{"step": step, "warning": message}])
+        records.append_lines(self.run_dir / records.WARNINGS, [{"step": step, "warning": message}])
 
 
 class MELTrainer(MELSteps, _UpstreamTrainer):

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from openrlhf_mel.failure import EngineDied
+from openrlhf_mel.run.failure import EngineDied
 
 _SIGNAL = signal.SIGUSR1
 _TOLD_S = 10.0  # how much later than its consequences the death of an engine may be told

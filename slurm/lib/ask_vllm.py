@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from openrlhf_mel import vllm_cpu
+from openrlhf_mel.cpu import vllm_arguments
 
 _PROMPT = "2 + 3 ="
 _CONTEXT = 2048  # tokens
@@ -24,8 +24,8 @@ def main(model: str, device: str) -> int:
     cuda = device == "cuda"
     arguments: dict[str, Any] = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.3}
     if not cuda:
-        os.environ.update(vllm_cpu.environment())  # vLLM reads it when it is imported
-        arguments = vllm_cpu.engine_arguments(_CONTEXT, 1)
+        os.environ.update(vllm_arguments.environment())  # vLLM reads it when it is imported
+        arguments = vllm_arguments.engine_arguments(_CONTEXT, 1)
     import vllm
 
     llm = vllm.LLM(model=model, max_model_len=_CONTEXT, seed=0, **arguments)

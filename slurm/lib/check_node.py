@@ -26,7 +26,7 @@ import this_node
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 _PACKAGES = ("openrlhf", "torch", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports

@@ -29,9 +29,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval import arguments, checkpoints, results, run, store
-from openrlhf_mel import runlog
+from eval import arguments, checkpoint_models, results, run, store
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import records
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "eval" / "paper.yaml"
 OVER = ("benchmarks", "seeds", "checkpoints")
@@ -135,7 +135,7 @@ def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part
     if over == "checkpoints":
         if not options.run:
             raise UserError("over: checkpoints needs --run, a training run's folder")
-        found = checkpoints.select(checkpoints.find(options.run), options.checkpoints)
+        found = checkpoint_models.select(checkpoint_models.find(options.run), options.checkpoints)
         asked = {c.label: "last" if c.label == "model" else "best" if c.best else str(c.step) for c in found}
         return [Part(label, out / label, ["--checkpoints", text]) for label, text in asked.items()]
     folders = ((name, out / PARTS / name) for name in arguments.names(options.benchmarks))
@@ -180,7 +180,7 @@ def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: 
             settings = store.read_json(source / store.SETTINGS)
             there = target / store.SETTINGS
             data = store.read_json(there)["data_sha256"] if there.exists() else {}
-            runlog.write_json(there, settings | {"data_sha256": data | settings["data_sha256"]})
+            records.write_json(there, settings | {"data_sha256": data | settings["data_sha256"]})
     return run.main(flags)
 
 
@@ -209,7 +209,7 @@ def merge_seeds(_: list[str], options: argparse.Namespace, everything: list[Part
         }
         target = options.output_dir / model
         target.mkdir(exist_ok=True)
-        runlog.write_json(target / store.METRICS, merged)
+        records.write_json(target / store.METRICS, merged)
         print(target / store.METRICS)
         for metric, mean in merged["average"].items():
             print(f"  {metric:<10}{mean:.4f} +- {merged['average_sd'][metric]:.4f}")

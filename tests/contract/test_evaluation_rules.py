@@ -5,8 +5,8 @@ import json
 import pytest
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream import preflight
-from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.settings import inputs
+from openrlhf_mel.settings.resolve import resolve
 
 pytestmark = pytest.mark.timeout(120)
 KEY = "--ckpt.best_metric_key=eval_held-out_pass1"
@@ -21,7 +21,7 @@ def check(tmp_path):
         sizes = ["--rollout.batch_size=2", "--rollout.n_samples_per_prompt=4", "--train.batch_size=8"]
         files = [f"--data.prompt_dataset={tmp_path}/train.jsonl", f"--eval.dataset={tmp_path}/eval.jsonl"]
         other = ["--actor.model_name_or_path=m", "--data.label_key=label", "--mel.runtime=cpu"]
-        preflight.check_data(resolve(None, [*sizes, *files, *other, *flags]))
+        inputs.check_data(resolve(None, [*sizes, *files, *other, *flags]))
 
     return run
 

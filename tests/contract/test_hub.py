@@ -33,8 +33,8 @@ configs:
   data_files: [{split: train, path: socratic/train-*}]
 ---
 """
-TRAIN = ("data/prepare_train.py", "--source", "gsm8k-train")
-BENCHMARKS = ("data/prepare_benchmarks.py", "--only", "gsm8k")
+TRAIN = ("-m", "data.prepare_train", "--source", "gsm8k-train")
+BENCHMARKS = ("-m", "data.prepare_benchmarks", "--only", "gsm8k")
 
 
 def questions(what: str, count: int) -> dict[str, str]:

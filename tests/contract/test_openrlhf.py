@@ -12,7 +12,8 @@ import pytest
 
 from openrlhf_mel.cpu import standins
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream import contract, flags
+from openrlhf_mel.settings import flags
+from openrlhf_mel.upstream import contract
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from openrlhf_mel import runlog
+from openrlhf_mel.run import records
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def trainer(tmp_path):
     """Upstream's real class with MEL's steps, before anything that needs a cluster."""
-    from openrlhf_mel.guard import CollapseGuard
-    from openrlhf_mel.metrics import RecentTexts
+    from openrlhf_mel.method.guard import CollapseGuard
+    from openrlhf_mel.method.metrics import RecentTexts
     from openrlhf_mel.upstream.trainer import MELTrainer
 
     (tmp_path / "logs").mkdir()
@@ -40,7 +40,7 @@ def trainer(tmp_path):
 
 
 def warnings(trainer):
-    return list(runlog.read_lines(trainer.run_dir / "logs" / "warnings.jsonl"))
+    return list(records.read_lines(trainer.run_dir / "logs" / "warnings.jsonl"))
 
 
 def test_a_yield_that_stays_zero_is_warned_of_with_the_counts(trainer):
@@ -54,7 +54,7 @@ def test_a_yield_that_stays_zero_is_warned_of_with_the_counts(trainer):
 
 
 def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(trainer, monkeypatch):
-    from openrlhf_mel.guard import CollapseGuard
+    from openrlhf_mel.method.guard import CollapseGuard
     from openrlhf_mel.upstream import trainer as module
 
     entropies = [0.5, 0.5, 0.5, 0.4, 0.01, 0.01, 0.01, 0.01]
@@ -62,7 +62,7 @@ def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(trainer, m
         trainer.save_logs_and_checkpoints(step, {"policy/entropy": entropy})
     (warning,) = warnings(trainer)
     assert "entropy collapse" in warning["warning"] and "0.5 over steps 1-3" in warning["warning"]
-    assert [m["policy/entropy"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == entropies
+    assert [m["policy/entropy"] for m in records.read_lines(trainer.run_dir / records.METRICS)] == entropies
 
     states = {
         "global_step": 7, "episode": 1, "total_consumed_prompts": 9, "checkpoint_parallel_dimensions": "DeepSpeed's own",
@@ -72,7 +72,7 @@ def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(trainer, m
     trainer.samples_generator, trainer._guard = SimpleNamespace(step=0), CollapseGuard(3)
     assert trainer.init_checkpoint_states() is states and trainer.samples_generator.step == 7
     assert "checkpoint_parallel_dimensions" not in trainer._restored
-    assert [m["step"] for m in runlog.read_lines(trainer.run_dir / runlog.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [m["step"] for m in records.read_lines(trainer.run_dir / records.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
     trainer.save_logs_and_checkpoints(8, {"policy/entropy": 0.01})
     assert len(warnings(trainer)) == 1 and states["episode"] == 1
 
@@ -109,7 +109,7 @@ def test_a_sleep_that_frees_nothing_is_told_once(trainer, runtime, sleeps, told)
 def test_every_evaluation_leaves_a_line(trainer):
     for _ in range(2):  # the asynchronous trainer evaluates again after a resume
         trainer.save_best_checkpoint({"eval_default_pass1": 0.25}, 4, {})
-    assert list(runlog.read_lines(trainer.run_dir / runlog.EVALUATIONS)) == [{"step": 4, "eval_default_pass1": 0.25}]
+    assert list(records.read_lines(trainer.run_dir / records.EVALUATIONS)) == [{"step": 4, "eval_default_pass1": 0.25}]
 
 
 def test_meta_experiences_that_no_optimizer_step_learned_are_told(trainer):
@@ -156,7 +156,7 @@ def test_a_best_that_a_kill_prevented_is_made_up_for_without_another_evaluation(
 def test_a_resume_knows_the_best_that_was_saved_after_its_own_checkpoint(
     trainer, tmp_path, monkeypatch, known, goes_on_with
 ):
-    from openrlhf_mel import checkpoint
+    from openrlhf_mel.run import checkpoint
     from openrlhf_mel.upstream import trainer as module
 
     for tag, metric in (("best_global_step2", 0.75), ("global_step2", None)):
@@ -185,8 +185,8 @@ def restored(trainer, monkeypatch, step):
 
 
 def test_a_resume_goes_on_counting_empty_steps(trainer, monkeypatch):
-    runlog.append_lines(
-        trainer.run_dir / runlog.METRICS, ({"step": s, "mel/kept": kept} for s, kept in enumerate([0, 3, 0, 0, 0], 1))
+    records.append_lines(
+        trainer.run_dir / records.METRICS, ({"step": s, "mel/kept": kept} for s, kept in enumerate([0, 3, 0, 0, 0], 1))
     )
     restored(trainer, monkeypatch, 4)
     trainer._warn_when_empty([SimpleNamespace(kept=False)], 5)
@@ -199,7 +199,7 @@ def test_a_resume_knows_the_ms_of_the_last_steps(trainer, monkeypatch):
         for step, number, kept in [(1, 4, True), (2, 5, False), (3, 6, True), (3, 7, True), (4, 8, True), (5, 9, True)]
     ]
     rows[4]["text"] = "another"
-    runlog.append_lines(trainer.run_dir / runlog.ARCHIVE, rows)
+    records.append_lines(trainer.run_dir / records.ARCHIVE, rows)
     restored(trainer, monkeypatch, 4)  # cuts step 5 off
     assert trainer._recent.new_share(["rule 12:  if 0, then add", "ANOTHER", "new"]) == pytest.approx(1 / 3)
 
@@ -220,13 +220,13 @@ def test_what_is_not_to_be_had_is_told_once(trainer, monkeypatch, changes, told)
     found = [row["warning"] for row in warnings(trainer)] if told else list(warnings(trainer))
     assert len(found) == bool(told) and all(told in text for text in found)
     trainer.mel.enable = trainer.mel.measure_mismatch = False
-    (trainer.run_dir / runlog.WARNINGS).unlink(missing_ok=True)
+    (trainer.run_dir / records.WARNINGS).unlink(missing_ok=True)
     restored(trainer, monkeypatch, 0)
     assert warnings(trainer) == []
 
 
 def group(*scores):
-    from openrlhf_mel.experience import Group, Trajectory
+    from openrlhf_mel.method.experience import Group, Trajectory
 
     return Group(0, "q", "7", tuple(Trajectory((1,), "", score) for score in scores))
 
@@ -294,7 +294,7 @@ def test_a_reward_models_reward_is_upstreams(trainer):
 
 @pytest.mark.parametrize(("kept", "left_out"), [([1, 1], 0), ([3, 1], 2), ([1], 1), ([], 0)])
 def test_ms_that_the_shuffled_control_leaves_out_are_counted_and_told(trainer, monkeypatch, kept, left_out):
-    from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, Trajectory
+    from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
     from openrlhf_mel.upstream import trainer as module
 
     right, wrong = Trajectory((1,), "r", 1.0), Trajectory((2,), "w", 0.0)

@@ -20,8 +20,8 @@ import pytest
 from contract import vllm_contract
 from packaging.requirements import Requirement
 
-from openrlhf_mel import vllm_build
 from openrlhf_mel.cpu import replaced, standins
+from openrlhf_mel.settings import vllm_build
 
 REPO = Path(__file__).parents[2]
 OPENRLHF = Path(importlib.util.find_spec("openrlhf").submodule_search_locations[0])
@@ -142,7 +142,7 @@ def read(user: str, owner: str) -> set[str]:
     ("user", "owner", "name"),
     [
         ("openrlhf/trainer/ray/vllm_engine.py", "self.llm", "vllm.AsyncLLMEngine"),
-        ("eval/backends/vllm_worker.py", "self._engine", "vllm.LLMEngine"),
+        ("eval/backends/vllm_child.py", "self._engine", "vllm.LLMEngine"),
     ],
 )
 def test_every_use_of_an_engine_is_in_the_contract(user, owner, name):
@@ -174,10 +174,10 @@ def test_every_argument_of_the_engines_is_in_the_contract():
     assert len(given) > 15 and given - elsewhere <= held
 
     for user, function, name in (
-        ("eval/backends/vllm_worker.py", "EngineArgs", "vllm.EngineArgs"),
-        ("eval/backends/vllm_worker.py", "self._params", "vllm.SamplingParams"),
+        ("eval/backends/vllm_child.py", "EngineArgs", "vllm.EngineArgs"),
+        ("eval/backends/vllm_child.py", "self._params", "vllm.SamplingParams"),
         ("openrlhf/trainer/ppo_utils/samples_generator.py", "SamplingParams", "vllm.SamplingParams"),
-        ("openrlhf_mel/upstream/samples.py", "SamplingParams", "vllm.SamplingParams"),
+        ("openrlhf_mel/upstream/samples_generator.py", "SamplingParams", "vllm.SamplingParams"),
     ):
         [call] = calls(user, function)
         assert {f"{keyword.arg}=" for keyword in call.keywords if keyword.arg} <= set(vllm_contract.CALLS[name]), user
@@ -193,7 +193,9 @@ def test_every_import_of_vllm_is_in_the_contract():
         for name in imports(file):
             importing.add(file)
             assert any(f"{known}.".startswith(f"{name}.") for known in held), f"{file} imports {name}"
-    assert {"eval/backends/vllm_worker.py", "openrlhf_mel/upstream/samples.py"} < importing and len(importing) >= 6
+    assert {"eval/backends/vllm_child.py", "openrlhf_mel/upstream/samples_generator.py"} < importing and len(
+        importing
+    ) >= 6
 
 
 def imports(file: str) -> set[str]:

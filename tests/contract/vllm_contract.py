@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vllm.v1.engine.output_processor.OutputProcessor.get_num_unfinished_requests": ("self",),
     "vllm.inputs.TokensPrompt": ("prompt_token_ids=", "multi_modal_data="),
     "vllm.utils.random_uuid": (),
-    # openrlhf_mel/upstream/samples.py and openrlhf/trainer/ppo_utils/samples_generator.py; `n` to `output_kind`: eval/
+    # openrlhf_mel/upstream/samples_generator.py and openrlhf/trainer/ppo_utils/samples_generator.py; `n` to `output_kind`: eval/
     "vllm.SamplingParams": (
         "temperature=", "top_p=", "top_k=", "max_tokens=", "min_tokens=", "skip_special_tokens=", "logprobs=",
         "n=", "seed=", "output_kind=",
@@ -60,7 +60,7 @@ CALLS: dict[str, tuple[str, ...]] = {
         "host", "port", "rank", "world_size", "backend",
     ),
     "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm": ("layer", "remove_weight"),
-    # evaluation: eval/backends/vllm_worker.py
+    # evaluation: eval/backends/vllm_child.py
     "vllm.EngineArgs": (
         "model=", "tensor_parallel_size=", "dtype=", "gpu_memory_utilization=", "trust_remote_code=", "max_model_len=",
         "max_num_seqs=", "enable_prefix_caching=", "disable_log_stats=", "seed=",

@@ -10,9 +10,8 @@ from typing import Any
 
 import ray
 
-from openrlhf_mel import train
-from openrlhf_mel.config import MELConfig
-from openrlhf_mel.upstream import launch
+from openrlhf_mel import launch, train
+from openrlhf_mel.settings.mel_options import MELConfig
 
 launch.prepare_process(
     MELConfig(runtime="cpu", cpu_engine="transformers")

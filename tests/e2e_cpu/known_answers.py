@@ -1,6 +1,6 @@
 """Small prepared benchmarks, a script that answers them by a known pattern, and the metrics that must come of it.
 
-The metrics are computed here in plain Python (fractions, enumerated subsets), without a line of eval/metrics.py.
+The metrics are computed here in plain Python (fractions, enumerated subsets), without a line of eval/estimators.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Any
 from foreground import default_signals
 from scripted_server import Answer
 
-from data.output import OutputFolder, json_lines, question_id
+from data.rows import question_id
 from eval import grading, run
-from eval.settings import seed_of
+from eval.identity import seed_of
+from toolkit.outputs import OutputFolder, json_lines
 
 # Of each question the greedy response and twelve sampled ones, of which a run of `--n 8` draws the first eight:
 #   R right   W, V two wrong answers   w the same as W, written otherwise   N none   L none, but a right number in the text

@@ -24,7 +24,7 @@ LIMIT_S = 240.0
 # What ranks use, so that none of them has to import it again.
 _USED = (
     "openrlhf_mel.cpu.policy",
-    "openrlhf_mel.upstream.settings",
+    "openrlhf_mel.settings.resolve",
     "openrlhf.utils",
     "deepspeed",
     "peft",

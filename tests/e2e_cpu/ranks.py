@@ -60,7 +60,7 @@ class Case:
 
     @functools.cache  # noqa: B019 (cases live as long as the tests)
     def settings(self, ranks: int, *more: str) -> Any:
-        from openrlhf_mel.upstream.settings import resolve
+        from openrlhf_mel.settings.resolve import resolve
 
         return resolve(None, [*self.arguments, f"--actor.num_gpus_per_node={ranks}", *more])
 
@@ -140,7 +140,7 @@ def arguments(case: Case, ranks: int, *more: str) -> Any:
     """Upstream's nested arguments, as its entry would make them."""
     from openrlhf.utils.config import hierarchize
 
-    from openrlhf_mel.upstream import flags
+    from openrlhf_mel.settings import flags
 
     settings = case.settings(ranks, *more)
     args = hierarchize(flags.parser().parse_args(settings.argv))

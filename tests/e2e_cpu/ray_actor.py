@@ -31,7 +31,7 @@ def drive(rank: int, folder: Path, cases: list[Case], data: list[list[Data]], co
     from openrlhf.trainer.ray.launcher import RayActorGroup
     from openrlhf.utils import get_strategy
 
-    from openrlhf_mel.upstream import launch
+    from openrlhf_mel import launch
 
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     settings = cases[0].settings(count)

@@ -44,7 +44,7 @@ def save_all(folder: Path, saves: list[Save], count: int) -> None:
 
 
 def _save(rank: int, save: Save, count: int, port: int, run_dir: Path) -> None:
-    from openrlhf_mel import runlog
+    from openrlhf_mel.run import records
 
     case = save.case
     paths = [f"--actor.model_name_or_path={save.base}", f"--mel.run_dir={run_dir}"]
@@ -63,8 +63,8 @@ def _save(rank: int, save: Save, count: int, port: int, run_dir: Path) -> None:
     if rank == 0:
         torch.save(live, run_dir / LIVE)
         config = case.settings(count, *paths).as_dict() | {"ds.lora.rank": save.lora_rank}
-        runlog.write_json(run_dir / runlog.MANIFEST, {"config": config, "finished": "now"})
-        runlog.append_lines(run_dir / runlog.METRICS, [{"step": 1}, {"step": 2}])
+        records.write_json(run_dir / records.MANIFEST, {"config": config, "finished": "now"})
+        records.append_lines(run_dir / records.METRICS, [{"step": 1}, {"step": 2}])
 
 
 def _log_probs(actor: Any, prompt: list[int], response: list[int]) -> torch.Tensor:

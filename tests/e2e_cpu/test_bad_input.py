@@ -74,7 +74,7 @@ def test_model_with_code_of_its_own(refused, world):
 def test_model_of_more_than_text(world, part):
     """Also where its own code is trusted."""
     from openrlhf_mel.errors import UserError
-    from openrlhf_mel.upstream import preflight
+    from openrlhf_mel.settings import inputs
 
     config = {"model_type": "qwen3_vl", part: {"hidden_size": 8}}
     (world / "model" / "config.json").write_text(json.dumps(config))
@@ -82,9 +82,9 @@ def test_model_of_more_than_text(world, part):
         upstream={"actor.model_name_or_path": str(world / "model")}, mel=SimpleNamespace(trust_remote_code=True)
     )
     with pytest.raises(UserError, match=f"model_name_or_path .*config.json has {part}: .*pass a text-only checkpoint"):
-        preflight.check_model(settings)
+        inputs.check_model(settings)
     (world / "model" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    preflight.check_model(settings)
+    inputs.check_model(settings)
 
 
 def test_missing_data(refused, world):
@@ -195,10 +195,10 @@ def test_dry_run_needs_neither_model_nor_data_nor_ray(world, command):
 
 
 def test_help_shows_every_option(command):
-    from openrlhf_mel import config
+    from openrlhf_mel.settings import mel_options
 
     done = command(sys.executable, "-m", "openrlhf_mel.train", "--help", limit=100)
     assert done.returncode == 0
-    assert all(f"--mel.{name} " in done.stdout for name in config.option_names())
+    assert all(f"--mel.{name} " in done.stdout for name in mel_options.option_names())
     done = command(sys.executable, "-m", "openrlhf_mel.train", "--help-upstream", limit=100)
     assert "--rollout.n_samples_per_prompt" in done.stdout

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from eval import conversion
-from eval.checkpoints import find, materialise, select
+from eval.checkpoint_models import find, materialise, select
 from openrlhf_mel.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -16,9 +16,10 @@ REPO = Path(__file__).resolve().parents[2]
 ASK = """
 import os, shutil
 import ray
-from openrlhf_mel.upstream import launch, settings
+from openrlhf_mel import launch
+from openrlhf_mel.settings import resolve
 
-chosen = settings.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=transformers"])
+chosen = resolve.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=transformers"])
 launch.prepare_process(chosen.mel)
 launch.start_ray(chosen)
 

@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.ray
 @pytest.mark.timeout(960)
 def test_the_demo_reaches_its_objective(command, tmp_path):
-    done = command(sys.executable, "data/toy/demo.py", "--output-dir", tmp_path, limit=900)
+    done = command(sys.executable, "-m", "demo", "--output-dir", tmp_path, limit=900)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     for name in ("grpo", "mel"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 REPO = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 from e2e_cpu import known_answers as known
 from scripted_server import Answer, ScriptedServer
 
-from data.output import question_id
+from data.rows import question_id
 from eval import regrade, run
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,7 +18,7 @@ from foreground import default_signals
 from marked import left, mark_children
 
 from eval import run
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 build = vllm_build.installed()
 pytestmark = [

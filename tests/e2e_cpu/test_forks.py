@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mel import vllm_build
 from openrlhf_mel.cpu import forks
+from openrlhf_mel.settings import vllm_build
 
 LIMIT_S = 30
 REPO = Path(__file__).resolve().parents[2]
@@ -435,8 +435,8 @@ def test_what_is_imported_before_does_not_import_ray(engine, command):
         vllm_build.installed() or pytest.skip("vLLM is not installed")
     code = f"""
 import importlib, os, sys
-from openrlhf_mel.config import MELConfig
-from openrlhf_mel.upstream import launch
+from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel import launch
 launch.prepare_process(MELConfig(runtime="cpu", cpu_engine={engine!r}))
 for module in launch._HEAVY[{engine!r}]:
     importlib.import_module(module)

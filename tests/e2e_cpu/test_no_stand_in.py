@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 REPO = Path(__file__).resolve().parents[2]
 ASK = """
 import sys
 import ray
-from openrlhf_mel.upstream import launch, settings
+from openrlhf_mel import launch
+from openrlhf_mel.settings import resolve
 
-chosen = settings.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=ENGINE"])
+chosen = resolve.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=ENGINE"])
 launch.prepare_process(chosen.mel)
 launch.start_ray(chosen)
 

@@ -154,10 +154,10 @@ def test_a_mixture_of_experts_leaves_nothing_either(mixture, flags):
 
 def chunks_of_3(data):
     """Logits of 3 positions at a time: many chunks, which every rank makes again in its backward."""
-    from openrlhf_mel import head
+    from openrlhf_mel.method import nll_head
 
-    head.CHUNK, head.CHUNKS = 3, 99
-    recompute = head.checkpoint
+    nll_head.CHUNK, nll_head.CHUNKS = 3, 99
+    recompute = nll_head.checkpoint
 
     def counted(*args, **options):
         counted.chunks += 1
@@ -169,7 +169,7 @@ def chunks_of_3(data):
         assert counted.chunks == -(-found.numel() // 3)
         return found
 
-    token_nll, head.token_nll, head.checkpoint = head.token_nll, checked, counted
+    token_nll, nll_head.token_nll, nll_head.checkpoint = nll_head.token_nll, checked, counted
 
 
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])

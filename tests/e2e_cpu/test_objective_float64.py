@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from openrlhf_mel import head, internalization
-from openrlhf_mel.internalization import NLLBatch, Row
+from openrlhf_mel.method import nll_head, nll_loss
+from openrlhf_mel.method.nll_loss import NLLBatch, Row
 
 
 @pytest.mark.objective
@@ -44,14 +44,14 @@ def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
         )  # fmt: skip
         total = total + loss
     of = dict(zip(rows, m_logits, strict=True))
-    for batch in internalization.plan(rows, ranks=1, mean_over=mean_over, questions=[4], max_rows=2)[0][0]:
+    for batch in nll_loss.plan(rows, ranks=1, mean_over=mean_over, questions=[4], max_rows=2)[0][0]:
         b = NLLBatch.collate(batch, 0, "cpu")
         padded = torch.zeros(*b.targets.shape, vocabulary, dtype=torch.float64)
         for i, w in enumerate(batch):
             padded = padded.index_put((torch.tensor(i), b.mask[i].nonzero()[:, 0]), of[w.row])
-        nll = head.token_nll(lambda logits: logits, padded, b.targets, chunk=3)
+        nll = nll_head.token_nll(lambda logits: logits, padded, b.targets, chunk=3)
         weights = torch.tensor([w.weight for w in batch], dtype=torch.float64)
-        total = total + (internalization.row_mean(nll, b.mask) * weights).sum()
+        total = total + (nll_loss.row_mean(nll, b.mask) * weights).sum()
     mine = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
 
     # Eq. 10, written out

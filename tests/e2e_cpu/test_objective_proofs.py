@@ -48,10 +48,10 @@ def mean_of_each_rank(data):
 
 
 def _reweigh(weigh):
-    from openrlhf_mel import internalization
-    from openrlhf_mel.internalization import WeightedRow
+    from openrlhf_mel.method import nll_loss
+    from openrlhf_mel.method.nll_loss import WeightedRow
 
-    plan = internalization.plan
+    plan = nll_loss.plan
 
     def wrong(rows, *, ranks, **options):
         def rank(batches):
@@ -60,7 +60,7 @@ def _reweigh(weigh):
 
         return [[rank(batches) for batches in step] for step in plan(rows, ranks=ranks, **options)]
 
-    internalization.plan = wrong
+    nll_loss.plan = wrong
 
 
 def denominator_with_ms(data):
@@ -86,14 +86,14 @@ def denominator_with_ms(data):
 
 def rollout_temperature(data):
     """M is conditioned at the temperature at which the policy was sampled."""
-    from openrlhf_mel import head
+    from openrlhf_mel.method import nll_head
 
-    exact = head.token_nll
+    exact = nll_head.token_nll
 
     def wrong(made, hidden, targets, *args):
         return exact(lambda states: made(states) / TEMPERATURE, hidden, targets, *args)
 
-    head.token_nll = wrong
+    nll_head.token_nll = wrong
 
 
 TEMPERATURE = 0.7

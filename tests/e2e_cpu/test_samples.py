@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from e2e_cpu.scripted import Characters, Scripted
 
-from openrlhf_mel import config
-from openrlhf_mel.config import MELConfig
 from openrlhf_mel.cpu import standins
+from openrlhf_mel.settings import mel_options
+from openrlhf_mel.settings.mel_options import MELConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 ARGS = SimpleNamespace(
@@ -22,7 +22,7 @@ ARGS = SimpleNamespace(
     rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None, top_p=1.0),
     train=SimpleNamespace(num_episodes=3),
     vllm=SimpleNamespace(enable_sleep=False),
-    mel=config.with_lengths(MELConfig(), 4000, 100),
+    mel=mel_options.with_lengths(MELConfig(), 4000, 100),
 )
 
 
@@ -46,7 +46,7 @@ def engine():
 @pytest.fixture
 def generator(engine):
     from openrlhf_mel.prompts import Templates
-    from openrlhf_mel.upstream.samples import MetaExperienceGenerator
+    from openrlhf_mel.upstream.samples_generator import MetaExperienceGenerator
 
     def make(questions, evaluation=(), **changes):
         args = SimpleNamespace(**(vars(ARGS) | changes))
@@ -75,7 +75,7 @@ def seen(engine):
 
 
 def test_each_group_starts_its_experience_when_it_is_finished(engine, generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     seen(engine)
     made, *_ = generator(["slow until 3", "a", "b", "c"]).generate_samples(max_len=4000, max_new_tokens=100)
@@ -84,7 +84,7 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
     slow = next(t for p, t in finished.items() if "slow" in p)
     early = [t for t, kind, p in events if kind in ("analysis", "replay") and "slow" not in p]
     assert len(early) == 6 and max(early) < slow  # three questions went through M and replay before the slow rollout
-    groups, candidates = samples.collect(made)
+    groups, candidates = samples_generator.collect(made)
     assert {g.question for g in groups} == {"slow until 3", "a", "b", "c"}
     assert len(candidates) == 4 and all(m.kept for m in candidates)
     assert all(m.replays == [f"\\boxed{{{m.group.answer}}}"] for m in candidates)
@@ -93,46 +93,46 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
 
 def test_an_m_that_did_not_end_by_itself_is_truncated(generator):
     """By vLLM's other reasons to finish a request; a stop token is "stop", as the end token is."""
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     made, *_ = generator(["[length]", "[abort]", "[error]", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
-    assert {m.group.question: m.reason for m in samples.collect(made)[1]} == {
+    assert {m.group.question: m.reason for m in samples_generator.collect(made)[1]} == {
         "[length]": "truncated", "[abort]": "truncated", "[error]": "truncated", "a": None,
     }  # fmt: skip
 
 
 def test_only_mixed_groups_are_constructed(engine, generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     made, *_ = generator(["easy", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples.collect(made)
+    groups, candidates = samples_generator.collect(made)
     assert len(groups) == 2 and [m.group.question for m in candidates] == ["a"]
 
 
 def test_evaluation_never_constructs(engine, generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     g = generator(["a", "b"], evaluation=["secret 1", "secret 2"])
     seen(engine)
     evaluated = g.generate_eval_samples(max_len=4000, max_new_tokens=100)
     events = seen(engine)
     assert len(evaluated) == 8 and [kind for _, kind, _ in events] == ["rollout", "rollout"]
-    assert samples.collect(evaluated) == ([], [])
+    assert samples_generator.collect(evaluated) == ([], [])
     # and nothing of it comes out with the next rollout
     made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples.collect(made)
+    groups, candidates = samples_generator.collect(made)
     assert {g.question for g in groups} == {m.group.question for m in candidates} == {"a", "b"}
     assert not any("secret" in prompt for _, _, prompt in seen(engine))
 
 
 def test_experiences_travel_with_their_group_through_the_buffer(generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     for _ in range(2):
         made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
-        groups, candidates = samples.collect(made)
+        groups, candidates = samples_generator.collect(made)
         assert len(made) == 8
         assert sorted(m.group.question for m in candidates) == sorted(g.question for g in groups)
 
@@ -141,21 +141,21 @@ def test_a_group_and_its_experiences_survive_a_queue(generator):
     """The asynchronous trainer gets samples from another process; a rollout that began in a buffer has no info."""
     import pickle
 
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     first, second = (pickle.loads(pickle.dumps(g.generate_samples(max_len=4000, max_new_tokens=100)[0])) for _ in "12")
     for made in (first, second):
-        groups, candidates = samples.collect(made)
+        groups, candidates = samples_generator.collect(made)
         assert len(groups) == len(candidates) == 2
         assert {id(m.group) for m in candidates} <= {id(group) for group in groups}
         for sample in made:
             if hasattr(sample, "group"):
                 assert all(m.group.question == sample.group.question for m in sample.meta_experiences)
-    (info,) = samples.rollout_infos(first)
+    (info,) = samples_generator.rollout_infos(first)
     assert info.steps == 3 * 2 and info.construction_s >= info.construction_tail_s >= 0
-    assert samples.rollout_infos(second) == []
+    assert samples_generator.rollout_infos(second) == []
 
 
 def test_construction_is_over_before_the_engines_sleep(engine, generator):
@@ -168,7 +168,7 @@ def test_construction_is_over_before_the_engines_sleep(engine, generator):
 
 
 def test_a_filtered_group_is_not_constructed(engine, generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     advantage = ARGS.algo.advantage
     algo = SimpleNamespace(
@@ -176,16 +176,16 @@ def test_a_filtered_group_is_not_constructed(engine, generator):
     )  # a mixed group scores 0.5
     seen(engine)
     made, *_ = generator(["a", "b"], algo=algo).generate_samples(max_len=4000, max_new_tokens=100)
-    assert samples.collect(made) == ([], [])
+    assert samples_generator.collect(made) == ([], [])
     assert {kind for _, kind, _ in seen(engine)} == {"rollout"}
 
 
 def test_disabled_is_upstreams_generator(engine, generator):
-    from openrlhf_mel.upstream import samples
+    from openrlhf_mel.upstream import samples_generator
 
     seen(engine)
     made, *_ = generator(["a"], mel=MELConfig(enable=False)).generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples.collect(made)
+    groups, candidates = samples_generator.collect(made)
     assert len(groups) == 1 and candidates == [] and [kind for _, kind, _ in seen(engine)] == ["rollout"]
 
 
@@ -205,7 +205,7 @@ def test_the_engines_log_probs_are_asked_for_where_they_are_compared(
 
     changes = {
         "rollout": SimpleNamespace(**(vars(ARGS.rollout) | {"top_p": top_p})),
-        "mel": config.with_lengths(MELConfig(measure_mismatch=measure), 4000, 100),
+        "mel": mel_options.with_lengths(MELConfig(measure_mismatch=measure), 4000, 100),
         "algo": SimpleNamespace(**(vars(ARGS.algo) | {"advantage": SimpleNamespace(is_correction_level=level)})),
     }
     g = generator(["a"], evaluation=["b"], **changes)

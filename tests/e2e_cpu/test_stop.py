@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mel import checkpoint, runlog
+from openrlhf_mel.run import checkpoint, records
 from openrlhf_mel.train import EXIT_STOPPED
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -54,7 +54,7 @@ def run(tmp_path):
             assert process.returncode == expected, errors[-2000:]
 
         def steps(self):
-            return [row["step"] for row in runlog.read_lines(out / runlog.METRICS)]
+            return [row["step"] for row in records.read_lines(out / records.METRICS)]
 
     return Run()
 
@@ -82,14 +82,14 @@ def wait_for(process, condition, limit=300):
 
 def check_history(run, steps, epochs=1):
     assert run.steps() == list(range(1, steps + 1))
-    archive = list(runlog.read_lines(run.folder / runlog.ARCHIVE))
+    archive = list(records.read_lines(run.folder / records.ARCHIVE))
     assert [e["step"] for e in archive] == sorted(e["step"] for e in archive)
     per_epoch = steps // epochs
     seen = {(e["question"], e["step"]) for e in archive}
     for epoch in range(epochs):
         asked = [q for q, step in seen if epoch * per_epoch < step <= (epoch + 1) * per_epoch]
         assert len(asked) == len(set(asked)) > steps
-    assert json.loads((run.folder / runlog.MANIFEST).read_text())["finished"]
+    assert json.loads((run.folder / records.MANIFEST).read_text())["finished"]
     assert (run.folder / "model" / "config.json").is_file()
 
 
@@ -101,11 +101,11 @@ def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     process = run.start(*flags)
     try:
         assert wait_for(process, lambda: run.steps()), process.stderr.read()[-2000:]
-        (run.folder / runlog.STOP).touch()
+        (run.folder / records.STOP).touch()
         assert process.wait(200) == EXIT_STOPPED
     finally:
         kill_all(process)
-    assert not (run.folder / runlog.STOP).exists()
+    assert not (run.folder / records.STOP).exists()
     (saved,) = checkpoint.find(run.checkpoints)
     assert run.steps()[-1] == saved.step < STEPS
     run.finish(*flags)
@@ -216,7 +216,7 @@ def test_kill_9(run, tmp_path, moments):
             errors = process.communicate()[1]
         assert reached and running, f"{name}: not reached, exit code {process.returncode}: {errors[-2000:]}"
         assert process.returncode == -signal.SIGKILL and not psutil.pid_exists(int(mark.read_text())), name
-        assert not json.loads((run.folder / runlog.MANIFEST).read_text())["finished"], name
+        assert not json.loads((run.folder / records.MANIFEST).read_text())["finished"], name
         whole = checkpoint.find(run.checkpoints)
         assert max((c.step for c in whole), default=0) == newest, name
         assert run.steps() == list(range(1, len(run.steps()) + 1)) and len(run.steps()) - newest <= 1, name

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from openrlhf_mel import vllm_build
+from openrlhf_mel.settings import vllm_build
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "slurm" / "first_hour.py"

@@ -13,8 +13,8 @@ import yaml
 
 from eval.backends.vllm import VLLMBackend
 from openrlhf_mel.preflight import memory, shapes
-from openrlhf_mel.upstream.placement import placement
-from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.settings.placement import placement
+from openrlhf_mel.settings.resolve import resolve
 
 REPO = Path(__file__).resolve().parents[2]
 SLURM = REPO / "slurm"

@@ -309,7 +309,7 @@ def test_vllm_is_named_as_what_it_is(node, monkeypatch):
     """By its distribution, and its version where that is not the tested one: nodes are compared by these words."""
     import check_node
 
-    from openrlhf_mel.vllm_build import Build
+    from openrlhf_mel.settings.vllm_build import Build
 
     monkeypatch.chdir(LIB.parents[1])
     told = []

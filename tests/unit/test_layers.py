@@ -8,24 +8,38 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
-# Each layer knows those above it in this list, and none below or beside it.
+# Each room, or module of the package itself, knows those before it in this list, and none beside or after it.
 LAYERS = (
-    {"conversation", "errors", "head", "internalization", "last_words", "mismatch", "text", "vllm_cpu"},
-    {"failure", "turns", "vllm_build"},
-    {"config", "experience", "guard", "prompts", "verifier"},
-    {"construction", "reward", "runlog", "schedule"},
-    {"checkpoint", "metrics"},
-    {"upstream", "cpu"},
+    {"errors", "text"},
+    {"conversation", "turns"},
+    {"prompts"},
+    {"verifier"},
+    {"reward", "settings"},
+    {"method"},
+    {"run"},
+    {"upstream"},
+    {"cpu"},
+    {"launch"},
     {"preflight", "train"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
-# torch alone; the others nothing of HEAVY, not even inside a function
-TORCH = {"head", "internalization", "mismatch", "reward"}
-# what eval/ and data/ may use
-SHARED = set(
-    ["conversation", "errors", "last_words", "prompts", "runlog", "text", "turns", "verifier", "vllm_build", "vllm_cpu"]
-)
+ANYTHING = {"upstream", "cpu", "launch"}  # rooms that may import all of HEAVY
+# What others may import of it, inside functions included.
+ALLOWED = {"reward": {"torch"}, "settings": {"torch", "transformers"}}
+TORCH = {"nll_head.py", "nll_loss.py", "mismatch.py"}  # of `method`; its other modules are pure
+# what eval/, data/ and demo/ may use
+SHARED = {
+    "conversation",
+    "cpu.vllm_arguments",
+    "errors",
+    "prompts",
+    "run",
+    "settings.vllm_build",
+    "text",
+    "turns",
+    "verifier",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
@@ -50,28 +64,30 @@ def part(path: Path) -> str:
 @pytest.mark.parametrize("path", files(PACKAGE), ids=lambda path: str(path.relative_to(REPO)))
 def test_the_package_imports_downward(path: Path):
     own = part(path)
+    allowed = {"torch"} if own == "method" and path.name in TORCH else ALLOWED.get(own, set())
     for name in imports(path):
-        assert name[0] not in ("benchmarks", "data", "eval", "slurm", "tests"), f"{path}: {'.'.join(name)}"
-        if name[0] in HEAVY and own not in ("upstream", "cpu"):
-            assert own in TORCH and name[0] == "torch", f"{path}: {'.'.join(name)}"
-        if name[0] != PACKAGE or len(name) < 2 or name[1] not in LEVEL or name[1] == own:
-            continue
-        # `cpu` builds on `upstream`, whose `launch` alone puts it in place.
-        if {own, name[1]} == {"upstream", "cpu"}:
-            assert own == "cpu" or path.name == "launch.py", f"{path}: {'.'.join(name)}"
-        else:
-            assert LEVEL[name[1]] < LEVEL[own], f"{path}: {'.'.join(name)}"
+        said = f"{path}: {'.'.join(name)}"
+        assert name[0] not in ("benchmarks", "data", "demo", "eval", "slurm", "tests", "toolkit"), said
+        assert name[0] not in HEAVY - allowed or own in ANYTHING, said
+        if name[0] == PACKAGE and name[1] in LEVEL and name[1] != own:
+            assert LEVEL[name[1]] < LEVEL[own], said
 
 
-@pytest.mark.parametrize("path", [*files("eval"), *files("data")], ids=lambda path: str(path.relative_to(REPO)))
+# Folders beside the package, and which of each other they know.
+BESIDE = {"toolkit": set(), "data": {"toolkit"}, "eval": {"data", "toolkit"}, "demo": {"eval"}}
+
+
+@pytest.mark.parametrize(
+    "path", [path for folder in BESIDE for path in files(folder)], ids=lambda path: str(path.relative_to(REPO))
+)
 def test_evaluation_and_data_use_what_is_shared(path: Path):
     for name in imports(path):
-        assert name[0] != "openrlhf", f"{path}: {'.'.join(name)}"
+        said = f"{path}: {'.'.join(name)}"
+        assert name[0] != "openrlhf", said
         if name[0] == PACKAGE and name[1:] != ("__version__",):
-            assert name[1] in SHARED, f"{path}: {'.'.join(name)}"
-        # The demo trains and evaluates; preparing data knows nothing of evaluation.
-        if name[0] == "eval":
-            assert (REPO / "eval") in path.parents or path.parent.name == "toy", f"{path}: {'.'.join(name)}"
+            assert name[1] in SHARED or ".".join(name[1:3]) in SHARED, said
+        own = path.relative_to(REPO).parts[0]
+        assert name[0] not in BESIDE.keys() - BESIDE[own] - {own}, said
 
 
 def test_every_module_has_a_layer():

@@ -43,7 +43,13 @@ def wheel(folder: Path, name: str, version: str) -> str:
 @pytest.fixture
 def project(tmp_path):
     """A copy of what setup reads, with an environment that is made already and an index that has vLLM's CPU build."""
-    for file in ("tools/setup.sh", "requirements.txt", "openrlhf_mel/errors.py", "openrlhf_mel/vllm_build.py"):
+    for file in (
+        "tools/setup.sh",
+        "requirements.txt",
+        "openrlhf_mel/errors.py",
+        "openrlhf_mel/settings/__init__.py",
+        "openrlhf_mel/settings/vllm_build.py",
+    ):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(REPO / file, tmp_path / file)
     for folder in ("index", "site", ".venv/bin"):

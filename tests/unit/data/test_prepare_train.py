@@ -15,7 +15,7 @@ from preparation_runs import GOOD, jsonl, lines, reasons, runner
 from data import prepare_train, sources
 from data.cleaning import STEPS
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 DAPO = sources.load(sources.TRAINING)["dapo-math-17k"]
 # (question, answer): what happens to each with the defaults
 ROWS = [
@@ -373,6 +373,6 @@ def test_custom_needs_a_file(capsys, tmp_path):
 
 
 def test_help_is_for_newcomers(command):
-    done = command(sys.executable, "data/prepare_train.py", "--help", limit=60)
+    done = command(sys.executable, "-m", "data.prepare_train", "--help", limit=60)
     assert done.returncode == 0
     assert all(name in done.stdout for name in [*sources.load(sources.TRAINING), "custom", *STEPS])

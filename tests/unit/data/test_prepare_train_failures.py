@@ -14,9 +14,9 @@ import pytest
 from foreground import default_signals
 from tqdm import tqdm
 
-from data import command as data_command
+from toolkit import cli as data_command
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def prepare(tmp_path):
         path = tmp_path / "in.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         flags = ["--source", "custom", "--input", path, "--output-dir", tmp_path / "out"]
-        return [sys.executable, "data/prepare_train.py", *map(str, flags)]
+        return [sys.executable, "-m", "data.prepare_train", *map(str, flags)]
 
     return argv
 

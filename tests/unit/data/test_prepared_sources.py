@@ -9,7 +9,7 @@ import pytest
 
 from data import prepare_benchmarks, prepare_train, sources
 from data.contamination import tokens
-from data.questions import compact, key
+from data.sameness import compact, key
 from openrlhf_mel.verifier import verify
 
 pytestmark = pytest.mark.timeout(180)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.questions import compact, figure_mention, key, language, legible
+from data.sameness import compact, figure_mention, key, language, legible
 
 # Four different questions that share their only number.
 CHINESE = [

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.inputs import open_file
+from data.source_files import open_file
 from data.sources import Hub
 from openrlhf_mel.errors import UserError
 

@@ -4,8 +4,8 @@ import datasets
 import pytest
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream import preflight
-from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.settings import inputs
+from openrlhf_mel.settings.resolve import resolve
 
 pytestmark = pytest.mark.timeout(60)
 ROWS = [{"input": "1 + 1?", "label": "2"}, {"input": "1 + 2?", "label": "3"}]
@@ -32,11 +32,11 @@ def data(tmp_path, monkeypatch):
 def read(data, flag, names, split):
     paths = ",".join(str(data / name) for name in names.split(","))
     other = [] if flag == "data.prompt_dataset" else ["--data.prompt_dataset", str(data / "a.jsonl")]
-    argv = [f"--{flag}={paths}", f"--{preflight.DATA[flag]}={split}", *other, *SMALL]
-    return preflight.read_data(resolve(None, argv, device="cpu"), flag)
+    argv = [f"--{flag}={paths}", f"--{inputs.DATA[flag]}={split}", *other, *SMALL]
+    return inputs.read_data(resolve(None, argv, device="cpu"), flag)
 
 
-@pytest.mark.parametrize("flag", preflight.DATA)
+@pytest.mark.parametrize("flag", inputs.DATA)
 @pytest.mark.parametrize(
     ("names", "split", "named", "there"),
     [
@@ -49,11 +49,11 @@ def read(data, flag, names, split):
 def test_a_split_that_is_not_there(data, flag, names, split, named, there):
     with pytest.raises(UserError) as caught:
         read(data, flag, names, split)
-    said = f"--{preflight.DATA[flag]}: found {split!r}, expected a split of {data / named}, which has {there}"
+    said = f"--{inputs.DATA[flag]}: found {split!r}, expected a split of {data / named}, which has {there}"
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize("flag", preflight.DATA)
+@pytest.mark.parametrize("flag", inputs.DATA)
 @pytest.mark.parametrize(
     ("names", "split"),
     [

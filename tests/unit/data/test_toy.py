@@ -12,17 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data.output import json_lines
 from data.toy import build
 from data.toy.arithmetic import FAMILIES, Question, experience, heuristic
 from data.toy.corpus import Corpus
 from data.toy.tokenizer import train_tokenizer
 from eval.backends import make
-from eval.records import STOP, Request, Sampling
+from eval.messages import STOP, Request, Sampling
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.verifier import verify
+from toolkit.outputs import json_lines
 
-TOY = Path(__file__).parents[2] / "data" / "toy"
+TOY = Path(__file__).parents[3] / "data" / "toy"
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}
 QUESTIONS = st.sampled_from(FAMILIES).flatmap(
     lambda family: st.sampled_from(family.operands).map(lambda operands: Question(family, operands))

@@ -17,13 +17,13 @@ from eval import backends
 from eval.backends import hf, model_folder
 from eval.backends.hf import HFBackend
 from eval.backends.sampling import SeededSampling
-from eval.records import BackendError, Request, Sampling
+from eval.messages import BackendError, Request, Sampling
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 
 pytestmark = pytest.mark.timeout(120)
 
-TOY = Path(__file__).parents[2] / "data" / "toy"
+TOY = Path(__file__).parents[3] / "data" / "toy"
 MODEL = TOY / "model"
 SAMPLING = Sampling(temperature=1.8, top_p=1.0, max_tokens=40)  # hot: the toy model is sure of what it says
 

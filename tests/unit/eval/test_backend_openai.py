@@ -18,7 +18,7 @@ from scripted_server import Answer, Faults, ScriptedServer
 from eval import backends
 from eval.backends import loop, openai_answers
 from eval.backends.openai import OpenAIBackend
-from eval.records import BackendError, Request, Response, Sampling
+from eval.messages import BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
 
 pytestmark = pytest.mark.timeout(60)

@@ -16,14 +16,14 @@ from eval import backends, run
 from eval.backends import vllm_process
 from eval.backends.hf import HFBackend
 from eval.backends.vllm import VLLMBackend
-from eval.records import BackendError, Request, Response, Sampling
-from openrlhf_mel import vllm_build
+from eval.messages import BackendError, Request, Response, Sampling
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.vllm_build import Build
+from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.vllm_build import Build
 
 pytestmark = pytest.mark.timeout(120)
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 MODEL = REPO / "data" / "toy" / "model"
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=50)
 CONTEXT = 4096  # of the model, by its config.json
@@ -185,7 +185,7 @@ def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     code = (
         "import os, signal, sys; sys.path.insert(0, 'tests')\n"
         "from eval.backends.vllm import VLLMBackend, vllm_build\n"
-        "from eval.records import Request, Sampling\n"
+        "from eval.messages import Request, Sampling\n"
         "vllm_build.installed = lambda: vllm_build.Build('vllm', '0.29.0')\n"
         "asked = [Request('toy', f'q{i}', 0, False, i, 'Compute 1+1.') for i in range(300)]\n"
         f"backend = VLLMBackend({str(MODEL)!r}, chat=False, engine='engine_stand_ins:StandIn')\n"

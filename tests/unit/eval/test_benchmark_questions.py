@@ -1,4 +1,4 @@
-"""eval/questions.py: what is read, what is refused, and that a prompt reaches the model as in training."""
+"""eval/benchmark_questions.py: what is read, what is refused, and that a prompt reaches the model as in training."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data import prepare_benchmarks, prepare_train, sources
 from eval.backends.model_folder import Encoder
-from eval.questions import TEMPLATES, load_benchmarks, load_template
-from eval.records import Question, Request
+from eval.benchmark_questions import TEMPLATES, load_benchmarks, load_template
+from eval.messages import Question, Request
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import DEFAULT_DIR, PromptFormat, Templates
 
 pytestmark = pytest.mark.timeout(60)
 
-TOY = Path(__file__).parents[2] / "data" / "toy"
+TOY = Path(__file__).parents[3] / "data" / "toy"
 ROWS = [
     {"id": "m-1", "problem": "What is $1+1$?", "answer": "2", "datasource": "mine"},
     {"id": "m-2", "problem": " How long?\u2028é ", "answer": "3.5", "unit": "cm", "tolerance": 0.1, "source_id": 7},
@@ -129,12 +129,12 @@ def test_an_unknown_benchmark_names_the_known_ones(tmp_path):
 
 
 def test_a_known_benchmark_that_is_not_prepared_says_how(tmp_path):
-    with pytest.raises(UserError, match=r"no aime24\.jsonl in .*, which has none; python data/prepare_benchmarks\.py"):
+    with pytest.raises(UserError, match=r"no aime24\.jsonl in .*, which has none; python -m data\.prepare_benchmarks"):
         load_benchmarks(tmp_path, ["aime24"], None)
     jsonl(tmp_path / "mine.jsonl", ROWS)
     with pytest.raises(UserError, match=r"which has mine; "):
         load_benchmarks(tmp_path, ["mine", "aime24"], None)
-    with pytest.raises(UserError, match=r"--data-dir .*/none: no such folder; python data/prepare_benchmarks\.py"):
+    with pytest.raises(UserError, match=r"--data-dir .*/none: no such folder; python -m data\.prepare_benchmarks"):
         load_benchmarks(tmp_path / "none", ["aime24"], None)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from eval import checkpoints, conversion
-from eval.checkpoints import Checkpoint, find, materialise, materialised, select
+from eval import checkpoint_models, conversion
+from eval.checkpoint_models import Checkpoint, find, materialise, materialised, select
 from eval.training_run import Run, read_run
 from openrlhf_mel.errors import UserError
 
@@ -392,7 +392,7 @@ def test_converted_once_as_long_as_it_is_the_same(run, conversions, tmp_path):
     source = run.deepspeed("global_step2")
     out = tmp_path / "deep" / "out"
     path = materialise(find(run.path)[0], out)
-    assert path == out / "global_step2" and json.loads((path / checkpoints.MARKER).read_text())["step"] == 2
+    assert path == out / "global_step2" and json.loads((path / checkpoint_models.MARKER).read_text())["step"] == 2
     assert materialise(find(run.path)[0], out) == path and len(conversions) == 1
     cut_short(path / "model.safetensors")
     materialise(find(run.path)[0], out)

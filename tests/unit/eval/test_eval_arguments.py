@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval import arguments, backends
-from eval.records import Sampling
+from eval.messages import Sampling
 from openrlhf_mel.errors import UserError
 
 pytestmark = pytest.mark.timeout(60)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eval import grading
 from eval.grading import Grader, judge, prompt_sha256, regraded
-from eval.records import Question, Request, Response
+from eval.messages import Question, Request, Response
 from eval.store import Store
 from openrlhf_mel.verifier import Verdict, Verifier, VerifierError
 

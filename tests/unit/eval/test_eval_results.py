@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval import metrics
-from eval.records import Question
+from eval import estimators
+from eval.identity import Draws
+from eval.messages import Question
 from eval.results import Drawn, answer_label, benchmark_metrics, collect, write_results
-from eval.settings import Draws
 from eval.store import Sample, Store
 from openrlhf_mel.errors import UserError
 
@@ -118,7 +118,7 @@ def test_every_number_is_the_counted_one(evaluation):
     assert list(estimates) == list(draws.metrics)
     for metric, own in values.items():
         assert entry[metric] == pytest.approx(mean(own), abs=1e-12), metric
-        expected = metrics.estimate([float(value) for value in own])
+        expected = estimators.estimate([float(value) for value in own])
         assert entry["ci95"][metric] == pytest.approx(list(expected.interval), abs=1e-9)
         assert entry["se"][metric] == pytest.approx(expected.se, abs=1e-9)
         assert entry["ci95_method"][metric] == expected.method
@@ -279,8 +279,8 @@ def test_the_results_of_a_folder(tmp_path):
     assert list(result["benchmarks"]) == ["b", "a"]
     assert [found["n_samples"] for found in result["benchmarks"].values()] == [3, 12]
     assert result["average"] == {"pass@1": 0.625, "avg@2": 0.625}
-    parts = {metric: [metrics.estimate([1]), metrics.estimate([1, 0, 0, 0])] for metric in draws.metrics}
-    averages = {metric: metrics.macro_average(own) for metric, own in parts.items()}
+    parts = {metric: [estimators.estimate([1]), estimators.estimate([1, 0, 0, 0])] for metric in draws.metrics}
+    averages = {metric: estimators.macro_average(own) for metric, own in parts.items()}
     assert result["average_ci95"] == {metric: list(average.interval) for metric, average in averages.items()}
     assert result["average_se"] == {"pass@1": None, "avg@2": None}  # a single question has none
     assert result["average_ci95_note"] == {}
@@ -296,7 +296,7 @@ def test_an_average_near_the_edge_is_noted(tmp_path):
         (tmp_path / "settings.json").write_text("{}")
         store.append("b", [sample(f"q{i}", 0, True) for i in range(3)])
         result = write_results(store, "m", {"b": questions(3)}, Draws.parse(1, "pass@1"), {})
-    average = metrics.macro_average([metrics.estimate([1, 1, 1])])
+    average = estimators.macro_average([estimators.estimate([1, 1, 1])])
     assert result["average_ci95_note"] == {"pass@1": average.note} and average.note
     assert average.note in (tmp_path / "summary.md").read_text()
 

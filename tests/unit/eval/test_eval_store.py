@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.records import Question, Request
+from eval.messages import Question, Request
 from eval.store import (
     Sample,
     Store,
@@ -161,7 +161,7 @@ def test_a_whole_file_is_not_shortened(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, "tests/unit")
+sys.path.insert(0, "tests/unit/eval")
 from test_eval_store import sample
 from eval.store import Store
 

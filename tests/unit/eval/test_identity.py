@@ -1,4 +1,4 @@
-"""eval/settings.py: which metrics n samples can give, which samples a run has, and what may not be mixed."""
+"""eval/identity.py: which metrics n samples can give, which samples a run has, and what may not be mixed."""
 
 import json
 
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.questions import Benchmark, Template
-from eval.records import Question, Request, Sampling
-from eval.settings import Draws, differences, requests, seed_of, settings
+from eval.benchmark_questions import Benchmark, Template
+from eval.identity import Draws, differences, requests, seed_of, settings
+from eval.messages import Question, Request, Sampling
 from openrlhf_mel.errors import UserError
 
 pytestmark = pytest.mark.timeout(60)

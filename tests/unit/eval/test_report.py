@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval import report
+from eval.messages import Question
 from eval.page.browser import Browser, dump, shorten
-from eval.page.lengths import Measured, accuracy_by_length, clustered_interval
-from eval.records import Question
+from eval.page.by_length import Measured, accuracy_by_length, clustered_interval
 from eval.store import Sample
 
 SIZES = {"aime24": 12, "amc23": 9, "math500": 15}

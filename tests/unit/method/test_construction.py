@@ -5,11 +5,12 @@ import dataclasses
 
 import pytest
 
-from openrlhf_mel import config, metrics
-from openrlhf_mel.config import MELConfig
-from openrlhf_mel.construction import DROP_REASONS, Constructor, Generation, Replay
-from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, Trajectory
+from openrlhf_mel.method import metrics
+from openrlhf_mel.method.construction import DROP_REASONS, Constructor, Generation, Replay
+from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
 from openrlhf_mel.prompts import PromptFormat, Templates
+from openrlhf_mel.settings import mel_options
+from openrlhf_mel.settings.mel_options import MELConfig
 
 TEMPLATES = Templates(
     {
@@ -220,7 +221,7 @@ def test_replay_gain_is_measured_against_the_group():
 
 
 def test_lengths_are_the_filled_in_ones():
-    c = config.with_lengths(MELConfig(), MAX_LEN, 60)
+    c = mel_options.with_lengths(MELConfig(), MAX_LEN, 60)
     made = Constructor(c, PromptFormat(TEMPLATES, Script()), Script(), MAX_LEN)
     assert made._analysis.max_new_tokens == 50 and made._replay.max_new_tokens == 60
     assert dataclasses.replace(c, max_new_tokens=1).max_new_tokens == 1

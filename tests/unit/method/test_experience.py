@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_mel import experience
-from openrlhf_mel.experience import ContrastivePair, Group, MetaExperience, Trajectory
+from openrlhf_mel.method import experience
+from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
 
 HEADINGS = {"failure path": "bifurcation_point", "success factors": "critique", "reflection": "critique",
             "heuristics": "heuristic"}  # fmt: skip

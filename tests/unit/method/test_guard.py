@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_mel import guard
-from openrlhf_mel.guard import CollapseGuard
+from openrlhf_mel.method import guard
+from openrlhf_mel.method.guard import CollapseGuard
 
 WINDOW = 10
 START = {

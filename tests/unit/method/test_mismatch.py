@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from openrlhf_mel.mismatch import mismatch
+from openrlhf_mel.method.mismatch import mismatch
 
 
 def parts_of(rng, dtype=torch.float64):

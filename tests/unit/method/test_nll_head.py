@@ -16,8 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from openrlhf_mel import head
-from openrlhf_mel.head import NLLHead, chunk_length, token_nll
+from openrlhf_mel.method import nll_head
+from openrlhf_mel.method.nll_head import NLLHead, chunk_length, token_nll
 from openrlhf_mel.preflight import memory
 
 VOCABULARY = 23
@@ -94,8 +94,8 @@ def test_the_heads_gradient_in_bf16_whatever_the_number_of_tokens():
 @given(st.integers(1, 40_000))
 def test_length_of_a_chunk(positions):
     length = chunk_length(positions)
-    assert length >= head.CHUNK and -(-positions // length) <= head.CHUNKS
-    assert positions > head.CHUNK * head.CHUNKS or length == head.CHUNK
+    assert length >= nll_head.CHUNK and -(-positions // length) <= nll_head.CHUNKS
+    assert positions > nll_head.CHUNK * nll_head.CHUNKS or length == nll_head.CHUNK
     assert memory.nll_chunk(positions) == length  # what the preflight reckons with
 
 
@@ -135,7 +135,7 @@ CHANGED = ("soft cap", "scale")  # after the head
 
 @pytest.fixture
 def chunks_of_4(monkeypatch):
-    monkeypatch.setattr(head, "token_nll", functools.partial(token_nll, chunk=4))
+    monkeypatch.setattr(nll_head, "token_nll", functools.partial(token_nll, chunk=4))
 
 
 def batch(seed=0):
@@ -148,11 +148,11 @@ def batch(seed=0):
 def test_model_gives_what_its_plain_logits_give(name, chunks_of_4):
     """Call after call: the first one finds out what the model does with its head's output."""
     model = MODELS[name]()
-    nll_head = NLLHead(model)
+    head = NLLHead(model)
     share = torch.rand(3, 5, dtype=torch.float64)
     for seed in range(3):
         ids, targets, positions = batch(seed)
-        found = nll_head.nll(model, targets, positions, input_ids=ids)
+        found = head.nll(model, targets, positions, input_ids=ids)
         logits = model(input_ids=ids).logits[:, positions]
         expected = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
         assert found.shape == targets.shape and torch.allclose(found, expected, rtol=1e-9)
@@ -168,10 +168,10 @@ def test_logits_that_a_model_makes(name, chunks_of_4):
     model = MODELS[name]()
     linear, made = model.lm_head.forward, []
     model.lm_head.forward = lambda states: made.append(states.shape[:-1].numel()) or linear(states)
-    nll_head = NLLHead(model)
-    nll_head.nll(model, targets, positions, input_ids=ids)  # finds out which
+    head = NLLHead(model)
+    head.nll(model, targets, positions, input_ids=ids)  # finds out which
     made.clear()
-    nll_head.nll(model, targets, positions, input_ids=ids).sum().backward()
+    head.nll(model, targets, positions, input_ids=ids).sum().backward()
     assert sorted(made) == ([15] if name in CHANGED else sorted([4, 4, 4, 3] * 2))
 
 
@@ -183,10 +183,10 @@ def test_what_the_model_does_with_its_heads_output_is_found_out_without_a_graph(
         lambda module, inputs, output: forwards.append((torch.is_grad_enabled(), output[0].size(1)))
     )
     ids, targets, positions = batch()
-    nll_head = NLLHead(model)
-    nll_head.nll(model, targets, positions, input_ids=ids)
+    head = NLLHead(model)
+    head.nll(model, targets, positions, input_ids=ids)
     assert forwards == [(False, 2), (True, 12)]
-    nll_head.nll(model, targets, positions, input_ids=ids)
+    head.nll(model, targets, positions, input_ids=ids)
     assert forwards[2:] == [(True, 12)]
 
 
@@ -207,15 +207,15 @@ def test_model_is_left_as_it_was():
     model = MODELS["untied"]()
     ids, targets, positions = batch()
     before = model(input_ids=ids).logits
-    nll_head = NLLHead(model)
-    nll_head.nll(model, targets, positions, input_ids=ids)
+    head = NLLHead(model)
+    head.nll(model, targets, positions, input_ids=ids)
     assert "forward" not in vars(model.lm_head) and torch.equal(model(input_ids=ids).logits, before)
 
     def breaks(**inputs):
         model(**inputs)
         raise ConnectionError
 
-    for each in (nll_head, NLLHead(model)):
+    for each in (head, NLLHead(model)):
         with pytest.raises(ConnectionError):
             each.nll(breaks, targets, positions, input_ids=ids)
     assert "forward" not in vars(model.lm_head) and torch.equal(model(input_ids=ids).logits, before)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_mel import internalization
-from openrlhf_mel.internalization import NLLBatch, Row, WeightedRow
+from openrlhf_mel.method import nll_loss
+from openrlhf_mel.method.nll_loss import NLLBatch, Row, WeightedRow
 
 ROWS = st.lists(
     st.tuples(st.integers(1, 30), st.integers(1, 10), st.integers(0, 4)), max_size=14
@@ -16,7 +16,7 @@ ROWS = st.lists(
 
 def make_plan(rows, steps=1, ranks=1, **options):
     defaults = {"mean_over": "experiences", "questions": [4] * steps, "max_rows": 2, "max_tokens": None}
-    return internalization.plan(rows, ranks=ranks, **(defaults | options))
+    return nll_loss.plan(rows, ranks=ranks, **(defaults | options))
 
 
 @given(ROWS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from([None, 16, 64]))
@@ -79,7 +79,7 @@ def test_batch_loss_and_gradient_equal_the_transcription(sizes, seed):
     logits = torch.randn(*batch.input_ids.shape, 11, dtype=torch.float64, requires_grad=True)
     predicting = logits[:, batch.positions].log_softmax(-1)
     token_nll = -predicting.gather(-1, batch.targets[..., None])[..., 0]
-    loss = (internalization.row_mean(token_nll, batch.mask) * weights).sum()
+    loss = (nll_loss.row_mean(token_nll, batch.mask) * weights).sum()
     expected = transcription(logits, [WeightedRow(row, w) for row, w in zip(rows, weights, strict=True)])
     (mine,), (theirs,) = torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits)
     assert ((mine - theirs).norm() / theirs.norm()).item() < 1e-8
@@ -98,13 +98,11 @@ def test_collate_puts_every_m_at_the_right_edge():
 
 def test_every_m_weighs_the_same_whatever_its_length():
     mask = torch.tensor([[1] * 8, [0] * 7 + [1]])
-    assert internalization.row_mean(torch.full((2, 8), 3.0), mask).tolist() == [3.0, 3.0]
+    assert nll_loss.row_mean(torch.full((2, 8), 3.0), mask).tolist() == [3.0, 3.0]
 
 
 def test_what_is_masked_out_does_not_count():
-    found = internalization.row_mean(
-        torch.tensor([[9.0, 1.0, 3.0], [9.0, 9.0, 9.0]]), torch.tensor([[0, 1, 1], [0, 0, 0]])
-    )
+    found = nll_loss.row_mean(torch.tensor([[9.0, 1.0, 3.0], [9.0, 9.0, 9.0]]), torch.tensor([[0, 1, 1], [0, 0, 0]]))
     assert found.tolist() == [2.0, 0.0]
 
 
@@ -115,7 +113,7 @@ def test_rejection_loss_is_the_mean_over_correct_responses(count, seed):
     lengths = torch.randint(1, 8, (count,))
     mask = (torch.arange(7) < lengths[:, None]).long()
     correct = torch.randint(0, 2, (count,)).double()
-    loss = internalization.rejection_loss(log_probs, mask, correct, correct.sum())
+    loss = nll_loss.rejection_loss(log_probs, mask, correct, correct.sum())
     right = [-log_probs[i, : lengths[i]].mean() for i in range(count) if correct[i]]
     expected = sum(right) / len(right) if right else log_probs.sum() * 0
     (mine,) = torch.autograd.grad(loss, log_probs, retain_graph=True)

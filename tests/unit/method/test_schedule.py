@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.schedule import nll_coefficient
+from openrlhf_mel.method.schedule import nll_coefficient
+from openrlhf_mel.settings.mel_options import MELConfig
 
 COEFFICIENTS = st.floats(0, 100)
 DECAYING = st.sampled_from(["linear", "cosine"])

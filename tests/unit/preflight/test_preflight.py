@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from preflight_runs import APART, BASE, NODE, REPO, STATIC, Runs, local_run
 
-from openrlhf_mel import checkpoint
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.preflight import hub, plan, rules
+from openrlhf_mel.preflight import hub, sizes, workload
 from openrlhf_mel.preflight.shapes import bundled
-from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.run import checkpoint
+from openrlhf_mel.settings.resolve import resolve
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_schedulers_are_those_that_upstreams_call_can_build():
             return False
         return True
 
-    assert {s.value for s in SchedulerType if builds(s.value)} == set(rules.SCHEDULERS)
+    assert {s.value for s in SchedulerType if builds(s.value)} == set(sizes.SCHEDULERS)
 
 
 def test_a_preset_for_gpus_resolves_on_a_laptop(tmp_path):
@@ -289,4 +289,4 @@ def test_whatever_is_asked_the_answer_is_a_report(run, numbers, switches):
 
 
 def test_shipped_cards_are_known():
-    assert {"h100", "h200", "h20", "a100"} <= set(plan.cards())
+    assert {"h100", "h200", "h20", "a100"} <= set(workload.cards())

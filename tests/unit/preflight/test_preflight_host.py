@@ -16,9 +16,9 @@ from preflight_runs import Runs
 from openrlhf_mel.preflight import host
 from openrlhf_mel.preflight.memory import GIB, Plan
 from openrlhf_mel.preflight.shapes import bundled
-from openrlhf_mel.upstream import flags
+from openrlhf_mel.settings import flags
 
-PRESETS = Path(__file__).resolve().parents[2] / "slurm" / "configs" / "train"
+PRESETS = Path(__file__).resolve().parents[3] / "slurm" / "configs" / "train"
 MIB = 2**20
 
 

@@ -207,6 +207,6 @@ def test_remedies_lead_downwards_and_end_when_they_suffice(it, limit):
 
 
 def test_the_nll_holds_as_many_logits_as_the_head_makes():
-    from openrlhf_mel import head
+    from openrlhf_mel.method import nll_head
 
-    assert memory.NLL_CHUNK == head.CHUNK
+    assert memory.NLL_CHUNK == nll_head.CHUNK

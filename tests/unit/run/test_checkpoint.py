@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_mel import checkpoint
+from openrlhf_mel.run import checkpoint
 
 pytestmark = pytest.mark.timeout(60)
 

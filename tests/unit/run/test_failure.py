@@ -2,7 +2,7 @@
 
 import pytest
 
-from openrlhf_mel.failure import EngineDied, describe
+from openrlhf_mel.run.failure import EngineDied, describe
 
 RAY = "\x1b[36m(RolloutEngine pid=5, ip=10.0.0.2)\x1b[0m "
 CORE = RAY + "(EngineCore pid=7) "

@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-from openrlhf_mel import runlog, train
+from openrlhf_mel import train
 from openrlhf_mel.errors import HeldError, UserError
-from openrlhf_mel.upstream.settings import resolve
-from openrlhf_mel.vllm_build import Build
+from openrlhf_mel.run import folder, manifest, records
+from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.settings.vllm_build import Build
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,16 +25,16 @@ def settings(tmp_path):
     return resolve(None, [*sizes, *files, *other])
 
 
-def manifest(settings):
-    return json.loads((settings.run_dir / runlog.MANIFEST).read_text())
+def written(settings):
+    return json.loads((settings.run_dir / records.MANIFEST).read_text())
 
 
 def test_a_second_process_in_one_folder_is_refused(settings, monkeypatch, capsys):
-    monkeypatch.setattr(train, "LOCK_PATIENCE_S", 0.5)
+    monkeypatch.setattr(folder, "LOCK_PATIENCE_S", 0.5)
     with (
-        train._begin(settings.run_dir, settings),
+        folder.held(settings.run_dir, settings),
         pytest.raises(HeldError, match="another process is running in it"),
-        train._begin(settings.run_dir, settings),
+        folder.held(settings.run_dir, settings),
     ):
         pass
     assert capsys.readouterr().err.count("is locked, perhaps by a node that died") == 1  # said once
@@ -43,22 +44,22 @@ def test_a_second_process_in_one_folder_is_refused(settings, monkeypatch, capsys
 
 def test_nobody_waits_for_a_folder_in_which_nothing_has_begun(settings, monkeypatch):
     settings.run_dir.mkdir()
-    monkeypatch.setattr(train.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(folder.time, "sleep", lambda _: pytest.fail("waited"))
     with open(settings.run_dir / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(HeldError):
-            train._begin(settings.run_dir, settings).__enter__()
+            folder.held(settings.run_dir, settings).__enter__()
 
 
 def test_a_run_that_is_taken_up_outwaits_the_lock_of_a_node_that_died(settings):
-    with train._begin(settings.run_dir, settings):
+    with folder.held(settings.run_dir, settings):
         pass
     with open(settings.run_dir / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         expiry = threading.Timer(0.5, fcntl.flock, [lock, fcntl.LOCK_UN])
         expiry.start()
-        with train._begin(settings.run_dir, settings):
-            assert len(manifest(settings)["resumed"]) == 1
+        with folder.held(settings.run_dir, settings):
+            assert len(written(settings)["resumed"]) == 1
         expiry.join()
 
 
@@ -67,8 +68,8 @@ def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, 
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with train._begin(settings.run_dir, settings):
-        assert manifest(settings)["finished"] is None
+    with folder.held(settings.run_dir, settings):
+        assert written(settings)["finished"] is None
     assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
 
 
@@ -81,33 +82,33 @@ def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, 
     ],
 )
 def test_the_manifest_has_vllms_own_name_and_version(settings, monkeypatch, build, told):
-    monkeypatch.setattr(train.vllm_build, "installed", lambda: build)
-    with train._begin(settings.run_dir, settings):
-        versions = manifest(settings)["versions"]
+    monkeypatch.setattr(manifest.vllm_build, "installed", lambda: build)
+    with folder.held(settings.run_dir, settings):
+        versions = written(settings)["versions"]
     assert {name: version for name, version in versions.items() if "vllm" in name} == told
     assert versions["openrlhf"]
 
 
 def test_a_run_goes_on_only_with_the_data_that_it_began_with(settings, tmp_path):
-    with train._begin(settings.run_dir, settings):
-        first = manifest(settings)
-    with train._begin(settings.run_dir, settings):
-        assert manifest(settings)["started"] == first["started"] and len(manifest(settings)["resumed"]) == 1
+    with folder.held(settings.run_dir, settings):
+        first = written(settings)
+    with folder.held(settings.run_dir, settings):
+        assert written(settings)["started"] == first["started"] and len(written(settings)["resumed"]) == 1
     (tmp_path / "train.jsonl").write_text('{"input": "1 + 2?", "label": "3"}\n')
     with pytest.raises(UserError, match=r"content of data\.prompt_dataset has changed since the run began"):
-        train._begin(settings.run_dir, settings).__enter__()
-    assert manifest(settings)["data_sha256"] == first["data_sha256"]
+        folder.held(settings.run_dir, settings).__enter__()
+    assert written(settings)["data_sha256"] == first["data_sha256"]
 
 
 def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
     """Killed after the model had its name and before the manifest said so, the run is resumed, and saves the model anew."""
-    with train._begin(settings.run_dir, settings):
+    with folder.held(settings.run_dir, settings):
         for content in ("first", "second"):
             partial = settings.run_dir / "model.partial"
             partial.mkdir()
             (partial / "config.json").write_text(content)
-            train._finish(settings.run_dir)
-    assert (settings.run_dir / "model" / "config.json").read_text() == "second" and manifest(settings)["finished"]
+            folder.finish(settings.run_dir)
+    assert (settings.run_dir / "model" / "config.json").read_text() == "second" and written(settings)["finished"]
     assert not (settings.run_dir / "model.partial").exists()
 
 
@@ -116,4 +117,4 @@ def test_the_mark_of_a_job_is_not_another_run(settings):
     settings.run_dir.mkdir()
     for name in ("job", "job.77"):  # the latter is left by a kill
         (settings.run_dir / name).write_text("77\n")
-    assert not runlog.check_run_dir(settings.run_dir, settings.as_dict(), False)
+    assert not folder.check(settings.run_dir, settings.as_dict(), False)

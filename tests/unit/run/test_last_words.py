@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from openrlhf_mel.last_words import last_words
+from openrlhf_mel.run.last_words import last_words
 
 CORE = "(EngineCore pid=71) ERROR 02-01 10:00:03 [core.py:1136] "
 OTHER = "(EngineCore pid=71) INFO 02-01 10:00:03 [core.py:99] "

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_mel.upstream import batches
+from openrlhf_mel.settings import batches
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -1,8 +1,8 @@
 import pytest
 
-from openrlhf_mel import config
-from openrlhf_mel.config import MELConfig
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.settings import mel_options
+from openrlhf_mel.settings.mel_options import MELConfig
 
 
 @pytest.mark.parametrize(
@@ -64,25 +64,25 @@ def test_more_required_replays_than_replays():
     ],
 )
 def test_reads_an_option_from_the_command_line(name, text, value):
-    assert config.parse_option(name, text) == value
+    assert mel_options.parse_option(name, text) == value
 
 
 @pytest.mark.parametrize(("name", "text"), [("enable", "1"), ("nll_coef", "much"), ("seed", "1.5")])
 def test_refuses_an_unreadable_option(name, text):
     with pytest.raises(UserError, match=rf"--mel\.{name}: found '{text}', expected"):
-        config.parse_option(name, text)
+        mel_options.parse_option(name, text)
 
 
 def test_lengths_left_out_fit():
-    filled = config.with_lengths(MELConfig(), 2048, None)
+    filled = mel_options.with_lengths(MELConfig(), 2048, None)
     assert (filled.max_new_tokens, filled.replay_max_new_tokens) == (512, 1024)
-    assert config.with_lengths(MELConfig(), 2048, 100).replay_max_new_tokens == 100
-    assert config.with_lengths(MELConfig(max_new_tokens=7), 2048, 100).max_new_tokens == 7
+    assert mel_options.with_lengths(MELConfig(), 2048, 100).replay_max_new_tokens == 100
+    assert mel_options.with_lengths(MELConfig(max_new_tokens=7), 2048, 100).max_new_tokens == 7
     with pytest.raises(UserError, match=r"--mel\.max_new_tokens: found 2048, expected less than --data\.max_len"):
-        config.with_lengths(MELConfig(max_new_tokens=2048), 2048, None)
+        mel_options.with_lengths(MELConfig(max_new_tokens=2048), 2048, None)
 
 
 def test_help_has_one_line_for_each_option():
-    lines = config.help_lines().splitlines()
-    assert [line.split()[0] for line in lines] == [f"--mel.{name}" for name in config.option_names()]
+    lines = mel_options.help_lines().splitlines()
+    assert [line.split()[0] for line in lines] == [f"--mel.{name}" for name in mel_options.option_names()]
     assert "(default: 0)" in next(line for line in lines if "--mel.seed" in line)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from openrlhf_mel import runlog
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.upstream import flags
-from openrlhf_mel.upstream.settings import resolve
+from openrlhf_mel.run import folder, records
+from openrlhf_mel.settings import flags
+from openrlhf_mel.settings.resolve import resolve
 
 MINIMAL = """
 actor: {model_name_or_path: some/model}
@@ -205,10 +205,10 @@ def test_local_paths_do_not_depend_on_the_folder_of_a_worker(yaml, tmp_path, mon
 def test_a_resolved_configuration_is_the_same_after_a_round_trip_through_the_manifest(yaml, tmp_path):
     settings = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "run")])
     settings.run_dir.mkdir()
-    runlog.write_json(settings.run_dir / runlog.MANIFEST, {"config": settings.as_dict(), "finished": None})
+    records.write_json(settings.run_dir / records.MANIFEST, {"config": settings.as_dict(), "finished": None})
     settings.run_dir.rename(tmp_path / "moved")
     again = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "moved"), "--ckpt.load_enable"])
-    runlog.check_run_dir(again.run_dir, again.as_dict(), resume=True)
+    folder.check(again.run_dir, again.as_dict(), resume=True)
 
 
 def test_rft_brings_no_critic(yaml):

@@ -4,9 +4,9 @@ import importlib.metadata
 
 import pytest
 
-from openrlhf_mel import vllm_build
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.vllm_build import VERSION, Build
+from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.vllm_build import VERSION, Build
 
 
 @pytest.fixture
@@ -50,5 +50,5 @@ def test_another_version_is_refused_by_name(version):
 def test_the_version_is_that_of_the_requirements():
     from pathlib import Path
 
-    lines = (Path(__file__).resolve().parents[2] / "requirements.txt").read_text().splitlines()
+    lines = (Path(__file__).resolve().parents[3] / "requirements.txt").read_text().splitlines()
     assert f"vllm=={VERSION}" in lines

@@ -10,7 +10,7 @@ import pytest
 from data.golds import normalise
 from openrlhf_mel.conversation import user_message
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 FAULTS = Path(os.environ.get("MEL_SHARED", TESTS.parents[1] / "shared")) / "data/faults/turn2.jsonl"
 pytestmark = [
     pytest.mark.timeout(30),
@@ -29,12 +29,12 @@ ELSEWHERE = {
         ("slurm/test_leftovers.py", "test_an_array_that_submits"),
         ("slurm/test_leftovers.py", "test_what_another_job_has_left"),
     ),
-    "verifier command: F17 a byte order mark": (("unit/test_verifier_cli.py", "test_byte_order_marks"),),
+    "verifier command: F17 a byte order mark": (("unit/verifier/test_verifier_cli.py", "test_byte_order_marks"),),
     "preflight: F19 the end of a turn is no end token": (
         ("unit/test_turns.py", "test_both_tokens_are_named"),
         ("unit/test_turns.py", "test_preflight_warns_where_the_template_is_used"),
     ),
-    "preflight: words": (("unit/test_splits.py", "test_a_split_that_is_not_there"),),
+    "preflight: words": (("unit/data/test_splits.py", "test_a_split_that_is_not_there"),),
 }
 
 

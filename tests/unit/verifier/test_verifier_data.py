@@ -10,7 +10,7 @@ import pytest
 
 from openrlhf_mel.verifier import Verifier
 
-SHARED = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+SHARED = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[3].parent / "shared")) / "data"
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(

@@ -14,7 +14,7 @@ from openrlhf_mel.verifier import Verifier
 
 pytestmark = pytest.mark.timeout(120)
 
-SHARED = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data" / "benchmarks"
+SHARED = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[3].parent / "shared")) / "data" / "benchmarks"
 BENCHMARKS = ("aime24", "aime25", "amc23", "amc83", "gsm8k", "math500", "minerva", "olympiadbench")
 GOLDS = 300
 PER_GOLD = 3  # rewrites of each sort; over all golds every rewrite is drawn many times

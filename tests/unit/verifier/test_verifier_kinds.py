@@ -12,7 +12,7 @@ from openrlhf_mel.verifier import Verifier
 pytestmark = pytest.mark.timeout(120)
 
 ROWS = Path(__file__).with_name("verifier_kinds.jsonl")
-FAULTS = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data/faults/turn2.jsonl"
+FAULTS = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[3].parent / "shared")) / "data/faults/turn2.jsonl"
 
 
 def own_rows() -> list[tuple[str, str, str, str]]:

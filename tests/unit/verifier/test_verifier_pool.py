@@ -20,7 +20,7 @@ from openrlhf_mel.verifier.pool import Nursery
 pytestmark = pytest.mark.timeout(120)
 
 HANGS = " \\cup ".join(f"({i},{i + 1})" for i in range(0, 120, 2))  # passes every guard, and takes minutes
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def boxed(answer: str) -> str:

@@ -1,0 +1,19 @@
+"""The one form of a row that is asked of a model, whoever made it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+EVAL_ALL = "eval_all.jsonl"  # the file of all benchmarks' rows
+
+
+def question_id(datasource: str, question: str) -> str:
+    """Depends on the question alone: the same question has the same id, whichever copy of its source it comes from."""
+    text = unicodedata.normalize("NFC", question)
+    return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def question_row(question: str, label: str, datasource: str) -> dict[str, str]:
+    """A row for OpenRLHF: `--data.input_key input --data.label_key label`."""
+    return {"id": question_id(datasource, question), "input": question, "label": label, "datasource": datasource}

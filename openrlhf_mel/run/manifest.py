@@ -1,0 +1,71 @@
+"""A run's manifest: its settings, seeds, versions and commit, and the hashes of what it learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mel import __version__
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.prompts import Templates
+from openrlhf_mel.run import records
+from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.resolve import Settings
+
+_PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-attn", "math-verify")
+
+
+def of(settings: Settings) -> dict[str, Any]:
+    """The manifest of a run that begins now."""
+    data = {
+        flag: {part.strip(): _sha256(Path(part.strip())) for part in settings.upstream[flag].split(",")}
+        for flag in ("data.prompt_dataset", "eval.dataset")
+        if settings.upstream[flag]
+    }
+    return {
+        "started": records.now(),
+        "finished": None,
+        "config": settings.as_dict(),
+        "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
+        "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
+        | _vllm()
+        | {name: _version(name) for name in _PACKAGES},
+        "commit": records.commit(),
+        "data_sha256": data,
+        "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
+    }
+
+
+def _vllm() -> dict[str, str | None]:
+    """Its version by its distribution's name; None where there is none."""
+    build = vllm_build.installed()
+    return {build.distribution: build.version} if build else {"vllm": None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _sha256(path: Path) -> str | None:
+    """The SHA-256 of a file's content; None for a folder or a name on the hub."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UserError where a run that goes on would learn from other data, or by other templates."""
+    for name in ("data_sha256", "templates_sha256"):
+        if first.get(name) != now[name]:
+            differing = [k for k in now[name] if (first.get(name) or {}).get(k) != now[name][k]]
+            raise UserError(
+                f"--mel.run_dir {run_dir}: the content of {', '.join(differing)} has changed since the run began; put it "
+                "back, or choose another folder"
+            )
