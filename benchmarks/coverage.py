@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from eval import estimators
+from eval import estimators, question_values
 
 N = 8
 QUESTIONS = (30, 500)
@@ -71,11 +71,11 @@ class Drawn:
 
 def every_metric() -> list[Metric]:
     right = np.tril(np.ones((N + 1, N)), -1)  # row c: c right samples, then wrong ones
-    passes = estimators.question_passes(right)
+    passes = question_values.question_passes(right)
     known = np.eye(N + 1)
     return [
         Metric("Pass@1 (greedy)", np.array([0.0, 1.0]), np.stack([1 - passes[:, 0], passes[:, 0]], axis=1)),
-        Metric(f"Avg@{N}", estimators.question_means(right), known),
+        Metric(f"Avg@{N}", question_values.question_means(right), known),
         Metric("Pass@4", passes[:, 3], known),
         Metric(f"Pass@{N - 1}", passes[:, -2], known),
         Metric(f"Pass@{N}", np.array([0.0, 1.0]), np.stack([1 - passes[:, -1], passes[:, -1]], axis=1)),

@@ -55,14 +55,14 @@ def publish(copy: Path, path: Path, repeat: int) -> int:
 # Runs the command in this process of its own, with a clock on the comparison with the benchmarks.
 TIMED = """
 import json, sys, time
-from data import preparation, prepare_train
-compare, spent = preparation.near_pairs, [0.0]
+from data import near_benchmarks, prepare_train
+compare, spent = near_benchmarks.near_pairs, [0.0]
 def timed(*arguments):
     started = time.monotonic()
     pairs = compare(*arguments)
     spent[0] += time.monotonic() - started
     return pairs
-preparation.near_pairs = timed
+near_benchmarks.near_pairs = timed
 code = prepare_train.main(sys.argv[1:])
 print(json.dumps(spent[0]))
 sys.exit(code)

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks import measured
+from benchmarks.scripted_server import ScriptedServer
 from eval.arguments import PAPER_BENCHMARKS
 from eval.store import read_samples
 
@@ -27,9 +28,6 @@ LIMIT_S, RESUME_LIMIT_S, LIMIT_GB = 60, 5, 1.5
 
 def serve(path: Path, ready: Connection) -> None:
     """Answer every request at once with one of the responses, until the other end closes."""
-    sys.path.append(str(measured.ROOT / "tests"))
-    from scripted_server import ScriptedServer
-
     texts = [json.loads(line)["completion"] for line in path.read_text(encoding="utf-8").splitlines()]
 
     def answer(prompt: str, greedy: bool, seed: int) -> str:

@@ -108,10 +108,10 @@ def kept_bytes(theirs: torch.nn.Module, tokens: int) -> int:
     return sum(storages.values())
 
 
-def plan(shape: Shape, **changes: object) -> memory.Plan:
+def plan(shape: Shape, **changes: object) -> memory.MemoryPlan:
     """A plan in which only activations and logits matter."""
     fixed = {"card": 1.0, "ranks": 1, "trained": 0, "log_prob_tokens": 0, "nll_tokens": 0, "sequence": 1, "row": 1}
-    return memory.Plan(**{"shape": shape, "policy_tokens": TOKENS, **fixed, **changes})
+    return memory.MemoryPlan(**{"shape": shape, "policy_tokens": TOKENS, **fixed, **changes})
 
 
 def activations() -> Iterator[tuple[str, float, float]]:

@@ -39,7 +39,7 @@ _key = functools.lru_cache(maxsize=None)(key)
 
 
 @dataclass(eq=False)
-class Question:
+class SourceQuestion:
     """A question with its reference answer.
 
     Attributes:
@@ -68,11 +68,11 @@ class Questions:
         reasons: question -> (why it went, more about it), in the order in which they went.
     """
 
-    kept: list[Question]
+    kept: list[SourceQuestion]
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reasons: dict[Question, tuple[str, str | None]] = field(default_factory=dict)
+    reasons: dict[SourceQuestion, tuple[str, str | None]] = field(default_factory=dict)
 
-    def drop(self, reason: str, found: Mapping[Question, str | None]) -> None:
+    def drop(self, reason: str, found: Mapping[SourceQuestion, str | None]) -> None:
         """Take out the questions of `found`; its values say more about each."""
         if not found:
             return
@@ -87,7 +87,7 @@ class Questions:
         self.dropped.setdefault(reason, {"count": 0, "examples": []})["count"] += number
 
 
-def example(question: Question, detail: str | None, shown: int = _SHOWN) -> dict[str, Any]:
+def example(question: SourceQuestion, detail: str | None, shown: int = _SHOWN) -> dict[str, Any]:
     """A question as reports show it."""
     shortened = {
         "rows": sorted(question.rows)[:5],
@@ -97,9 +97,9 @@ def example(question: Question, detail: str | None, shown: int = _SHOWN) -> dict
     return shortened | ({"detail": detail} if detail else {})
 
 
-def merged(questions: Iterable[Question]) -> list[Question]:
+def merged(questions: Iterable[SourceQuestion]) -> list[SourceQuestion]:
     """One question for all that have the same text and answer, with the rows of each."""
-    found: dict[tuple[str, str], Question] = {}
+    found: dict[tuple[str, str], SourceQuestion] = {}
     for question in questions:
         first = found.setdefault((question.text, question.answer), question)
         if first is not question:
@@ -107,13 +107,13 @@ def merged(questions: Iterable[Question]) -> list[Question]:
     return list(found.values())
 
 
-def conflicting(questions: Iterable[Question]) -> dict[Question, str | None]:
+def conflicting(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
     """Questions that stand with different answers, equal under the key or as NFKC without white space.
 
     Two answers are different when neither verifies against the other. All of such a group goes: nothing says who is right.
     """
     groups = _groups(questions, _key, compact)
-    found: dict[Question, str | None] = {}
+    found: dict[SourceQuestion, str | None] = {}
     for group in groups:
         answers = sorted({question.answer for question in group})
         if not all(_equal(*pair) for pair in itertools.combinations(answers, 2)):
@@ -121,40 +121,42 @@ def conflicting(questions: Iterable[Question]) -> dict[Question, str | None]:
     return found
 
 
-def damaged(questions: Iterable[Question]) -> dict[Question, str | None]:
+def damaged(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
     """Questions whose answer a float64 has rounded, as far as that shows."""
     return {question: why for question in questions if (why := golds.float_damage(question.answer))}
 
 
-def unverifiable(questions: list[Question]) -> dict[Question, str | None]:
+def unverifiable(questions: list[SourceQuestion]) -> dict[SourceQuestion, str | None]:
     """Questions whose answer the verifier cannot read, or does not find equal to itself."""
     answers = sorted({question.answer for question in questions})
     problems = {answers[row]: why for row, why in check_golds(answers).items()}
     return {question: problems[question.answer] for question in questions if question.answer in problems}
 
 
-def with_their_copies(found: Mapping[Question, str], questions: Iterable[Question]) -> dict[Question, str | None]:
+def with_their_copies(
+    found: Mapping[SourceQuestion, str], questions: Iterable[SourceQuestion]
+) -> dict[SourceQuestion, str | None]:
     """`found`, and the questions that are equal to one of them under the key."""
     why = {_key(question.text): detail for question, detail in found.items()}
     return {question: why[_key(question.text)] for question in questions if _key(question.text) in why}
 
 
-def in_other_languages(questions: Iterable[Question], wanted: Iterable[str]) -> dict[Question, str | None]:
+def in_other_languages(questions: Iterable[SourceQuestion], wanted: Iterable[str]) -> dict[SourceQuestion, str | None]:
     """Questions in none of the languages `wanted`."""
     return {question: found for question in questions if (found := language(question.text)) not in wanted}
 
 
-def with_figures(questions: Iterable[Question]) -> dict[Question, str | None]:
+def with_figures(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
     """Questions that refer to a figure."""
     return {question: found for question in questions if (found := figure_mention(question.text))}
 
 
-def duplicates(questions: Iterable[Question]) -> dict[Question, str | None]:
+def duplicates(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
     """Of each group that is equal under the key all but the shortest (then the first in the order of Unicode).
 
     That one takes over the rows of the others.
     """
-    found: dict[Question, str | None] = {}
+    found: dict[SourceQuestion, str | None] = {}
     for group in _groups(questions, _key):
         first, *others = sorted(group, key=lambda question: question.order)
         for question in others:
@@ -163,7 +165,7 @@ def duplicates(questions: Iterable[Question]) -> dict[Question, str | None]:
     return found
 
 
-def shuffled(questions: Iterable[Question], purpose: str) -> list[Question]:
+def shuffled(questions: Iterable[SourceQuestion], purpose: str) -> list[SourceQuestion]:
     """The questions in an order that looks random and depends on their content alone."""
     return sorted(
         questions,
@@ -171,9 +173,9 @@ def shuffled(questions: Iterable[Question], purpose: str) -> list[Question]:
     )
 
 
-def _groups(questions: Iterable[Question], *same: Callable[[str], str]) -> list[list[Question]]:
+def _groups(questions: Iterable[SourceQuestion], *same: Callable[[str], str]) -> list[list[SourceQuestion]]:
     """The questions joined wherever one of `same` gives one value for two of them; only groups of two or more."""
-    by_text: dict[str, list[Question]] = defaultdict(list)
+    by_text: dict[str, list[SourceQuestion]] = defaultdict(list)
     for question in questions:
         by_text[question.text].append(question)
     joined = DisjointSet(by_text)

@@ -9,20 +9,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from data import cleaning, golds
-from data.cleaning import Question, Questions
+from data import cleaning, golds, near_benchmarks
+from data.cleaning import Questions, SourceQuestion
 from data.contamination import near_pairs
-from data.rows import EVAL_ALL
 from data.sameness import language, legible
-from data.source_files import Input, JsonLines
+from data.source_files import Input
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.prompts import question_of
 from toolkit.cli import progress
-from toolkit.outputs import check_unchanged, recorded_hashes
 
 _VERIFIED = 1_000  # answers between two moves of the bar
 _SHOWN = 50  # rewritten answers that the report lists
@@ -36,17 +32,6 @@ class Options:
     languages: tuple[str, ...] = ()
     max_similarity: float = 0.75
     validation: int = 0
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A prepared benchmark, as far as decontamination needs it."""
-
-    name: str
-    sha256: str
-    ids: list[str]
-    problems: list[str]
-    answers: list[str]
 
 
 @dataclass
@@ -64,15 +49,15 @@ class Prepared:
 
     rows_in: int
     content_sha256: str
-    train: list[Question]
-    validation: list[Question]
+    train: list[SourceQuestion]
+    validation: list[SourceQuestion]
     state: Questions
     changed: dict[str, Any]
     languages: dict[str, int]
     contamination: dict[str, dict[str, Any]]
 
 
-def prepare(rows: Input, source: Source, benchmarks: Sequence[Reference], options: Options) -> Prepared:
+def prepare(rows: Input, source: Source, benchmarks: Sequence[near_benchmarks.Reference], options: Options) -> Prepared:
     """Run the steps of `cleaning.STEPS` that are not skipped, in their order, and split off the validation questions.
 
     Raises:
@@ -93,7 +78,7 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Reference], option
         state.count("not_selected", rows_in - selected)
     if selected > len(questions):
         state.count("exact_duplicate", selected - len(questions))
-    pairs = _near_benchmarks(questions, benchmarks, options.max_similarity)
+    pairs = near_benchmarks.near(questions, benchmarks, options.max_similarity)
 
     state.drop("empty_question", {q: None for q in state.kept if not q.text.strip()})
     if wanted("unusable"):
@@ -124,7 +109,7 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[Reference], option
         state=state,
         changed=changed,
         languages=dict(Counter(map(language, (question.text for question in state.kept))).most_common()),
-        contamination=_contamination_report(pairs, benchmarks, state.reasons),
+        contamination=near_benchmarks.report(pairs, benchmarks, state.reasons),
     )
 
 
@@ -134,39 +119,9 @@ def content_sha256(pairs: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_benchmarks(folder: Path) -> list[Reference]:
-    """Every benchmark of a folder of prepare_benchmarks.py: `<name>.jsonl` with `problem` (and `id`).
-
-    Raises:
-        UserError: no such folder, no benchmark in it, a file that was changed since, or a row without `problem`.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--benchmarks-dir {folder}: no such folder; python -m data.prepare_benchmarks makes one")
-    files = sorted(path for path in folder.glob("*.jsonl") if path.name != EVAL_ALL)
-    if not files:
-        raise UserError(f"--benchmarks-dir {folder}: no <benchmark>.jsonl in it; prepare_benchmarks.py writes them")
-    found = []
-    recorded = recorded_hashes(folder)
-    for path in files:
-        rows = JsonLines(path)
-        ids, problems, answers = [], [], []
-        for number, row in rows.records():
-            problem = row.get("problem")
-            if problem is None or question_of(problem) != problem:
-                raise UserError(
-                    f"{rows.place(number)}: no question's text under 'problem'; expected files of prepare_benchmarks.py"
-                )
-            problems.append(problem)
-            ids.append(str(row.get("id", f"{path.stem}-{number}")))
-            answers.append(str(row.get("answer", "")))
-        check_unchanged(path, rows.origin["sha256"], recorded)
-        found.append(Reference(path.stem, rows.origin["sha256"], ids, problems, answers))
-    return found
-
-
-def _read(rows: Input, form: Form, merge: bool) -> tuple[list[Question], int, int]:
+def _read(rows: Input, form: Form, merge: bool) -> tuple[list[SourceQuestion], int, int]:
     """The questions of the rows that `form` selects, the number of rows, and of those selected."""
-    found: dict[Any, Question] = {}
+    found: dict[Any, SourceQuestion] = {}
     rows_in = selected = 0
     with progress("reading", rows.rows, "rows") as bar:
         for numbers, (texts, answers, *others) in rows.batches(form.columns):
@@ -184,7 +139,7 @@ def _read(rows: Input, form: Form, merge: bool) -> tuple[list[Question], int, in
     return list(found.values()), rows_in, selected
 
 
-def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> Question:
+def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> SourceQuestion:
     if text is None:
         text = ""
     if not isinstance(text, str):
@@ -192,17 +147,17 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> Q
             f"{rows.place(number)}: {form.question!r}: found {text!r:.80}, expected a text, or a list of one user message"
         )
     try:
-        return Question(text, golds.READERS[form.read](answer), array("q"))
+        return SourceQuestion(text, golds.READERS[form.read](answer), array("q"))
     except golds.WrongType as error:
         raise UserError(f"{rows.place(number)}: {form.answer!r}: {error}") from None
 
 
-def _canonical(question: Question, source: Source) -> tuple[str, str]:
+def _canonical(question: SourceQuestion, source: Source) -> tuple[str, str]:
     """Question and answer as they are with every step that rewrites, whatever is skipped."""
     return source.unwrapped(legible(question.text)).strip(), golds.normalise(question.answer)
 
 
-def _tidy(questions: list[Question], source: Source, skip: frozenset[str]) -> dict[str, Any]:
+def _tidy(questions: list[SourceQuestion], source: Source, skip: frozenset[str]) -> dict[str, Any]:
     """Take off invisible characters, wrapping and white space, write answers in one way; returns how many rows each changed."""
     changed = {"unwrapped": 0, "half_unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
     rewritten: dict[str, str] = {}
@@ -225,33 +180,8 @@ def _tidy(questions: list[Question], source: Source, skip: frozenset[str]) -> di
     return {**changed, "answers": dict(sorted(rewritten.items())[:_SHOWN])}
 
 
-@dataclass(frozen=True)
-class _Near:
-    question: Question
-    benchmark: str
-    benchmark_id: str
-    similarity: float
-
-
-def _near_benchmarks(questions: list[Question], benchmarks: Sequence[Reference], least: float) -> list[_Near]:
-    """All pairs, the nearest first."""
-    if not benchmarks:
-        return []
-    by_text: dict[str, list[Question]] = {}
-    for question in questions:
-        by_text.setdefault(question.text, []).append(question)
-    texts = list(by_text)
-    where = [(b.name, i) for b in benchmarks for i in b.ids]
-    with progress("decontamination", len(texts), "questions") as bar:
-        pairs = near_pairs([p for b in benchmarks for p in b.problems], texts, least, bar.update)
-    near = [
-        _Near(question, *where[pair.query], pair.similarity) for pair in pairs for question in by_text[texts[pair.text]]
-    ]
-    return sorted(near, key=lambda n: (-n.similarity, n.benchmark_id, n.question.order))
-
-
-def _unverifiable(questions: list[Question]) -> dict[Question, str | None]:
-    found: dict[Question, str | None] = {}
+def _unverifiable(questions: list[SourceQuestion]) -> dict[SourceQuestion, str | None]:
+    found: dict[SourceQuestion, str | None] = {}
     questions = sorted(questions, key=lambda question: question.answer)
     with progress("verifying answers", len(questions), "answers") as bar:
         for start in range(0, len(questions), _VERIFIED):
@@ -261,11 +191,11 @@ def _unverifiable(questions: list[Question]) -> dict[Question, str | None]:
     return found
 
 
-def _validation(kept: list[Question], options: Options) -> list[Question]:
+def _validation(kept: list[SourceQuestion], options: Options) -> list[SourceQuestion]:
     """Questions without a near copy among the others, in an order that depends on content alone."""
     if not options.validation:
         return []
-    chosen: list[Question] = []
+    chosen: list[SourceQuestion] = []
     candidates = iter(cleaning.shuffled(kept, "validation"))
     texts = [question.text for question in kept]
     with progress("validation set", options.validation, "questions") as bar:
@@ -282,32 +212,3 @@ def _validation(kept: list[Question], options: Options) -> list[Question]:
             chosen += alone[: min(options.validation, len(kept) - 1) - len(chosen)]
             bar.update(len(chosen) - bar.n)
     return chosen
-
-
-def _contamination_report(
-    pairs: list[_Near], benchmarks: Sequence[Reference], reasons: dict[Question, tuple[str, str | None]]
-) -> dict[str, dict[str, Any]]:
-    report: dict[str, dict[str, Any]] = {}
-    for benchmark in benchmarks:
-        own = [pair for pair in pairs if pair.benchmark == benchmark.name]
-        asked = {i: (p, a) for i, p, a in zip(benchmark.ids, benchmark.problems, benchmark.answers, strict=True)}
-        report[benchmark.name] = {
-            "questions": len(benchmark.ids),
-            "near": len({pair.benchmark_id for pair in own}),
-            "token_equal": len({pair.benchmark_id for pair in own if pair.similarity == 1}),
-            "pairs": [
-                {
-                    "benchmark_id": pair.benchmark_id,
-                    "benchmark_question": asked[pair.benchmark_id][0],
-                    "benchmark_answer": asked[pair.benchmark_id][1],
-                    "rows": sorted(pair.question.rows),
-                    "question": pair.question.text,
-                    "answer": pair.question.answer,
-                    "similarity": round(pair.similarity, 4),
-                    "dropped": pair.question in reasons,
-                    "reason": reasons.get(pair.question, (None,))[0],
-                }
-                for pair in own
-            ],
-        }
-    return report

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -16,24 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from data import golds, sources
+from data.benchmark_inputs import from_folder, from_hub
+from data.earlier_benchmarks import Entry, earlier, in_order
 from data.preparation import content_sha256
 from data.rows import EVAL_ALL, question_id
 from data.sameness import legible
-from data.source_files import HubError, Input, JsonLines, download_command, open_file, open_hub
-from data.sources import Form, Hub, Source
+from data.source_files import Input
+from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier import check_golds
 from toolkit import cli
-from toolkit.outputs import MANIFEST, REPORT, OutputFolder, json_lines
+from toolkit.outputs import REPORT, OutputFolder, json_lines
 
-_ENDINGS = (".jsonl", ".parquet")
 _NAMED = 5  # rows that a message names
-Opener = Callable[[], Input]
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PreparedBenchmark:
     """A prepared benchmark.
 
     Attributes:
@@ -70,7 +69,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
     if options.input_dir and options.input_dir.resolve() == options.output_dir.resolve():
         raise UserError(f"--output-dir {options.output_dir}: is --input-dir as well; choose a folder of its own")
     wanted = {name: known[name] for name in (asked or known)}
-    inputs = _from_folder(options.input_dir, wanted) if options.input_dir else _from_hub(wanted)
+    inputs = from_folder(options.input_dir, wanted) if options.input_dir else from_hub(wanted)
     absent = [name for name, opened in inputs.items() if opened is None]
     if absent and (asked or len(absent) == len(wanted)):
         where = f"--input-dir {options.input_dir}" if options.input_dir else "the hub"
@@ -79,13 +78,13 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
             "<benchmark>.jsonl, <benchmark>.parquet or <benchmark>__<anything>.jsonl in it"
         )
     with OutputFolder(options.output_dir) as output, cli.progress("benchmarks", len(wanted), "benchmarks") as bar:
-        prepared: dict[str, Benchmark] = {}
+        prepared: dict[str, PreparedBenchmark] = {}
         for name, opened in inputs.items():
             if opened:
                 prepared[name] = prepare(opened(), wanted[name])
             bar.update()
         entries = {name: Entry(b.rows, _report(b), b.origin) for name, b in prepared.items()}
-        entries = _in_order(entries | _earlier(options.output_dir, entries.keys()), known)
+        entries = in_order(entries | earlier(options.output_dir, entries.keys()), known)
         report = {"benchmarks": {name: entry.report for name, entry in entries.items()}, "absent": absent}
         for name, entry in entries.items():
             output.write(f"{name}.jsonl", json_lines(entry.rows))
@@ -96,42 +95,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
     return lambda: _print_summary(report, options.output_dir)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A benchmark of the output folder, of this run or of an earlier one."""
-
-    rows: list[dict[str, Any]]
-    report: dict[str, Any]
-    origin: dict[str, Any]
-
-
-def _earlier(folder: Path, now: Iterable[str]) -> dict[str, Entry]:
-    """The benchmarks that an earlier run left in `folder`, as it left them, except those of `now`."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        origins, hashes, reports = manifest["sources"], manifest["outputs"], report["benchmarks"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    found = {}
-    for name in origins.keys() - set(now):
-        path = folder / f"{name}.jsonl"
-        if path.is_file():
-            rows = JsonLines(path)
-            own = [row for _, row in rows.records()]
-            if rows.origin["sha256"] == hashes.get(path.name):
-                found[name] = Entry(own, reports[name], origins[name])
-    return found
-
-
-def _in_order(entries: dict[str, Entry], known: Iterable[str]) -> dict[str, Entry]:
-    order = list(known)
-    return dict(
-        sorted(entries.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
-    )
-
-
-def prepare(rows: Input, source: Source) -> Benchmark:
+def prepare(rows: Input, source: Source) -> PreparedBenchmark:
     """Read a benchmark, write its golds in one way, and verify each against itself.
 
     Raises:
@@ -163,7 +127,7 @@ def prepare(rows: Input, source: Source) -> Benchmark:
             f"{rows.name}: {source.name} has {expected} questions, found {len(found)}: another or a damaged file"
         )
     _check_golds(rows.name, [row["answer"] for row in found], places)
-    return Benchmark(source, found, rewritten, rows.origin)
+    return PreparedBenchmark(source, found, rewritten, rows.origin)
 
 
 def _cells(rows: Input, form: Form) -> Iterator[dict[str, Any]]:
@@ -239,49 +203,12 @@ def _dates(cell: Any) -> str:
     raise TypeError
 
 
-def _from_folder(folder: Path, wanted: dict[str, Source]) -> dict[str, Opener | None]:
-    if not folder.is_dir():
-        raise UserError(f"--input-dir {folder}: no such folder; expected one with <benchmark>.jsonl or .parquet")
-    files = {name: _find(folder, name) for name in wanted}
-    return {name: path and functools.partial(open_file, path, wanted[name].hub) for name, path in files.items()}
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    for ending in _ENDINGS:
-        if (folder / f"{name}{ending}").is_file():
-            return folder / f"{name}{ending}"
-    found = sorted(path for ending in _ENDINGS for path in folder.glob(f"{name}__*{ending}"))
-    if len(found) > 1:
-        raise UserError(
-            f"--input-dir {folder}: several files for {name}: {', '.join(path.name for path in found)}; keep one"
-        )
-    return found[0] if found else None
-
-
-def _from_hub(wanted: dict[str, Source]) -> dict[str, Opener | None]:
-    """Openers that, where the hub cannot be read, say how to fetch every benchmark that is wanted."""
-
-    def opened(hub: Hub) -> Input:
-        try:
-            return open_hub(hub)
-        except HubError as error:
-            fetched = (
-                f"  {download_command(source.hub)} && mv FOLDER/{source.hub.file} FOLDER/{name}{Path(source.hub.file).suffix}"
-                for name, source in wanted.items()
-                if source.hub
-            )
-            lines = "\n".join(fetched)
-            raise UserError(f"{error}. On a node with internet:\n{lines}\nthen here: --input-dir FOLDER") from None
-
-    return {name: source.hub and functools.partial(opened, source.hub) for name, source in wanted.items()}
-
-
 def _for_training(row: dict[str, Any]) -> dict[str, str]:
     """The row as OpenRLHF's --eval.dataset takes it, with the column names of the training set."""
     return {"id": row["id"], "input": row["problem"], "label": row["answer"], "datasource": row["datasource"]}
 
 
-def _report(benchmark: Benchmark) -> dict[str, Any]:
+def _report(benchmark: PreparedBenchmark) -> dict[str, Any]:
     content = benchmark.content_sha256
     return {
         "questions": len(benchmark.rows),

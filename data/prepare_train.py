@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data import sources
-from data.cleaning import STEPS, Question
-from data.preparation import Options, Prepared, Reference, prepare, read_benchmarks
+from data.cleaning import STEPS, SourceQuestion
+from data.near_benchmarks import Reference, read_benchmarks
+from data.preparation import Options, Prepared, prepare
 from data.rows import question_row
 from data.sameness import LANGUAGES
 from data.source_files import HubError, Input, download_command, open_file, open_hub
@@ -138,7 +139,7 @@ def _write(output: OutputFolder, prepared: Prepared, datasource: str) -> None:
     )
 
 
-def _with_ids(questions: Iterable[Question], datasource: str) -> list[tuple[dict[str, str], Question]]:
+def _with_ids(questions: Iterable[SourceQuestion], datasource: str) -> list[tuple[dict[str, str], SourceQuestion]]:
     """Rows in the order of their ids. Copies, which only stand here when duplicates are kept, get a number."""
     rows = [(question_row(q.text, q.answer, datasource), q) for q in sorted(questions, key=lambda q: q.order)]
     seen: Counter[str] = Counter()

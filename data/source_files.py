@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.arrow_columns import column_of, dotted_fields, values_of
 from data.sources import Hub
 from openrlhf_mel.conversation import Unreadable, user_message
+from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 
 _BATCH = 20_000
@@ -129,7 +130,7 @@ class Tables(Input):
             raise UserError(f"{name}: no rows; expected at least one question")
         if repeated := {column for column in schema.names if schema.names.count(column) > 1}:
             raise UserError(f"{name}: several columns are called {', '.join(sorted(repeated))}; rename all but one")
-        super().__init__(name, origin, _dotted_fields(schema), rows)
+        super().__init__(name, origin, dotted_fields(schema), rows)
 
     def tables(self, columns: list[str] | None) -> Iterator[pa.Table | pa.RecordBatch]:
         """The rows in order; only the top-level `columns`, where they are named."""
@@ -153,7 +154,7 @@ class Tables(Input):
 
     def _cells(self, table: pa.Table | pa.RecordBatch, column: str, start: int) -> list[Any]:
         try:
-            values = _values(_column(table, column))
+            values = values_of(column_of(table, column))
             return [self._cell(value, number, column) for number, value in enumerate(values, start)]
         except UnicodeDecodeError as error:
             raise self._no_text(table.num_rows, start, error) from None
@@ -179,7 +180,7 @@ class Parquet(Tables):
         names = columns and sorted({self._top(column) for column in columns})
         read = 0
         with ThreadPoolExecutor(1) as hashing:  # beside the reading: hashlib lets go of the interpreter's lock
-            digest = hashing.submit(_sha256, self._path)
+            digest = hashing.submit(file_sha256, self._path)
             try:
                 for batch in self._file.iter_batches(_BATCH, columns=names):
                     yield batch
@@ -275,63 +276,12 @@ def _load(name: str, hub: Hub, **options: Any) -> Any:
     return datasets.load_dataset(name, hub.config, split=hub.split, **options)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _column(table: pa.Table | pa.RecordBatch, column: str) -> pa.Array:
-    """The column of this name; of a column of conversations their texts, when each is one user message."""
-    exact = column in table.schema.names
-    top, *rest = [column] if exact else column.split(".")
-    array = table.column(top)
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if rest:
-        array = pc.struct_field(array, rest)
-    texts = _user_messages(array)
-    return array if texts is None else texts
-
-
-def _values(array: pa.Array) -> list[Any]:
-    """The cells as Python values; texts that occur often are made once. A narrow float as it is printed."""
-    if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
-        array = array.cast(pa.float32()).cast(pa.string())
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        encoded = array.dictionary_encode()
-        values = encoded.dictionary.to_pylist()
-        return [None if i is None else values[i] for i in encoded.indices.to_pylist()]
-    return array.to_pylist()
-
-
-def _user_messages(array: pa.Array) -> pa.Array | None:
-    """The texts of a column of conversations, when each is one user message; None for anything else."""
-    if not (pa.types.is_list(array.type) and pa.types.is_struct(array.type.value_type)):
-        return None
-    if {"role", "content"} - {f.name for f in array.type.value_type}:
-        return None
-    messages = array.flatten()
-    one_each = (
-        array.null_count == 0 and len(messages) == len(array) and pc.all(pc.equal(pc.list_value_length(array), 1))
-    )
-    users = pc.all(pc.equal(pc.struct_field(messages, "role"), "user"), skip_nulls=False)
-    return pc.struct_field(messages, "content") if one_each and users.as_py() else None
-
-
 def _dotted(row: dict[str, Any]) -> list[str]:
     names = []
     for name, value in row.items():
         names.append(name)
         if isinstance(value, dict):
             names += [f"{name}.{inner}" for inner in _dotted(value)]
-    return names
-
-
-def _dotted_fields(fields: pa.Schema | pa.StructType) -> list[str]:
-    names = []
-    for f in fields:
-        names.append(f.name)
-        if pa.types.is_struct(f.type):
-            names += [f"{f.name}.{inner}" for inner in _dotted_fields(f.type)]
     return names
 
 

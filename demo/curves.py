@@ -12,12 +12,12 @@ matplotlib.use("Agg")  # no display is needed, nor looked for
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from demo.scoreboard import Row
+from demo.scoreboard import Record
 
 _COLOURS = {"grpo": "tab:gray", "mel": "tab:blue"}
 
 
-def draw(path: Path, runs: Mapping[str, Sequence[Row]]) -> None:
+def draw(path: Path, runs: Mapping[str, Sequence[Record]]) -> None:
     """Write the picture of `runs` (name -> lines of metrics.jsonl) aside, and rename it."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for name, steps in runs.items():
@@ -37,7 +37,7 @@ def draw(path: Path, runs: Mapping[str, Sequence[Row]]) -> None:
     os.replace(aside, path)
 
 
-def _curve(axis: Axes, name: str, steps: Sequence[Row], key: str) -> None:
+def _curve(axis: Axes, name: str, steps: Sequence[Record], key: str) -> None:
     points = [(row["step"], row[key]) for row in steps if key in row]
     if points:
         axis.plot(*zip(*points, strict=True), label=name, color=_COLOURS[name])

@@ -1,6 +1,6 @@
 """What the demo reports, from correctness matrices and the lines that a run leaves. Pure.
 
-`Row` is a line of `metrics.jsonl` (one a step) or of `meta_experiences.jsonl` (one a candidate).
+`Record` is a line of `metrics.jsonl` (one a step) or of `meta_experiences.jsonl` (one a candidate).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from eval import estimators
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 _EDGE = 5  # steps that stand for the start and for the end of a run
 
 
@@ -48,7 +48,7 @@ def gain(held: Held, base: Held) -> dict[str, Any]:
     return {"avg@8": difference.value, "ci95": list(difference.interval)}
 
 
-def training(steps: Sequence[Row], candidates: Sequence[Row], mel: bool) -> dict[str, Any]:
+def training(steps: Sequence[Record], candidates: Sequence[Record], mel: bool) -> dict[str, Any]:
     """A run's own figures; those of meta-experiences are None for the baseline, and where there were none.
 
     Args:

@@ -20,18 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eval.checkpoint_files import deepspeed_problem, export_problem, read_json
+from eval.checkpoint_files import deepspeed_problem, export_problem
 from eval.training_run import FINAL, Run, read_run
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records
+from openrlhf_mel.run.checkpoint import step_of
+from toolkit.outputs import json_or_none
 
 MARKER = "converted_from.json"
 _FORMAT = 1  # of a converted folder; raised when the conversion changes what it writes
-_TAG = re.compile(r"(best_)?global_step(\d+)")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointModel:
     """A state of the policy that can be evaluated.
 
     Attributes:
@@ -63,7 +64,7 @@ class Checkpoint:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def find(run_dir: Path) -> list[Checkpoint]:
+def find(run_dir: Path) -> list[CheckpointModel]:
     """Everything in the run's folder that is, or was meant to be, a checkpoint: by step, the final model last.
 
     A tag with an export beside DeepSpeed's shards is listed once, as the export: it needs no conversion.
@@ -73,15 +74,15 @@ def find(run_dir: Path) -> list[Checkpoint]:
     """
     run = read_run(run_dir)
     folder = run.place("ckpt.path", "checkpoints")
-    found: dict[str, Checkpoint] = {}
+    found: dict[str, CheckpointModel] = {}
     for path in _folders(folder / "_actor"):
-        if match := _TAG.fullmatch(path.name):
-            problem = deepspeed_problem(path, run.config)
-            found[path.name] = Checkpoint(path.name, int(match[2]), path, "deepspeed", run, problem)
+        step = step_of(path.name)
+        if step is not None:
+            found[path.name] = CheckpointModel(path.name, step, path, "deepspeed", run, deepspeed_problem(path))
     for path in _folders(folder):
         tag = path.name.removesuffix("_hf")
-        if tag != path.name and (match := _TAG.fullmatch(tag)):
-            export = _export(tag, int(match[2]), path, run)
+        if tag != path.name and (step := step_of(tag)) is not None:
+            export = _export(tag, step, path, run)
             if export.problem is None or tag not in found:
                 found[tag] = export
     ordered = sorted(found.values(), key=lambda c: (c.step, c.best))  # as they were saved
@@ -95,7 +96,9 @@ def find(run_dir: Path) -> list[Checkpoint]:
     return ordered
 
 
-def select(checkpoints: list[Checkpoint], text: str, say: Callable[[str], None] | None = None) -> list[Checkpoint]:
+def select(
+    checkpoints: list[CheckpointModel], text: str, say: Callable[[str], None] | None = None
+) -> list[CheckpointModel]:
     """The checkpoints that `text` asks for, in their order: `all`, `best`, `last`, steps, or several with commas between.
 
     Where several are of one step, their weights are the same, and one is taken: the final model, else the plain tag.
@@ -109,7 +112,7 @@ def select(checkpoints: list[Checkpoint], text: str, say: Callable[[str], None] 
     """
     say = say or (lambda line: print(line, file=sys.stderr))
     whole = [c for c in checkpoints if c.problem is None]
-    chosen: list[Checkpoint] = []
+    chosen: list[CheckpointModel] = []
     for part in dict.fromkeys(part.strip() for part in text.split(",")):
         if part in ("all", "last"):
             passed_over = _passed_over(checkpoints, part)
@@ -135,7 +138,7 @@ def select(checkpoints: list[Checkpoint], text: str, say: Callable[[str], None] 
     return chosen
 
 
-def materialise(checkpoint: Checkpoint, folder: Path) -> Path:
+def materialise(checkpoint: CheckpointModel, folder: Path) -> Path:
     """A folder with the checkpoint as a model that transformers loads: weights, configurations and tokenizer.
 
     An export is its own; anything else is converted into `folder/<label>`, which is there whole or not at all, and is
@@ -154,7 +157,7 @@ def materialise(checkpoint: Checkpoint, folder: Path) -> Path:
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
-            found = read_json(target / MARKER)
+            found = json_or_none(target / MARKER)
             if not isinstance(found, dict):
                 raise UserError(f"{target}: there already, and not made by this command; move it away")
             if found.get("fingerprint") == mark["fingerprint"] and export_problem(target) is None:
@@ -172,7 +175,7 @@ def materialise(checkpoint: Checkpoint, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def materialised(checkpoint: Checkpoint, folder: Path, keep: bool = True) -> Iterator[Path]:
+def materialised(checkpoint: CheckpointModel, folder: Path, keep: bool = True) -> Iterator[Path]:
     """`materialise`, and with `keep` false the converted folder is removed afterwards. The run's own files never are."""
     path = materialise(checkpoint, folder)
     try:
@@ -193,7 +196,7 @@ def _discard(target: Path) -> None:
     shutil.rmtree(_aside(target))
 
 
-def _convert(checkpoint: Checkpoint, target: Path) -> None:
+def _convert(checkpoint: CheckpointModel, target: Path) -> None:
     try:
         from eval import conversion  # brings torch, transformers and DeepSpeed, which take many seconds
     except ImportError as error:
@@ -210,20 +213,20 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _export(label: str, step: int | None, folder: Path, run: Run) -> Checkpoint:
+def _export(label: str, step: int | None, folder: Path, run: Run) -> CheckpointModel:
     kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
-    return Checkpoint(label, step, folder, kind, run, export_problem(folder))
+    return CheckpointModel(label, step, folder, kind, run, export_problem(folder))
 
 
-def _passed_over(checkpoints: list[Checkpoint], part: str) -> list[Checkpoint]:
+def _passed_over(checkpoints: list[CheckpointModel], part: str) -> list[CheckpointModel]:
     """The damaged ones that `all`, or `last`, would have taken."""
     whole = [i for i, c in enumerate(checkpoints) if c.problem is None]
     start = whole[-1] if whole and part == "last" else 0
     return [c for c in checkpoints[start:] if c.problem is not None]
 
 
-def _one_a_step(whole: list[Checkpoint], say: Callable[[str], None]) -> list[Checkpoint]:
-    kept: dict[Any, Checkpoint] = {}
+def _one_a_step(whole: list[CheckpointModel], say: Callable[[str], None]) -> list[CheckpointModel]:
+    kept: dict[Any, CheckpointModel] = {}
     for c in whole:
         other = kept.get(c.step)
         if other is None or c.step is None:
@@ -235,11 +238,11 @@ def _one_a_step(whole: list[Checkpoint], say: Callable[[str], None]) -> list[Che
     return [c for c in whole if c in kept.values()]
 
 
-def _preferred(same_step: list[Checkpoint]) -> Checkpoint:
+def _preferred(same_step: list[CheckpointModel]) -> CheckpointModel:
     return min(same_step, key=lambda c: (c.problem is not None, c.label != FINAL, c.best))
 
 
-def _best(checkpoints: list[Checkpoint]) -> Checkpoint:
+def _best(checkpoints: list[CheckpointModel]) -> CheckpointModel:
     best = [c for c in checkpoints if c.best]
     if not best:
         raise UserError(
@@ -253,7 +256,7 @@ def _best(checkpoints: list[Checkpoint]) -> Checkpoint:
     return whole[-1]  # each best was better than those before
 
 
-def _of_step(checkpoints: list[Checkpoint], step: int) -> Checkpoint:
+def _of_step(checkpoints: list[CheckpointModel], step: int) -> CheckpointModel:
     candidates = [c for c in checkpoints if c.step == step]
     if not candidates:
         raise UserError(f"--checkpoints {step}: the run has no checkpoint of this step; {_there(checkpoints)}")
@@ -263,10 +266,10 @@ def _of_step(checkpoints: list[Checkpoint], step: int) -> Checkpoint:
     return chosen
 
 
-def _problems(checkpoints: list[Checkpoint]) -> str:
+def _problems(checkpoints: list[CheckpointModel]) -> str:
     return "; ".join(f"{c.label}: {c.problem}" for c in checkpoints if c.problem is not None)
 
 
-def _there(checkpoints: list[Checkpoint]) -> str:
+def _there(checkpoints: list[CheckpointModel]) -> str:
     listed = ", ".join(f"{c.step} ({c.label})" for c in checkpoints) or "none"
     return f"there are: {listed}"

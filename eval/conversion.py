@@ -28,7 +28,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eval.training_run import Run
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import UserError, first_line
 
 _WRAPPERS = ("", "module.", "model.", "module.model.")
 
@@ -79,7 +79,7 @@ def from_adapter(source: Path, run: Run, target: Path) -> None:
         holder = get_peft_model(model, PeftConfig.from_pretrained(source))
         result = set_peft_model_state_dict(holder, load_peft_weights(str(source), device="cpu"))
     except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{source}: this adapter does not fit {run.base} ({_first_line(error)})") from None
+        raise UserError(f"{source}: this adapter does not fit {run.base} ({first_line(error)})") from None
     missing = [name for name in result.missing_keys if "lora_" in name]  # the others are the base model's
     _refuse(source, run.base, {"missing": missing, "unexpected": result.unexpected_keys})
     _save(_merged(holder, dtype), run.base, target)
@@ -122,7 +122,7 @@ def _restricted_unpickling(source: Path) -> Iterator[None]:
         found = re.search(r"GLOBAL (\S+)", str(error))  # in torch's long advice
         raise UserError(
             f"{source}: holds more than weights and plain data, so that reading it could run code "
-            f"({found[1] if found else _first_line(error)}); if you trust it, convert it with {source.parent / 'zero_to_fp32.py'}"
+            f"({found[1] if found else first_line(error)}); if you trust it, convert it with {source.parent / 'zero_to_fp32.py'}"
         ) from None
     except (
         AttributeError,
@@ -134,7 +134,7 @@ def _restricted_unpickling(source: Path) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
-        raise UserError(f"{source}: cannot be put together ({type(error).__name__}: {_first_line(error)})") from None
+        raise UserError(f"{source}: cannot be put together ({first_line(error)})") from None
     finally:
         if before is None:
             del os.environ[switch]
@@ -152,7 +152,7 @@ def _origin(run: Run) -> str:
                 raise OSError("no tokenizer in this folder")  # transformers would make an empty one
             return place
         except (OSError, ValueError) as error:
-            reasons.append(f"{place}: {_first_line(error)}")
+            reasons.append(f"{place}: {first_line(error)}")
     raise UserError(f"the run's base model is needed for its configuration and cannot be read: {'; '.join(reasons)}")
 
 
@@ -240,7 +240,3 @@ def _save(model: nn.Module, origin: str, target: Path) -> None:
     with contextlib.suppress(OSError):  # a base model may have none
         GenerationConfig.from_pretrained(origin).to_json_file(target / "generation_config.json")
     AutoTokenizer.from_pretrained(origin, trust_remote_code=False).save_pretrained(target)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]

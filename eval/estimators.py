@@ -1,24 +1,23 @@
 """Statistics of sampled correctness: Avg@n, Pass@k, Maj@n, their intervals, and paired differences. Pure.
 
-Everything starts from a matrix `correct` of shape (questions, n): 1 where that sample of that question was right, else
-0. A metric is the mean of one value a question (`question_means`, `question_passes`, `question_majorities`), and the
-question is the unit of every interval: samples of one question are not independent of each other.
+A metric is the mean of one value a question (`question_values`), and the question is the unit of every interval: samples
+of one question are not independent of each other.
 
 Which interval, and where a note stands beside it, follows from measured coverage: `benchmarks/coverage.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from eval.question_values import Floats, question_majorities, question_means, question_passes
+
 Interval = tuple[float, float]
-Floats = NDArray[np.float64]
 
 WILSON = "Wilson"
 WILSON_EFFECTIVE = "Wilson, effective number of questions"
@@ -55,47 +54,6 @@ class Estimate:
     se: float | None = None
     method: str = ""
     note: str | None = None
-
-
-def question_means(correct: ArrayLike) -> Floats:
-    """Share of right samples of each question, (questions,)."""
-    return _matrix(correct).mean(axis=1)
-
-
-def question_passes(correct: ArrayLike) -> Floats:
-    """The chance that k samples drawn without replacement hold a right one, (questions, n), column k - 1 for each k.
-
-    Unbiased, `1 - C(n - c, k) / C(n, k)` with c right ones of n (Chen et al. 2021, arXiv 2107.03374, Eq. 1), as the
-    product of the chances that one draw after another is wrong, so that no binomial coefficient overflows.
-    """
-    matrix = _matrix(correct)
-    n = matrix.shape[1]
-    wrong = n - matrix.sum(axis=1, keepdims=True)
-    drawn = np.arange(n)
-    return 1 - np.cumprod(np.maximum(wrong - drawn, 0) / (n - drawn), axis=1)
-
-
-def question_majorities(labels: Sequence[Sequence[Hashable | None]], correct: ArrayLike) -> Floats:
-    """Correctness of each question's most frequent answer, (questions,).
-
-    Where several answers are the most frequent, one of them is drawn uniformly, and the value is the expectation. No
-    answer (None) never wins; a question whose samples all lack one counts 0. Samples of the same label should agree in
-    correctness; where they do not (one of them timed out in grading), the answer counts as their mean.
-
-    Args:
-        labels: for each question its n samples' groups; answers that are equal have the same label.
-        correct: (questions, n), in the same order.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    matrix = _matrix(correct)
-    if len(labels) != len(matrix) or any(len(row) != matrix.shape[1] for row in labels):
-        lengths = sorted({len(row) for row in labels})
-        raise ValueError(
-            f"Maj@n: found labels of {len(labels)} questions with {lengths} samples, expected {matrix.shape}"
-        )
-    return np.array([_majority(row, rights) for row, rights in zip(labels, matrix, strict=True)])
 
 
 def avg_at_n(correct: ArrayLike) -> float:
@@ -318,22 +276,5 @@ def macro_average(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(mean, (float(ends[0]), float(ends[1])), se, COMBINED, note)
 
 
-def _majority(labels: Sequence[Hashable | None], correct: Floats) -> float:
-    counts = Counter(label for label in labels if label is not None)
-    most = max(counts.values(), default=0)
-    tied = [label for label, count in counts.items() if count == most]
-    groups = [[right for own, right in zip(labels, correct, strict=True) if own == label] for label in tied]
-    return float(np.mean([np.mean(group) for group in groups])) if groups else 0.0
-
-
 def _questions(count: int) -> str:
     return f"{count} question{'' if count == 1 else 's'}"
-
-
-def _matrix(correct: ArrayLike) -> Floats:
-    matrix = np.asarray(correct, dtype=float)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(f"correctness: found the shape {matrix.shape}, expected (questions, n), both at least 1")
-    if not np.isin(matrix, (0.0, 1.0)).all():
-        raise ValueError("correctness: found values other than 0 and 1; expected 1 for a right sample, else 0")
-    return matrix

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import estimators, summary
+from eval import estimators, question_values, summary
 from eval.estimators import Estimate
 from eval.identity import GREEDY, Draws
 from eval.messages import LENGTH, STOP, Question
@@ -161,14 +161,14 @@ def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]
     for metric in draws.metrics:
         kind, _, k = metric.partition("@")
         if metric == GREEDY:
-            values = estimators.question_means(_correct([[sample] for sample in drawn.greedy], lenient))
+            values = question_values.question_means(_correct([[sample] for sample in drawn.greedy], lenient))
         elif kind == "avg":
-            values = estimators.question_means(_correct(drawn.sampled, lenient))
+            values = question_values.question_means(_correct(drawn.sampled, lenient))
         elif kind == "pass":
-            values = estimators.question_passes(_correct(drawn.sampled, lenient))[:, int(k) - 1]
+            values = question_values.question_passes(_correct(drawn.sampled, lenient))[:, int(k) - 1]
         else:
             labels = [[answer_label(sample, lenient) for sample in samples] for samples in drawn.sampled]
-            values = estimators.question_majorities(labels, _correct(drawn.sampled, lenient))
+            values = question_values.question_majorities(labels, _correct(drawn.sampled, lenient))
         found[metric] = estimators.estimate(values)
     return found
 

@@ -29,7 +29,7 @@ MODELS = "models"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What is asked of every model of a command."""
 
     benchmarks: list[Benchmark]
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> str:
     arguments.check_backend(options)
     arguments.check_output(options)
     run = read_run(options.run) if options.run else None
-    plan = Plan(
+    plan = EvaluationPlan(
         benchmarks=load_benchmarks(options.data_dir, arguments.names(options.benchmarks), options.limit),
         template=load_template(options.template or (run.template if run else DEFAULT)),
         draws=draws,
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> str:
     return f"{shown}\n\n{options.output_dir}"
 
 
-def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> None:
+def evaluate(target: Target, plan: EvaluationPlan, options: argparse.Namespace) -> None:
     """Draw the samples that are missing, grade them as they come, and write the results.
 
     Raises:
@@ -127,7 +127,7 @@ def evaluate(target: Target, plan: Plan, options: argparse.Namespace) -> None:
         write_results(store, target.name, questions, plan.draws, manifest, target.paper)
 
 
-def _draw(store: Store, backend: Backend, plan: Plan, name: str) -> int:
+def _draw(store: Store, backend: Backend, plan: EvaluationPlan, name: str) -> int:
     for benchmark in plan.benchmarks:
         store.write_questions(benchmark.name, benchmark.questions)
     there = {(b.name, *sample.key) for b in plan.benchmarks for sample in store.samples(b.name)}

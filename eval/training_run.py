@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.checkpoint_files import read_json
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records
+from toolkit.outputs import json_or_none
 
 FINAL = "model"  # the final model's folder, and its label
 
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Run:
     """Raises UserError for a folder that is not a training run's."""
     if not folder.is_dir():
         raise UserError(f"--run {folder}: no such folder; expected the mel.run_dir of a training run")
-    manifest = read_json(folder / records.MANIFEST)
+    manifest = json_or_none(folder / records.MANIFEST)
     config = manifest.get("config") if isinstance(manifest, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("actor.model_name_or_path"), str):
         raise UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_mel.cpu import vllm_arguments
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.settings.mel_options import MELConfig
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import Settings
@@ -130,8 +130,8 @@ def start_ray(settings: Settings, python: str | None = None) -> None:
     try:
         _init_ray(join, runtime_env=runtime_env, **options)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Ray cannot start{f' at RAY_ADDRESS={address}' if join else ''}: {line[:300]}") from None
+        where = f" at RAY_ADDRESS={address}" if join else ""
+        raise UserError(f"Ray cannot start{where}: {first_line(error)}") from None
     _check_devices(settings)
 
 

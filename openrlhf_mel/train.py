@@ -18,7 +18,7 @@ from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import console, failure, folder, records
 from openrlhf_mel.settings import flags, mel_options
 from openrlhf_mel.settings.resolve import Settings, here, resolve
-from openrlhf_mel.upstream import contract
+from openrlhf_mel.upstream import AGENT_EXECUTOR, contract
 
 EXIT_HELD = 69  # the exit code when another process holds the run's folder (EX_UNAVAILABLE of sysexits.h)
 EXIT_STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             flags.parser().print_help()
             return 0
         # What is only printed may be meant for another machine.
-        settings = resolve(own.config, rest, device=here() if own.dry_run else None)
+        settings = resolve(own.config, rest, device=here() if own.dry_run else None, agent_executor=AGENT_EXECUTOR)
         if own.dry_run:
             print(json.dumps(settings.as_dict(), indent=2, ensure_ascii=False))
             return 0

@@ -1,4 +1,4 @@
-"""The first hour on a new cluster: python slurm/first_hour.py --output-dir DIR (`sbatch slurm/first-hour.sbatch` runs it).
+"""The first hour on a new cluster: python -m slurm.first_hour --output-dir DIR (`sbatch slurm/first-hour.sbatch` runs it).
 
 Checks, each with pass or fail and what to do, of what only the machine itself can show: packages and GPUs, grading, vLLM
 asleep and awake, and a short training of a small model that is killed half-way and taken up: the engine's log-probs
@@ -10,7 +10,6 @@ vLLM where its build for CPUs is installed; what only a GPU can show is then nam
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import re
 import subprocess
@@ -19,16 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import gpu_memory
-import log_probs
-import process_group
-from check_result import Result
-from short_training import KILL_AFTER, STEPS, ShortTraining
-
+from openrlhf_mel.run import manifest
 from openrlhf_mel.settings import vllm_build
+from slurm.lib import gpu_memory, log_probs, process_group
+from slurm.lib.check_result import Result
+from slurm.lib.short_training import KILL_AFTER, STEPS, ShortTraining
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 900  # for one command
@@ -51,7 +45,7 @@ def packages(cuda: bool) -> Iterator[Result]:
     for name, version in re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", text, re.MULTILINE):
         if not cuda and (name == "flash-attn" or (name == "vllm" and not build)):
             continue  # the CPU runtime does without
-        found = (build and build.version) if name == "vllm" else _version(name)
+        found = (build and build.version) if name == "vllm" else manifest.version(name)
         if not found or found.partition("+")[0] != version:
             other.append(f"{name} {found or 'none'}, not {version}")
     if cuda and build and build.cpu:
@@ -111,7 +105,7 @@ def vllm_answers(model: str, cuda: bool) -> Iterator[Result]:
         found = f"{build}, which is not built for CPUs, is" if build else "no vLLM is"
         yield Result(TWICE, None, f"{found} installed: the transformers engine is checked")
         return
-    done = _python(str(ROOT / "slurm" / "lib" / "ask_vllm.py"), model, "cuda" if cuda else "cpu")
+    done = _python("-m", "slurm.lib.ask_vllm", model, "cuda" if cuda else "cpu")
     try:
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -174,13 +168,6 @@ def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return process_group.run([sys.executable, *arguments], PATIENCE_S)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _last(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1][:300]
 
@@ -193,7 +180,7 @@ def _device_count() -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when nothing failed."""
-    parser = argparse.ArgumentParser(prog="python slurm/first_hour.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m slurm.first_hour", description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, required=True, help="for the short run and first_hour.json")
     parser.add_argument("--model", help="default: Qwen/Qwen3-0.6B-Base, without a GPU the built-in one")
     options = parser.parse_args(arguments)

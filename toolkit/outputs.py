@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel.disk import json_line
 from openrlhf_mel.errors import UserError
 
 MANIFEST, REPORT = "manifest.json", "report.json"
@@ -19,18 +20,23 @@ _ASIDE = ".partial-"
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The rows as JSON lines. Line separators of Unicode are escaped: some readers split lines at them."""
-    for row in rows:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        yield line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+    """The rows as lines of JSON; a number that is not finite is an error."""
+    return (json_line(row, allow_nan=False) for row in rows)
+
+
+def json_or_none(path: Path) -> Any:
+    """The file's content; None where there is no such file or no JSON in it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:
     """File -> hash, as the manifest of `folder` has them; empty where there is none."""
     try:
-        manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return dict(manifest["outputs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json_or_none(folder / MANIFEST)["outputs"])
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 Operands = tuple[int, ...]
 Sum = tuple[int, str, int]
 # First sum, and the second one as a function of the first one's result.
-Plan = tuple[Sum, Callable[[int], Sum]]
+Calculation = tuple[Sum, Callable[[int], Sum]]
 
 _APPLY: dict[str, Callable[[int, int], int]] = {
     "+": lambda x, y: x + y,
@@ -50,8 +50,8 @@ class Family:
     name: str
     operands: tuple[Operands, ...]
     expression: Callable[..., str]
-    right: Callable[..., Plan]
-    trap: Callable[..., Plan]
+    right: Callable[..., Calculation]
+    trap: Callable[..., Calculation]
     mistake: str
     conditions: tuple[str, ...]
     rules: tuple[str, ...]
@@ -59,7 +59,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Question:
+class ToyQuestion:
     """A question of a family: `operands` are one of `family.operands`."""
 
     family: Family
@@ -91,7 +91,7 @@ class Question:
         return solution, solution.steps[place]
 
 
-def _carry_out(plan: Plan, shift: tuple[int, int] = (0, 0)) -> Solution:
+def _carry_out(plan: Calculation, shift: tuple[int, int] = (0, 0)) -> Solution:
     first, second = plan
     steps = []
     x, sign, y = first

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from data.rows import question_row
-from data.toy.arithmetic import FAMILIES, Family, Question
+from data.toy.arithmetic import FAMILIES, Family, ToyQuestion
 from data.toy.corpus import Corpus, Example
 from data.toy.tokenizer import train_tokenizer
 from openrlhf_mel.prompts import Templates
@@ -34,13 +34,13 @@ ROWS = {"solve": 40, "replay": 12, "analyse": 8}
 _IGNORED = -100
 
 
-def split_questions(rng: random.Random) -> tuple[list[Question], list[Question], dict[Family, list[Question]]]:
+def split_questions(rng: random.Random) -> tuple[list[ToyQuestion], list[ToyQuestion], dict[Family, list[ToyQuestion]]]:
     """Disjoint training and held-out questions, balanced over families, and the pre-training pool without the latter."""
-    train: list[Question] = []
-    test: list[Question] = []
-    pool: dict[Family, list[Question]] = {}
+    train: list[ToyQuestion] = []
+    test: list[ToyQuestion] = []
+    pool: dict[Family, list[ToyQuestion]] = {}
     for family in FAMILIES:
-        questions = [Question(family, operands) for operands in family.operands]
+        questions = [ToyQuestion(family, operands) for operands in family.operands]
         rng.shuffle(questions)
         test += questions[:TEST_PER_FAMILY]
         train += questions[TEST_PER_FAMILY : TEST_PER_FAMILY + TRAIN_PER_FAMILY]
@@ -50,7 +50,7 @@ def split_questions(rng: random.Random) -> tuple[list[Question], list[Question],
     return train, test, pool
 
 
-def rows(questions: list[Question]) -> list[dict[str, str]]:
+def rows(questions: list[ToyQuestion]) -> list[dict[str, str]]:
     """The questions as prepare_train.py writes them, in the order of their ids."""
     found = (question_row(question.text, str(question.right.result), "toy") for question in questions)
     return sorted(found, key=lambda row: row["id"])

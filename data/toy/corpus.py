@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from data.toy.arithmetic import FAMILIES, Family, Question, Solution, experience, heuristic
+from data.toy.arithmetic import FAMILIES, Family, Solution, ToyQuestion, experience, heuristic
 from openrlhf_mel.prompts import Templates
 
 # How often the model should follow an experience that it is given, and how often it should be
@@ -33,7 +33,7 @@ class Example:
 class Corpus:
     """Draws examples of the three kinds from a pool of questions."""
 
-    def __init__(self, pool: dict[Family, list[Question]], templates: Templates):
+    def __init__(self, pool: dict[Family, list[ToyQuestion]], templates: Templates):
         self._pool = pool
         self._templates = templates
 
@@ -61,15 +61,15 @@ class Corpus:
         prompt = self._templates.replay(self._templates.question(question.text), text)
         return Example(prompt, self._answer(question, right))
 
-    def _draw(self, rng: random.Random, family: Family | None = None) -> Question:
+    def _draw(self, rng: random.Random, family: Family | None = None) -> ToyQuestion:
         return rng.choice(self._pool[family or rng.choice(FAMILIES)])
 
     @staticmethod
-    def _answer(question: Question, right: bool) -> str:
+    def _answer(question: ToyQuestion, right: bool) -> str:
         return (question.right if right else question.trap).text
 
 
-def _pair(question: Question, rng: random.Random, good: bool) -> tuple[Solution, str]:
+def _pair(question: ToyQuestion, rng: random.Random, good: bool) -> tuple[Solution, str]:
     """An incorrect solution, and a meta-experience about it whose rule fits the question if `good`."""
     family = question.family if good else rng.choice([f for f in FAMILIES if f is not question.family])
     if rng.random() < SLIPS:

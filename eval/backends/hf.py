@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
+from eval.backends.model_folder import Encoder, context_of, fingerprint, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
 from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
+from openrlhf_mel.errors import first_line
 
 _ROWS = 256  # of a batch, at most
 

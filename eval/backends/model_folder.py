@@ -13,7 +13,8 @@ from typing import Any
 
 from eval.messages import Request
 from openrlhf_mel import turns
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.disk import file_sha256
+from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.prompts import without_special_tokens
 
 _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -149,11 +150,6 @@ def context_of(folder: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line, not long."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
-
-
 def _download(model: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -181,11 +177,6 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 def _sha256(files: Sequence[Path]) -> str:
     """Over the files' names and contents; the files are read at the same time."""
-
-    def one(path: Path) -> str:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor(max_workers=8) as pool:
-        lines = [f"{digest} {path.name}\n" for path, digest in zip(files, pool.map(one, files), strict=True)]
+        lines = [f"{digest} {path.name}\n" for path, digest in zip(files, pool.map(file_sha256, files), strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -21,9 +21,9 @@ from eval.backends.openai_answers import (
     Unusable,
     checked_url,
     error_words,
+    parse_json,
     proxy_of,
     read_completion,
-    read_json,
     read_models,
     retry_after,
 )
@@ -205,7 +205,7 @@ class OpenAIBackend:
         except (aiohttp.ClientError, OSError) as error:
             raise _Failed(f"{type(error).__name__}: {error}") from None
         if answer.status == 200:
-            return read_json(content)
+            return parse_json(content)
         words = f"HTTP {answer.status}: {self._clean(error_words(content))}"
         if answer.status in (408, 409, 425, 429) or answer.status >= 500:
             raise _Failed(words, retry_after(answer.headers.get("Retry-After", "")))

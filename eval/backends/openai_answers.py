@@ -33,7 +33,7 @@ class Completion(NamedTuple):
     tokens: int | None
 
 
-def read_json(content: bytes | bytearray) -> Any:
+def parse_json(content: bytes | bytearray) -> Any:
     """Raises Unusable."""
     try:
         return json.loads(content)

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, first_line, locate, warn_of_endless_turns
+from eval.backends.model_folder import Encoder, context_of, fingerprint, locate, warn_of_endless_turns
 from eval.backends.number_format import AUTO, number_format
 from eval.backends.vllm_child import ROWS, Done, Job
 from eval.backends.vllm_process import Place, Process, end
 from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
 from openrlhf_mel.cpu import vllm_arguments
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.settings import vllm_build
 from openrlhf_mel.settings.vllm_build import Build
 
@@ -51,7 +51,7 @@ class VLLMBackend:
             data_parallel: engines. The GPUs are taken from CUDA_VISIBLE_DEVICES, in its order.
             dtype: see `number_format`.
             gpu_memory: share of a GPU's memory that its engine may take.
-            engine: `module:name` of the engine's class, see `vllm_child.Engine`.
+            engine: `module:name` of the engine's class, see `vllm_child.JobEngine`.
 
         Raises:
             UserError: vLLM (of requirements.txt's version) or the model is not there, there are too few GPUs, or the model

@@ -36,7 +36,7 @@ class Done(NamedTuple):
     tokens: int
 
 
-class Engine(Protocol):
+class JobEngine(Protocol):
     """What a worker asks of an engine."""
 
     def add(self, job: Job) -> None:
@@ -132,7 +132,7 @@ def run(fd: int, factory: str) -> None:
     an engine that is broken may not come to an end.
     """
     os.set_inheritable(fd, False)
-    engine: Engine | None = None
+    engine: JobEngine | None = None
     with Connection(fd) as owner:
         try:
             options: dict[str, Any] = owner.recv()
@@ -149,7 +149,7 @@ def run(fd: int, factory: str) -> None:
                 engine.close()
 
 
-def _serve(owner: Connection, engine: Engine) -> None:
+def _serve(owner: Connection, engine: JobEngine) -> None:
     finished: queue.SimpleQueue[list[Done] | None] = queue.SimpleQueue()
     # A thread of its own: an owner that is slow to read must not hold up the engine.
     sender = threading.Thread(target=_send, args=(owner, finished), daemon=True)
@@ -162,7 +162,7 @@ def _serve(owner: Connection, engine: Engine) -> None:
         raise
 
 
-def _work(owner: Connection, engine: Engine, finished: queue.SimpleQueue[list[Done] | None]) -> None:
+def _work(owner: Connection, engine: JobEngine, finished: queue.SimpleQueue[list[Done] | None]) -> None:
     running: set[int] = set()
     while True:
         while not running or owner.poll():

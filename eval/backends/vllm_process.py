@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 
 from eval.backends.vllm_child import Done
 from eval.messages import BackendError
+from openrlhf_mel import child_process
 from openrlhf_mel.run.last_words import last_words
 
 PATIENCE_S = 20.0  # for an engine to end by itself
@@ -53,24 +52,9 @@ class Process:
         self._place = place
         self._ready = self._hung_up = self._overdue = False
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (`end` closes it)
-        ours, theirs = socket.socketpair()
+        environment = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_NO_USAGE_STATS": "1", **place.environment}
+        ours, self._process = child_process.start(_BOOT, engine, environment=environment, output=self._output)
         self.connection = Connection(ours.detach())
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_NO_USAGE_STATS": "1",
-            **place.environment,
-        }
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), engine],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its children end with it, and the terminal's Ctrl-C is the owner's to handle
-            )
         self.send(options)
 
     def send(self, message: Any) -> None:

@@ -26,7 +26,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A model's line: its metrics, then what stands beside them, as text."""
 
     label: str
@@ -47,7 +47,7 @@ class Table:
     name: str
     metrics: list[str]
     beside: list[str]
-    rows: list[Row]
+    rows: list[ModelRow]
     methods: dict[str, list[str]]
     notes: dict[str, list[tuple[str, str]]]
 
@@ -65,7 +65,7 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Table:
     counts = ("n_questions", "n_samples")
     beside = [*(share.replace("_", " ") for share in SHARES), "questions", "samples"]
     rows = [
-        Row(
+        ModelRow(
             evaluation.label,
             [_cell(metric, row, row.get("ci95"), row.get("lenient"), row.get("ci95_note")) for metric in metrics],
             [percent(row.get(share), 1) for share in SHARES] + [_count(row.get(key)) for key in counts],
@@ -89,7 +89,7 @@ def average_table(evaluations: Sequence[Evaluation]) -> Table:
     for evaluation in evaluations:
         values, intervals = evaluation.metrics["average"], evaluation.metrics.get("average_ci95")
         cells = [_cell(metric, values, intervals, None, None) for metric in metrics]
-        rows.append(Row(evaluation.label, cells, [str(len(evaluation.benchmarks))]))
+        rows.append(ModelRow(evaluation.label, cells, [str(len(evaluation.benchmarks))]))
     return Table("average", metrics, ["benchmarks"], rows, {}, {})
 
 

@@ -29,7 +29,7 @@ DROP_REASONS = (
 
 
 @dataclass(frozen=True)
-class Sampling:
+class EngineSampling:
     """How to sample: temperature, nucleus, and the most new tokens."""
 
     temperature: float
@@ -63,10 +63,10 @@ class Engine(Protocol):
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Text of a response, special tokens left out."""
 
-    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Generation:
+    async def generate(self, prompt_ids: list[int], sampling: EngineSampling) -> Generation:
         """Continue `prompt_ids`; nothing is scored."""
 
-    async def respond(self, prompt: str, answer: str, sampling: Sampling, count: int) -> list[Replay]:
+    async def respond(self, prompt: str, answer: str, sampling: EngineSampling, count: int) -> list[Replay]:
         """`count` responses to `prompt`, judged against `answer` on the responses' own tokens."""
 
 
@@ -76,8 +76,8 @@ class Constructor:
     def __init__(self, config: MELConfig, prompts: PromptFormat, engine: Engine, max_len: int) -> None:
         """`config` has its lengths filled in; `max_len` is `data.max_len`, in tokens."""
         self.config, self.prompts, self.engine, self.max_len = config, prompts, engine, max_len
-        self._analysis = Sampling(config.temperature, config.top_p, config.max_new_tokens)
-        self._replay = Sampling(config.replay_temperature, 1.0, config.replay_max_new_tokens)
+        self._analysis = EngineSampling(config.temperature, config.top_p, config.max_new_tokens)
+        self._replay = EngineSampling(config.replay_temperature, 1.0, config.replay_max_new_tokens)
 
     async def construct(self, group: Group) -> list[MetaExperience]:
         """Every candidate of the group, kept or dropped; none when the group is not mixed."""

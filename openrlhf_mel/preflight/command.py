@@ -9,24 +9,32 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.preflight import files, host, hub, memory, shapes, sizes, throughput, workload
+from openrlhf_mel.preflight import (
+    files,
+    host,
+    hub,
+    lengths,
+    memory,
+    memory_limits,
+    shapes,
+    sizes,
+    throughput,
+    workload,
+)
 from openrlhf_mel.preflight.findings import Report, render
-from openrlhf_mel.preflight.lengths import Budget, Responses, share_too_long
+from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.problems import Problem, refusals, warning
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.run import folder
 from openrlhf_mel.settings import flags, inputs
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import Settings, resolve
-from openrlhf_mel.upstream import contract
+from openrlhf_mel.upstream import AGENT_EXECUTOR, contract
 
-TIGHT = 0.95  # share of a card above which fragmentation may be the end
-MANY_TOO_LONG, ALL_TOO_LONG = 0.25, 0.995
 USAGE = """usage: python -m openrlhf_mel.preflight --config FILE.yaml [options] [--any.flag value ...]
 
 Checks a configuration before a job is spent on it and estimates memory, tokens and hours. Exit code 0 (also with
@@ -89,7 +97,7 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     described = own.nodes or own.gpus_per_node or own.gpu_memory_gb
     device = "cuda" if described or os.path.exists("/dev/nvidiactl") else "cpu"
     contradictions: list[str] = []
-    given = resolve(own.config, rest, device=device, contradictions=contradictions)
+    given = resolve(own.config, rest, device=device, agent_executor=AGENT_EXECUTOR, contradictions=contradictions)
     settings = workload.usable(given)
     report = Report(config=own.config, runtime=settings.mel.runtime, problems=[Problem(t) for t in contradictions])
     values, note = settings.upstream, report.problems.extend
@@ -106,16 +114,17 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     mean, longest = _questions(settings, report, tokens, own)
     shape, source = shapes.find(values["actor.model_name_or_path"], config)
     report.model = {"source": source, "parameters": shape.parameters if shape else None}
-    lengths = workload.budget(settings, _templates(settings), tokens, own.mean_question_tokens or mean, longest)
-    mean_response = own.mean_response_tokens or max(1, round(workload.RESPONSE_SHARE * lengths.response))
-    responses = Responses(mean_response, lengths.response)
-    note(_lengths(settings, lengths, responses, report, tokens.exact))
+    budget = workload.budget(settings, _templates(settings), tokens, own.mean_question_tokens or mean, longest)
+    mean_response = own.mean_response_tokens or max(1, round(workload.RESPONSE_SHARE * budget.response))
+    responses = Responses(mean_response, budget.response)
+    report.lengths = lengths.figures(budget, responses, tokens.exact)
+    _lengths(settings, budget, responses, report)
     if shape is None:
         note([warning(f"memory and time are not estimated: {source}")])
         return report
     note(sizes.model(values, shape) if cuda else ())
     hw = workload.hardware(own.gpu, own.gpu_memory_gb, own.nodes, own.gpus_per_node)
-    a_run = workload.memory_plan(settings, shape, hw, lengths, responses)
+    a_run = workload.memory_plan(settings, shape, hw, budget, responses)
     if not own.skip_files:
         note(_disk(settings, a_run, report))
     for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
@@ -125,8 +134,10 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     if values["ds.load_in_4bit"]:
         note([warning("--ds.load_in_4bit: the policy's weights are estimated as bf16")])
     if cuda:
-        note(_memory(a_run, hw, gpus, report, own.node_memory_gb))
-        step = throughput.estimate(workload.work(settings, a_run, hw, lengths, responses))
+        _memory(a_run, hw, gpus, report)
+        note(memory_limits.check(a_run))
+        note(host.check(report.host, own.node_memory_gb))
+        step = throughput.estimate(workload.work(settings, a_run, hw, budget, responses))
         report.step = {"tokens": step.tokens, "seconds": step.seconds, "total_seconds": step.total}
         if report.rows:
             steps = min(report.rows, values["data.max_samples"]) // values["rollout.batch_size"]
@@ -185,69 +196,20 @@ def _questions(settings: Settings, report: Report, tokens: files.Tokens, own: ar
     return lengths
 
 
-def _lengths(
-    settings: Settings, lengths: Budget, responses: Responses, report: Report, exact: bool
-) -> Iterator[Problem]:
-    """Question and response, I + x + y+ + y- + M, and the replay, against `data.max_len`."""
-    mel, most = settings.mel, lengths.max_len
-    report.lengths = {
-        "max_len": most,
-        "instruction": lengths.instruction,
-        "question_template": lengths.question,
-        "replay_template": lengths.replay,
-        "mean_question": lengths.mean_question,
-        "longest_question": lengths.longest_question,
-        "mean_response": responses.mean,
-        "mean_response_cut": responses.average,
-        "truncated_share": responses.truncated,
-        "exact": exact,
-    }
-    if lengths.question + lengths.response >= most:
-        yield Problem(
-            f"--data.max_len {most}: --rollout.max_new_tokens {lengths.response} and the question's template "
-            f"({lengths.question} tokens) leave no room for a question; raise it, or lower --rollout.max_new_tokens"
-        )
-    elif lengths.question + lengths.longest_question + lengths.response > most and report.rows:
-        yield warning(
-            f"--data.max_len {most}: the longest question ({lengths.longest_question} tokens) and others that leave no room "
-            f"for --rollout.max_new_tokens {lengths.response} are left out of the data"
-        )
+def _lengths(settings: Settings, budget: Budget, responses: Responses, report: Report) -> None:
+    mel, note = settings.mel, report.problems.extend
+    note(lengths.check_rollout(budget, counted=bool(report.rows)))
     if not mel.enable:
         return
     group = settings.upstream["rollout.n_samples_per_prompt"]
-    share = share_too_long(lengths, responses, group, mel.pair_selection)
-    report.lengths |= {"room_for_two_responses": lengths.room, "pairs_too_long_share": share}
-    parts = (
-        f"I {lengths.instruction} + x {lengths.mean_question} + M {lengths.m} leave {lengths.room} tokens for two responses "
-        f"of {responses.mean:.0f} on average (at most {responses.cap})"
-    )
-    needed = lengths.average_context + lengths.m + 2 * responses.cap
-    remedy = (
-        f"raise it ({needed} holds every pair), lower --mel.max_new_tokens or --rollout.max_new_tokens, or "
-        "--mel.pair_selection shortest"
-    )
-    if share >= ALL_TOO_LONG:
-        yield Problem(f"--data.max_len {most}: {parts}, so that practically no pair fits; {remedy}")
-    elif share >= MANY_TOO_LONG:
-        yield warning(f"--data.max_len {most}: {parts}; {share:.0%} of the pairs are too long (estimate); {remedy}")
+    share = lengths.share_too_long(budget, responses, group, mel.pair_selection)
+    report.lengths |= {"room_for_two_responses": budget.room, "pairs_too_long_share": share}
+    note(lengths.check_pairs(budget, responses, share))
     if mel.validation == "replay":
-        prompt = lengths.replay + lengths.question + lengths.mean_question
-        if prompt + lengths.replay_response >= most:
-            yield Problem(
-                f"--mel.replay_max_new_tokens {lengths.replay_response}: with the replay's prompt ({prompt} tokens without "
-                f"M) it leaves no room for M in --data.max_len {most}; lower it, or raise --data.max_len"
-            )
-        elif prompt + lengths.m + lengths.replay_response > most:
-            yield warning(
-                f"--mel.replay_max_new_tokens {lengths.replay_response}: an M of more than "
-                f"{most - prompt - lengths.replay_response} tokens (of at most {lengths.m}) is dropped as replay_too_long"
-            )
+        note(lengths.check_replay(budget))
 
 
-def _memory(
-    a_run: memory.Plan, hw: workload.Hardware, gpus: Any, report: Report, node_memory: float | None
-) -> Iterator[Problem]:
-    """Each kind of GPU against the card; the KV cache against `data.max_len`; host memory."""
+def _memory(a_run: memory.MemoryPlan, hw: workload.Hardware, gpus: Any, report: Report) -> None:
     report.devices = list(memory.devices(a_run))
     tokens = memory.kv_tokens(a_run)
     report.card = {"name": hw.name, "sold_gib": hw.memory_gib, "usable_gib": a_run.card / memory.GIB}
@@ -257,51 +219,11 @@ def _memory(
         "sequences_of_max_len": tokens / a_run.max_len,
         "sequences_at_once": throughput.ENGINE_SEQUENCES,
     }
-    for device in report.devices:
-        moment, need = device.peak()
-        gib = f"{need / memory.GIB:.1f} GiB"
-        card = f"the card has {a_run.card / memory.GIB:.1f}"
-        if device.role == "engine":
-            if need > a_run.card:
-                yield Problem(
-                    f"--vllm.gpu_memory_utilization {a_run.utilization}: an engine needs {gib}, {card}; lower it"
-                )
-            continue
-        if device.role == "reference":
-            if need > a_run.card:
-                yield Problem(
-                    f"memory of a GPU (reference): {gib}, {card}; lower --rollout.micro_batch_size or "
-                    "--rollout.max_tokens_per_gpu, or --ds.zero_stage 3"
-                )
-            continue
-        if need > a_run.card:
-            found = [f"{text}: {left / memory.GIB:.1f}" for text, left in memory.remedies(a_run, TIGHT * a_run.card)]
-            yield Problem(
-                f"memory of a GPU ({device.role}): {gib} at {moment!r}, {card}; what to change, the cheapest first, with what "
-                "is then needed: " + "; ".join(found or ["a smaller model"])
-            )
-        elif need > TIGHT * a_run.card:
-            yield warning(
-                f"memory of a GPU ({device.role}): {gib} at {moment!r}, {card}: tight, and fragmentation comes on top"
-            )
-    if tokens < a_run.max_len:
-        yield Problem(
-            f"--vllm.gpu_memory_utilization {a_run.utilization}: beside its weights an engine has room for {tokens} tokens "
-            f"of KV cache, less than --data.max_len {a_run.max_len}, which vLLM refuses; raise it, or "
-            "--vllm.tensor_parallel_size"
-        )
     per_node = hw.gpus_per_node or min(8, gpus.total)
-    report.host = {k: v / memory.GIB for k, v in host.host_bytes(a_run, per_node).items()}
-    need = max(report.host.values())
-    if node_memory and need > node_memory:
-        yield Problem(
-            f"host memory of a node: {need:.0f} GiB for {max(report.host, key=lambda k: report.host[k])} alone, found "
-            f"{node_memory:.0f}; --ds.zero_stage 3 loads once a node, and --vllm.enable_sleep, --ds.enable_sleep and "
-            "--ds.adam_offload move less when left out"
-        )
+    report.host = {name: size / memory.GIB for name, size in host.host_bytes(a_run, per_node).items()}
 
 
-def _disk(settings: Settings, a_run: memory.Plan, report: Report) -> list[Problem]:
+def _disk(settings: Settings, a_run: memory.MemoryPlan, report: Report) -> list[Problem]:
     values = settings.upstream
     every, saves = values["ckpt.save_steps"], None
     if report.rows and every > 0:

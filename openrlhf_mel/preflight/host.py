@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from openrlhf_mel.preflight.memory import BF16, FP32, Plan
+from openrlhf_mel.preflight.memory import BF16, FP32, MemoryPlan
+from openrlhf_mel.preflight.problems import Problem
 
 _SUB_GROUP = 1_000_000_000  # DeepSpeed's default sub_group_size, which upstream leaves ("auto"), in elements
 # Of the allocator of GPU memory: a tensor of 10 MiB or more has a segment of its own, of a multiple of 2 MiB; smaller ones
@@ -18,7 +19,7 @@ _MIB = 2**20
 _ALONE, _STEP, _SHARED, _SMALL = 10 * _MIB, 2 * _MIB, 20 * _MIB, _MIB
 
 
-def host_bytes(plan: Plan, gpus_per_node: int) -> dict[str, float]:
+def host_bytes(plan: MemoryPlan, gpus_per_node: int) -> dict[str, float]:
     """At two moments: while every rank loads the model, and with what sleep or Adam put there.
 
     ZeRO-3 loads on one rank a node at a time at most.
@@ -29,12 +30,23 @@ def host_bytes(plan: Plan, gpus_per_node: int) -> dict[str, float]:
     return {"loading": loading, "offloaded": (policy + engine) * gpus_per_node}
 
 
+def check(needs_gib: dict[str, float], node_gib: float | None) -> Iterator[Problem]:
+    """What a node needs at each moment against what it has (None: not known), in GiB."""
+    moment = max(needs_gib, key=lambda name: needs_gib[name])
+    if node_gib and needs_gib[moment] > node_gib:
+        yield Problem(
+            f"host memory of a node: {needs_gib[moment]:.0f} GiB for {moment} alone, found "
+            f"{node_gib:.0f}; --ds.zero_stage 3 loads once a node, and --vllm.enable_sleep, --ds.enable_sleep and "
+            "--ds.adam_offload move less when left out"
+        )
+
+
 def page_locked(size: int) -> int:
     """What a block of `size` bytes takes up."""
     return 1 << (size - 1).bit_length()
 
 
-def sub_groups(plan: Plan) -> list[int]:
+def sub_groups(plan: MemoryPlan) -> list[int]:
     """Elements of the pieces of a rank's share, each of which has fp32 weights, Adam's moments and a gradient of its own.
 
     One of the matrices, one of biases and norms, which upstream exempts from weight decay. ZeRO-3 ends a piece with the
@@ -56,14 +68,14 @@ def sub_groups(plan: Plan) -> list[int]:
     return pieces
 
 
-def _asleep(plan: Plan) -> float:
+def _asleep(plan: MemoryPlan) -> float:
     """fp32 weights and both moments, a block each; under ZeRO-3 all gradients in one (earlier stages have none then)."""
     pieces = sub_groups(plan)
     states = 3 * sum(page_locked(FP32 * piece) for piece in pieces)
     return states + (page_locked(BF16 * sum(pieces)) if plan.stage == 3 else 0)
 
 
-def _adam_offloaded(plan: Plan) -> float:
+def _adam_offloaded(plan: MemoryPlan) -> float:
     """fp32 gradients are page-locked and the moments are not; the weights and the gradients in bf16 by the stage."""
     pieces = sub_groups(plan)
     states = sum(page_locked(FP32 * piece) + 2 * FP32 * piece for piece in pieces)
@@ -75,7 +87,7 @@ def _adam_offloaded(plan: Plan) -> float:
     return states + weights + (accumulated / plan.ranks if plan.accumulates else 0)
 
 
-def engine_tensors(plan: Plan) -> Iterator[int]:
+def engine_tensors(plan: MemoryPlan) -> Iterator[int]:
     """Bytes of each tensor of an engine's weights on one GPU: vLLM joins q, k and v, and gate and up."""
     s, ranks = plan.shape, plan.engine_ranks
     kv = max(1, s.kv_heads // ranks) * s.head_dim

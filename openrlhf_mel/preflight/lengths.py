@@ -1,12 +1,17 @@
-"""Lengths in tokens: how long responses are assumed to be, and what of it fits into `data.max_len`. Pure."""
+"""Lengths in tokens: how long responses are assumed to be, and what of it fits into `data.max_len`."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
+from openrlhf_mel.preflight.problems import Problem, warning
+
+MANY_TOO_LONG, ALL_TOO_LONG = 0.25, 0.995
 SPREAD = 0.6  # assumed: standard deviation of the logarithm of a response's length
 CELLS = 400
 _NORMAL = NormalDist()
@@ -117,3 +122,67 @@ def share_too_long(budget: Budget, responses: Responses, group: int, selection: 
         others = math.floor(budget.room / step - i)  # the middles of both cells add up to i + j + 1 steps
         fits += probability * below[min(CELLS, max(0, others))]
     return min(1.0, max(0.0, 1 - fits))
+
+
+def figures(budget: Budget, responses: Responses, exact: bool) -> dict[str, Any]:
+    """What the report says of lengths. `exact`: counted by the model's own tokenizer."""
+    return {
+        "max_len": budget.max_len,
+        "instruction": budget.instruction,
+        "question_template": budget.question,
+        "replay_template": budget.replay,
+        "mean_question": budget.mean_question,
+        "longest_question": budget.longest_question,
+        "mean_response": responses.mean,
+        "mean_response_cut": responses.average,
+        "truncated_share": responses.truncated,
+        "exact": exact,
+    }
+
+
+def check_rollout(budget: Budget, counted: bool) -> Iterator[Problem]:
+    """Question and response against `data.max_len`. `counted`: the data were read, and the longest question is known."""
+    most = budget.max_len
+    if budget.question + budget.response >= most:
+        yield Problem(
+            f"--data.max_len {most}: --rollout.max_new_tokens {budget.response} and the question's template "
+            f"({budget.question} tokens) leave no room for a question; raise it, or lower --rollout.max_new_tokens"
+        )
+    elif budget.question + budget.longest_question + budget.response > most and counted:
+        yield warning(
+            f"--data.max_len {most}: the longest question ({budget.longest_question} tokens) and others that leave no room "
+            f"for --rollout.max_new_tokens {budget.response} are left out of the data"
+        )
+
+
+def check_pairs(budget: Budget, responses: Responses, share: float) -> Iterator[Problem]:
+    """I + x + y+ + y- + M against `data.max_len`; `share` of the pairs are too long."""
+    most = budget.max_len
+    parts = (
+        f"I {budget.instruction} + x {budget.mean_question} + M {budget.m} leave {budget.room} tokens for two responses "
+        f"of {responses.mean:.0f} on average (at most {responses.cap})"
+    )
+    needed = budget.average_context + budget.m + 2 * responses.cap
+    remedy = (
+        f"raise it ({needed} holds every pair), lower --mel.max_new_tokens or --rollout.max_new_tokens, or "
+        "--mel.pair_selection shortest"
+    )
+    if share >= ALL_TOO_LONG:
+        yield Problem(f"--data.max_len {most}: {parts}, so that practically no pair fits; {remedy}")
+    elif share >= MANY_TOO_LONG:
+        yield warning(f"--data.max_len {most}: {parts}; {share:.0%} of the pairs are too long (estimate); {remedy}")
+
+
+def check_replay(budget: Budget) -> Iterator[Problem]:
+    """The replay's prompt, M in it, and its response against `data.max_len`."""
+    most, prompt = budget.max_len, budget.replay + budget.question + budget.mean_question
+    if prompt + budget.replay_response >= most:
+        yield Problem(
+            f"--mel.replay_max_new_tokens {budget.replay_response}: with the replay's prompt ({prompt} tokens without "
+            f"M) it leaves no room for M in --data.max_len {most}; lower it, or raise --data.max_len"
+        )
+    elif prompt + budget.m + budget.replay_response > most:
+        yield warning(
+            f"--mel.replay_max_new_tokens {budget.replay_response}: an M of more than "
+            f"{most - prompt - budget.replay_response} tokens (of at most {budget.m}) is dropped as replay_too_long"
+        )

@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from openrlhf_mel.method.nll_chunks import chunk_length
 from openrlhf_mel.preflight.shapes import Shape
 
 GIB = 2**30
@@ -16,7 +16,6 @@ BF16, FP32 = 2, 4
 # DeepSpeed's defaults, which upstream leaves as they are ("auto"), in elements.
 _BUCKET = 500_000_000  # reduce_bucket_size
 _LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of use
-NLL_CHUNK, NLL_CHUNKS = 128, 16  # `head.CHUNK` and `CHUNKS`, which are not read from there: it would import torch
 # Assumed: CUDA context, cuBLAS and NCCL of a training process.
 _PROCESS = 1.5 * GIB
 # Measured on an H100 with vLLM 0.19 (docs/preflight.md), all within its share: activations, what torch does not count, and
@@ -37,7 +36,7 @@ Parts = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What decides the memory of a run.
 
     Attributes:
@@ -97,12 +96,7 @@ def layer_bytes(shape: Shape) -> int:
     return 2 * norm + head_norms + attention + 4 * BF16 * shape.ffn
 
 
-def nll_chunk(positions: int) -> int:
-    """`head.chunk_length`."""
-    return max(NLL_CHUNK, -(-positions // NLL_CHUNKS))
-
-
-def training_pass(plan: Plan, tokens: int, nll: bool = False) -> Parts:
+def training_pass(plan: MemoryPlan, tokens: int, nll: bool = False) -> Parts:
     """Activations and logits of a forward and backward, at the worse of its two peaks.
 
     At the head all stored activations and the logits' gradients are there; within a layer that is recomputed or
@@ -114,7 +108,7 @@ def training_pass(plan: Plan, tokens: int, nll: bool = False) -> Parts:
     stored = s.layers * (BF16 * s.hidden if plan.checkpointing else layer_bytes(s)) * tokens
     if nll:
         # At most, as if all tokens were M's: with checkpointing the layer's peak is higher even so (Qwen3-4B and larger).
-        entries, at_head, kept = s.vocabulary * min(nll_chunk(tokens), tokens), BF16 + 3 * FP32, 0
+        entries, at_head, kept = s.vocabulary * min(chunk_length(tokens), tokens), BF16 + 3 * FP32, 0
     else:
         entries, kept = s.vocabulary * tokens, FP32
         at_head = 16 if plan.entropy else 10 if plan.temperature == 1 else 12
@@ -129,7 +123,7 @@ def inference_pass(shape: Shape, tokens: int) -> Parts:
     return {ACTIVATIONS: 6 * (shape.ffn + shape.hidden) * tokens, LOGITS: (BF16 + FP32) * shape.vocabulary * tokens}
 
 
-def gradient_bytes(plan: Plan, moment: str) -> float:
+def gradient_bytes(plan: MemoryPlan, moment: str) -> float:
     """bf16 gradients of a rank (Rajbhandari et al., arXiv 1910.02054, and DeepSpeed 0.19's source).
 
     ZeRO-1 keeps all and adds its own partition at the end of an optimizer step; ZeRO-2 a partition that accumulates and
@@ -146,7 +140,7 @@ def gradient_bytes(plan: Plan, moment: str) -> float:
     return whole + (part if moment == NLL and plan.learns else 0)
 
 
-def policy(plan: Plan, moment: str) -> Parts:
+def policy(plan: MemoryPlan, moment: str) -> Parts:
     """A policy GPU's parts at `moment`, without the engine."""
     s, n = plan.shape, plan.ranks
     asleep = plan.policy_sleeps and moment in (ROLLOUT, LOG_PROBS)
@@ -173,7 +167,7 @@ def policy(plan: Plan, moment: str) -> Parts:
     return parts
 
 
-def engine(plan: Plan, asleep: bool = False) -> Parts:
+def engine(plan: MemoryPlan, asleep: bool = False) -> Parts:
     """An engine GPU's parts: vLLM takes its share of the card and fills with KV cache what it does not need."""
     other = _ENGINE_OTHER if plan.engine_ranks == 1 else _ENGINE_NCCL
     if asleep:
@@ -187,7 +181,7 @@ def engine(plan: Plan, asleep: bool = False) -> Parts:
     }
 
 
-def kv_tokens(plan: Plan) -> int:
+def kv_tokens(plan: MemoryPlan) -> int:
     """Tokens that the KV cache of one engine holds."""
     return int(engine(plan)[KV_CACHE] / plan.shape.kv_bytes(plan.engine_ranks))
 
@@ -207,7 +201,7 @@ class Device:
         return moment, totals[moment]
 
 
-def devices(plan: Plan) -> Iterator[Device]:
+def devices(plan: MemoryPlan) -> Iterator[Device]:
     """The kinds of GPU that a run has, each with what it holds when."""
     moments = [ROLLOUT, LOG_PROBS, POLICY, *([NLL] if plan.learns else []), STEP]
     if plan.shared:
@@ -221,7 +215,7 @@ def devices(plan: Plan) -> Iterator[Device]:
         yield Device("reference", n, {LOG_PROBS: policy(idle, LOG_PROBS)})
 
 
-def peak(plan: Plan) -> float:
+def peak(plan: MemoryPlan) -> float:
     """Bytes of a policy GPU at its worst moment."""
     return next(devices(plan)).peak()[1]
 
@@ -229,47 +223,3 @@ def peak(plan: Plan) -> float:
 def checkpoint_bytes(parameters: int, trained: int, stage: int) -> float:
     """A DeepSpeed checkpoint: fp32 weights and Adam's moments of what is trained, and (not under ZeRO-3) bf16 weights."""
     return 3 * FP32 * trained + (BF16 * parameters if stage < 3 else 0)
-
-
-def remedies(plan: Plan, limit: float) -> Iterator[tuple[str, float]]:
-    """What lowers the peak to `limit` bytes, the cheapest first, each with the peak that it leaves.
-
-    A change is kept while the next are tried, and left out where it brings little; the first that suffices is the last.
-    """
-    before = peak(plan)
-    for text, fields in _changes(plan) if before > limit else ():
-        changed = dataclasses.replace(plan, **fields)
-        after = peak(changed)
-        if after > before - 0.25 * GIB:
-            continue
-        plan, before = changed, after
-        yield text, after
-        if after <= limit:
-            return
-
-
-def _changes(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By cost: text and the fields that it changes."""
-    one = {"policy_tokens": plan.sequence, "log_prob_tokens": plan.sequence, "nll_tokens": plan.row}
-    yield (
-        "micro-batches of one sequence: --train.micro_batch_size 1 --rollout.micro_batch_size 1, or with dynamic batches "
-        f"--train.max_tokens_per_gpu {plan.sequence}",
-        one,
-    )
-    if plan.shared:
-        yield "--vllm.enable_sleep (seconds a step)", {"engine_sleeps": True}
-        yield "--ds.enable_sleep (seconds a step)", {"policy_sleeps": True}
-    yield "--actor.gradient_checkpointing_enable (the policy's update a third slower)", {"checkpointing": True}
-    for share in (0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
-        if plan.shared and share < plan.utilization:
-            yield f"--vllm.gpu_memory_utilization {share} (fewer sequences at once)", {"utilization": share}
-    if plan.stage < 3:
-        yield "--ds.zero_stage 3 (more communication)", {"stage": 3}
-    yield "--ds.adam_offload (slow optimizer steps, host memory, gradient norms not logged)", {"offload": True}
-    for factor in (2, 4, 8):
-        yield f"{factor * plan.ranks} GPUs for the policy", {"ranks": factor * plan.ranks}
-    rank = 64
-    yield f"--ds.lora.rank {rank} (another method)", {"trained": plan.shape.lora(rank)}
-    yield "a shorter --rollout.max_new_tokens and --data.max_len (other results)", {
-        "policy_tokens": plan.sequence // 2, "log_prob_tokens": plan.sequence // 2, "nll_tokens": plan.row // 2,
-    }  # fmt: skip

@@ -77,7 +77,7 @@ class Work:
 
 
 @dataclass
-class Estimate:
+class StepEstimate:
     """Tokens by kind, and seconds by phase, of one step."""
 
     tokens: dict[str, float] = field(default_factory=dict)
@@ -124,9 +124,9 @@ def training_flops(shape: Shape, tokens: float, context: float, checkpointing: b
     return passes * (2 * shape.multiplied + 2 * shape.layers * shape.q * context) * tokens
 
 
-def estimate(work: Work) -> Estimate:
+def estimate(work: Work) -> StepEstimate:
     """Tokens and seconds of a step."""
-    e = Estimate()
+    e = StepEstimate()
     budget, responses = work.budget, work.responses
     samples = work.questions * work.group
     prompt = budget.question + budget.mean_question

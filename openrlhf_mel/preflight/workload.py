@@ -87,7 +87,9 @@ def budget(
     )
 
 
-def memory_plan(settings: Settings, shape: Shape, hw: Hardware, lengths: Budget, responses: Responses) -> memory.Plan:
+def memory_plan(
+    settings: Settings, shape: Shape, hw: Hardware, lengths: Budget, responses: Responses
+) -> memory.MemoryPlan:
     """The largest micro-batches and what shards, sleeps and recomputes."""
     values, mel = settings.upstream, settings.mel
     ranks, dynamic = batches.ranks(values), values["train.dynamic_batch_enable"]
@@ -101,7 +103,7 @@ def memory_plan(settings: Settings, shape: Shape, hw: Hardware, lengths: Budget,
     lora = values["ds.lora.rank"]
     reference = placement(values).reference
     copies = values["algo.kl.init_coef"] > 0 and not values["ref.offload"] and not reference
-    return memory.Plan(
+    return memory.MemoryPlan(
         shape=shape,
         card=hw.memory_gib * USABLE * memory.GIB,
         ranks=ranks,
@@ -150,7 +152,9 @@ def _log_prob_tokens(settings: Settings, lengths: Budget, responses: Responses) 
     return max(lengths.sequence, math.ceil(total / count))
 
 
-def work(settings: Settings, plan: memory.Plan, hw: Hardware, lengths: Budget, responses: Responses) -> throughput.Work:
+def work(
+    settings: Settings, plan: memory.MemoryPlan, hw: Hardware, lengths: Budget, responses: Responses
+) -> throughput.Work:
     """What a step does."""
     values, mel = settings.upstream, settings.mel
     moved = 3 * memory.FP32 * plan.trained / plan.ranks if plan.policy_sleeps else 0

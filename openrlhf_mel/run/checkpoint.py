@@ -53,6 +53,38 @@ class Checkpoint:
         return self.path.name
 
 
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's tag, `global_step<n>` or `best_global_step<n>`; None for another name."""
+    match = _TAG.fullmatch(name)
+    return int(match[2]) if match else None
+
+
+def problem(path: Path) -> str | None:
+    """Why the checkpoint `path` is not as it was sealed; None where it is.
+
+    As sealed: every file is there, of the size it had, with the first and the last MiB it had. That finds files that are
+    cut short, zeroed, swapped or not all there, in seconds for any size; not a change between a large file's ends.
+
+    Raises:
+        OSError: a file cannot be read for now. That may pass, and says nothing about what was saved.
+    """
+    try:
+        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
+        missing = [name for name in sealed["files"] if not (path / name).exists()]
+        if missing:
+            return f"{path} lacks {', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"
+        ends = sealed.get("ends", {})  # older seals have sizes alone
+        for name, size in sealed["files"].items():
+            file = path / name
+            if file.stat().st_size != size or (name in ends and _digest_ends(file) != ends[name]):
+                return f"{file} is cut short or damaged: it is not as it was saved"
+    except FileNotFoundError:
+        return f"{path / SEAL} is missing: its save was not finished"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{path / SEAL} is damaged"
+    return None if _read(path) else f"{path / SEAL} is damaged"
+
+
 def find(folder: Path) -> list[Checkpoint]:
     """The sealed checkpoints, by step (of one step the plain one last); what is damaged or half is passed over."""
     made = [c for path in _folders(folder) if (c := _read(path)) is not None]
@@ -65,10 +97,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def prepare(folder: Path) -> Checkpoint | None:
-    """Make `folder` fit to be loaded from: leftovers removed, `latest` the newest checkpoint that is as it was sealed.
-
-    As sealed: every file is there, of the size it had, with the first and the last MiB it had. That finds files that are
-    cut short, zeroed, swapped or not all there, in seconds for any size; not a change between a large file's ends.
+    """Make `folder` fit to be loaded from: leftovers removed, `latest` the newest checkpoint without a `problem`.
 
     Without one nothing stays, since upstream takes an existing folder for a checkpoint. Damaged checkpoints are kept
     aside as `<tag>.damaged`: they may be all that is left of many hours.
@@ -78,7 +107,7 @@ def prepare(folder: Path) -> Checkpoint | None:
     """
     clear(folder)
     for path in list(_folders(folder)):
-        if _TAG.fullmatch(path.name) and (not _ends_as_sealed(path) or _read(path) is None):
+        if _TAG.fullmatch(path.name) and problem(path) is not None:
             aside = path.rename(_free(path.with_name(f"{path.name}.damaged")))
             logger.warning("checkpoint %s is not as it was saved: kept aside as %s, and not used", path, aside.name)
     checkpoint = newest(folder)
@@ -181,16 +210,6 @@ def _read(path: Path) -> Checkpoint | None:
         return Checkpoint(path, int(match[2]), match[1] is not None, metric, sum(files.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _ends_as_sealed(path: Path) -> bool:
-    """Raises OSError where it cannot be read: that may pass, and is no word on what was saved."""
-    try:
-        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
-        # Older seals have sizes alone.
-        return all(_digest_ends(path / name) == digest for name, digest in sealed.get("ends", {}).items())
-    except (FileNotFoundError, ValueError, AttributeError):
-        return False
 
 
 def _digest_ends(path: Path) -> str:

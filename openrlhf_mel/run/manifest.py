@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mel import __version__
+from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.run import records
@@ -21,7 +21,10 @@ _PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-att
 def of(settings: Settings) -> dict[str, Any]:
     """The manifest of a run that begins now."""
     data = {
-        flag: {part.strip(): _sha256(Path(part.strip())) for part in settings.upstream[flag].split(",")}
+        flag: {
+            part: file_sha256(Path(part)) if Path(part).is_file() else None
+            for part in map(str.strip, settings.upstream[flag].split(","))
+        }
         for flag in ("data.prompt_dataset", "eval.dataset")
         if settings.upstream[flag]
     }
@@ -32,7 +35,7 @@ def of(settings: Settings) -> dict[str, Any]:
         "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
         "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
         | _vllm()
-        | {name: _version(name) for name in _PACKAGES},
+        | {name: version(name) for name in _PACKAGES},
         "commit": records.commit(),
         "data_sha256": data,
         "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
@@ -45,19 +48,12 @@ def _vllm() -> dict[str, str | None]:
     return {build.distribution: build.version} if build else {"vllm": None}
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version that is installed; None where none is."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _sha256(path: Path) -> str | None:
-    """The SHA-256 of a file's content; None for a folder or a name on the hub."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel.disk import json_line
 from openrlhf_mel.method.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
@@ -58,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append one JSON line a row, by a single write, and flush it to the disk."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    data = "".join(map(json_line, rows)).encode()
     with open(path, "ab", buffering=0) as file:
         file.write(data)
         os.fsync(file.fileno())
@@ -77,7 +78,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def keep_up_to(path: Path, step: int) -> None:
     """Drop the rows after `step`: a resumed run writes them again."""
     rows = [row for row in read_lines(path) if row["step"] <= step]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(map(json_line, rows)))
 
 
 def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:

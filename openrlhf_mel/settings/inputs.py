@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_mel.errors import UserError
+from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.prompts import Templates, question_of
 from openrlhf_mel.settings import flags
 from openrlhf_mel.settings.resolve import Settings
@@ -67,9 +67,13 @@ def model_file(name: str, file: str, flag: str) -> Path | None:
     except EntryNotFoundError as error:  # on the hub, or without a connection in the cache
         if file != "config.json":
             return None
-        raise UserError(f"{flag}: its config.json is not to be had ({_first_line(error)}); pass a folder") from None
+        raise UserError(
+            f"{flag}: its config.json is not to be had ({first_line(error.__cause__ or error)}); pass a folder"
+        ) from None
     except Exception as error:
-        raise UserError(f"{flag}: cannot be read from the hub ({_first_line(error)}); pass a folder") from None
+        raise UserError(
+            f"{flag}: cannot be read from the hub ({first_line(error.__cause__ or error)}); pass a folder"
+        ) from None
 
 
 def check_templates(settings: Settings) -> None:
@@ -105,7 +109,7 @@ def read_data(settings: Settings, flag: str) -> Any:
         data = blend(name, probabilities, quiet, dataset_split=values[DATA[flag]])
     except Exception as error:
         _check_split(error, DATA[flag], values[DATA[flag]])
-        raise UserError(f"--{flag} {name}: cannot be loaded: {_first_line(error)}") from None
+        raise UserError(f"--{flag} {name}: cannot be loaded: {first_line(error.__cause__ or error)}") from None
     _check_columns(data, flag, name, values)
     return data
 
@@ -177,8 +181,3 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
                 f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.label_key']!r}; "
                 "expected a reference answer: a text or a number"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:200]}"

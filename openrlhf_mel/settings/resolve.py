@@ -32,7 +32,6 @@ _PATHS = (
     "train.agent_func_path",
 )
 _OUTPUTS = ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir")
-AGENT_EXECUTOR = str(Path(__file__).parents[1] / "upstream" / "agent_executor.py")
 REQUIRED = (
     "actor.model_name_or_path",
     "data.prompt_dataset",
@@ -70,6 +69,7 @@ def resolve(
     arguments: Sequence[str],
     *,
     device: str | None = None,
+    agent_executor: str | None = None,
     contradictions: list[str] | None = None,
 ) -> Settings:
     """The settings of `--config config_path` and the command line's other `arguments`.
@@ -77,6 +77,7 @@ def resolve(
     Args:
         device: `cuda` or `cpu`, what the run will find (then `auto` means it, and `mel.runtime: cuda` is taken at its
             word); None: this machine is asked.
+        agent_executor: the file with the verifier, for OpenRLHF; a reward function or model of the user's wins.
         contradictions: takes what contradicts, a message each, in the place of a UserError.
 
     Raises:
@@ -105,7 +106,7 @@ def resolve(
     name = Path(config_path).stem if config_path else "run"
     run_dir = Path(os.path.abspath(mel.run_dir or Path("runs") / name))
     mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
-    chosen = _defaults(mel, upstream_given, run_dir) | upstream_given
+    chosen = _defaults(mel, upstream_given, run_dir, agent_executor) | upstream_given
     if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
         chosen["algo.advantage.estimator"] = mel_options.algorithm_flags("rft")["algo.advantage.estimator"]
     argv: list[str] = []
@@ -292,7 +293,7 @@ def _cpu_engine(mel: MELConfig) -> str:
     return "transformers"
 
 
-def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path, agent_executor: str | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         **mel_options.algorithm_flags(mel.algorithm),
         "ckpt.path": str(run_dir / "checkpoints"),
@@ -300,8 +301,8 @@ def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path) -> dict[str,
         "ckpt.best_metric_key": "none",  # upstream's automatic choice follows a test set
         "logger.tensorboard_dir": str(run_dir / "tensorboard"),
     }
-    if not given.get("reward.remote_url") and not given.get("reward.model_name_or_path"):
-        chosen["train.agent_func_path"] = AGENT_EXECUTOR
+    if agent_executor and not given.get("reward.remote_url") and not given.get("reward.model_name_or_path"):
+        chosen["train.agent_func_path"] = agent_executor
     if given.get("vllm.num_engines") is None:
         chosen["vllm.num_engines"] = 1
     if mel.runtime == "cpu":

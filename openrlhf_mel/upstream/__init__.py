@@ -1,1 +1,5 @@
 """The seam to OpenRLHF 0.11.2: the names that MEL substitutes, and the checks that they still are as expected."""
+
+from pathlib import Path
+
+AGENT_EXECUTOR = str(Path(__file__).with_name("agent_executor.py"))  # which OpenRLHF loads by its path

@@ -21,7 +21,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from vllm import SamplingParams
 
 from openrlhf_mel.errors import Stopped
-from openrlhf_mel.method.construction import Constructor, Generation, Replay, Sampling
+from openrlhf_mel.method.construction import Constructor, EngineSampling, Generation, Replay
 from openrlhf_mel.method.experience import Group, MetaExperience, Trajectory
 from openrlhf_mel.run import records
 from openrlhf_mel.upstream import rollout_log_probs
@@ -44,13 +44,13 @@ class RayEngine:
         """Special tokens left out."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Generation:
+    async def generate(self, prompt_ids: list[int], sampling: EngineSampling) -> Generation:
         """The engine's plain generation: nothing is scored. Whole only if M ended itself: vLLM may also abort, or fail."""
         output = await self._call("generate", 1, prompt_ids, _params(sampling))
         one = output.outputs[0]
         return Generation(tuple(one.token_ids), one.finish_reason != "stop")
 
-    async def respond(self, prompt: str, answer: str, sampling: Sampling, count: int) -> list[Replay]:
+    async def respond(self, prompt: str, answer: str, sampling: EngineSampling, count: int) -> list[Replay]:
         """The scoring path of the rollouts themselves."""
         responses = await self._call(
             "generate_responses",
@@ -78,7 +78,7 @@ class RayEngine:
             self._load[index] -= weight
 
 
-def _params(sampling: Sampling) -> SamplingParams:
+def _params(sampling: EngineSampling) -> SamplingParams:
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

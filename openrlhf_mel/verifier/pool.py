@@ -7,7 +7,6 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from openrlhf_mel import child_process
 from openrlhf_mel.verifier.verdict import VerifierError
 
 _START_LIMIT_S = 120.0  # for importing sympy on a busy machine with a slow disk
@@ -74,20 +74,9 @@ class Nursery:
         raise VerifierError("the process that starts the verifier's workers died; is the machine out of memory?")
 
     def _start(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = [str(os.getpid()), str(self._memory_mb)]
+        self._control, self._process = child_process.start(_BOOT, *arguments, kind=socket.SOCK_SEQPACKET)
         self._control.settimeout(_START_LIMIT_S)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        arguments = [str(theirs.fileno()), str(os.getpid()), str(self._memory_mb)]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in a terminal is for the owner, who then ends the workers
-            )
         try:
             answer = self._receive()
         except OSError as error:

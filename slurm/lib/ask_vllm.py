@@ -1,4 +1,4 @@
-"""Asks vLLM the same twice, greedily, on a GPU with a sleep between: python slurm/lib/ask_vllm.py MODEL cuda | cpu.
+"""Asks vLLM the same twice, greedily, on a GPU with a sleep between: python -m slurm.lib.ask_vllm MODEL cuda | cpu.
 
 Its last line is JSON: `same`, whether the words were, and on a GPU `freed`, the GiB that sleeping gave back.
 """
@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from openrlhf_mel.cpu import vllm_arguments
 

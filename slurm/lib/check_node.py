@@ -21,12 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import check_tools
-import this_node
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from openrlhf_mel.settings import vllm_build
+from slurm.lib import check_tools, this_node
 
 _PACKAGES = ("openrlhf", "torch", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports

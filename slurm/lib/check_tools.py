@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import this_node
+from slurm.lib import this_node
 
 _INSTALL = "as the head of requirements.txt says, or in a container (slurm/Dockerfile)"
 _PYTHON_SOURCE = "#include <Python.h>\n"

@@ -11,7 +11,7 @@ evaluate() {
     fi
     ((STOPPING)) && requeue
     on "$HEAD"
-    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/evaluate.py "$@" || status=$?
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m slurm.lib.evaluate "$@" || status=$?
     ((status)) || { say "finished"; return; }
     is_cancelled && exit 143
     requeue_if_asked

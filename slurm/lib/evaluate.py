@@ -27,8 +27,6 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from eval import arguments, checkpoint_models, results, run, store
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from check_result import Result
+from slurm.lib.check_result import Result
 
 MEAN, LARGEST = 0.08, 2.0  # about twice, and four times, the most that was seen where all is well
 # In the first step both sides have the weights of the files. What rounding leaves there grew by 3.3 times at most.

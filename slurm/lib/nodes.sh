@@ -17,7 +17,7 @@ check_nodes() {
         sed -nE 's/^NodeName=(\S+) .*NodeAddr=(\S+) .*/\1=\2/p')
     export MEL_NODE_ADDRESSES MEL_LOG_DIR=$LOG_DIR MEL_MARK=$JOB.$ATTEMPT MEL_NODES=${#NODES[@]} MEL_TRAINS=${1:-}
     on "$(list "${NODES[@]}")"
-    answers=$(timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/check_node.py 2>"$found.err") || code=$?
+    answers=$(timeout --kill-after=10 "$MEL_CHECK_S" "${LAUNCH[@]}" "$MEL_PYTHON" -m slurm.lib.check_node 2>"$found.err") || code=$?
     echo "$answers" >"$found"
     while read -r _ node status; do say "warning: node $node: $status"; done < <(grep '^warning ' <<<"$answers")
     for node in "${NODES[@]}"; do

@@ -22,7 +22,7 @@ hold_ray() {
     trap '' USR1 USR2
     trap 'kill "$CHILD"' TERM # by force, see end_ray
     on "$1" --kill-on-bad-exit=1
-    run_child "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/ray_node.py "$2" >>"$LOG_DIR/ray.log" 2>&1
+    run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m slurm.lib.ray_node "$2" >>"$LOG_DIR/ray.log" 2>&1
     kill -USR1 "$$" # lost_ray
 }
 
@@ -31,7 +31,7 @@ await_ray() {
     local node joined=() status=0
     for node in "$@"; do joined+=("$(awk -v n="$node" '$1 == n {print n "=" $3}' "$LOG_DIR/nodes")"); done
     on "$HEAD"
-    run_child timeout --kill-after=10 $((MEL_RAY_S + 10)) "${LAUNCH[@]}" "$MEL_PYTHON" slurm/lib/wait_for_ray.py \
+    run_child timeout --kill-after=10 $((MEL_RAY_S + 10)) "${LAUNCH[@]}" "$MEL_PYTHON" -m slurm.lib.wait_for_ray \
         "$MEL_RAY_HEAD" "$MEL_RAY_S" "${joined[@]}" || status=$?
     ((status)) || return 0
     requeue_if_asked

@@ -1,4 +1,4 @@
-"""Holds Ray on this node until it is told to end: python slurm/lib/ray_node.py head | worker.
+"""Holds Ray on this node until it is told to end: python -m slurm.lib.ray_node head | worker.
 
 Everything that two jobs on one node could share has a value of its own: ports (the head's two by the job's number, all
 others by the kernel), the temporary folder, CPUs, GPUs and memory from the allocation.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import this_node
+from slurm.lib import this_node
 
 _LOGS = Path(os.environ["MEL_LOG_DIR"])
 _END = _LOGS / "ray-end"  # written by the batch script

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gpu_memory
-import process_group
 import yaml
+
+from slurm.lib import gpu_memory, process_group
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, KILL_AFTER = 4, 2

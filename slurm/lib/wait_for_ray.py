@@ -1,4 +1,4 @@
-"""Waits until nodes have joined a Ray cluster: python slurm/lib/wait_for_ray.py HOST:PORT SECONDS NODE=ADDRESS..."""
+"""Waits until nodes have joined a Ray cluster: python -m slurm.lib.wait_for_ray HOST:PORT SECONDS NODE=ADDRESS..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-import this_node
+from slurm.lib import this_node
 
 
 def main(head: str, seconds: str, *nodes: str) -> int:

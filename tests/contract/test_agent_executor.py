@@ -31,7 +31,7 @@ class Engine:
 def answer():
     from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
 
-    from openrlhf_mel.settings.resolve import AGENT_EXECUTOR
+    from openrlhf_mel.upstream import AGENT_EXECUTOR
 
     executor = _load_agent_executor(AGENT_EXECUTOR)  # by its path, as upstream does
 

@@ -20,8 +20,8 @@ from statistics import NormalDist
 from typing import Any
 
 from foreground import default_signals
-from scripted_server import Answer
 
+from benchmarks.scripted_server import Answer
 from data.rows import question_id
 from eval import grading, run
 from eval.identity import seed_of

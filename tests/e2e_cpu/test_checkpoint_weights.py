@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from eval import conversion
 from eval.checkpoint_models import find, materialise, select
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TOY = Path(__file__).resolve().parents[2] / "data" / "toy" / "model"
@@ -71,6 +72,12 @@ def convert(run_dir: Path, folder: Path) -> Path:
     [checkpoint] = select(find(run_dir), "1")
     assert checkpoint.kind == "deepspeed" and checkpoint.problem is None
     return materialise(checkpoint, folder)
+
+
+def seal_again(path: Path) -> None:
+    """For what was spoilt: a seal does not say who wrote the files."""
+    (path / checkpoint.SEAL).unlink()
+    checkpoint.seal(path.rename(path.with_name(f"{path.name}{checkpoint.PARTIAL}")), 2, None, None)
 
 
 def set_base(run_dir: Path, base: Path) -> None:
@@ -219,6 +226,7 @@ def test_a_pickle_that_would_run_code_does_not(run, tmp_path, name, kind):
     for file in (folder / "checkpoints" / "_actor" / "global_step1").glob(f"*_{kind}_states.pt"):
         content = torch.load(file, weights_only=False)
         torch.save(content | {"trap": Trap(tmp_path / "sprung")}, file)
+    seal_again(file.parent)
     with pytest.raises(UserError, match=r"holds more than weights and plain data.*posix\.mkdir.*zero_to_fp32\.py"):
         convert(folder, tmp_path / "out")
     assert not (tmp_path / "sprung").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
@@ -226,15 +234,17 @@ def test_a_pickle_that_would_run_code_does_not(run, tmp_path, name, kind):
 
 @pytest.mark.parametrize("name", TWO)
 def test_shards_that_do_not_belong_together(run, runs, tmp_path, name):
-    """What the files' ends do not tell: another content, or a shard of another number of ranks."""
+    """What the seal does not tell: another content, or a shard of another number of ranks."""
     folder = run(name)
     shards = sorted((folder / "checkpoints" / "_actor" / "global_step1").glob("*_optim_states.pt"))
     torch.save({"optimizer_state_dict": {}}, shards[0])
+    seal_again(shards[0].parent)
     with pytest.raises(UserError, match="global_step1: cannot be put together"):
         convert(folder, tmp_path / "out")
     alone = runs / name.replace("2 ranks", "1 rank") / "checkpoints" / "_actor" / "global_step1"
     for shard in shards:
         shutil.copy(next(alone.glob("*_optim_states.pt")), shard)
+    seal_again(shards[0].parent)
     with pytest.raises(UserError, match=r"cannot be put together.*Expected 1 of .*found 2"):
         convert(folder, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]

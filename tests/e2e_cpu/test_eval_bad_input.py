@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from e2e_cpu import known_answers as known
-from scripted_server import Answer, ScriptedServer
 
+from benchmarks.scripted_server import Answer, ScriptedServer
 from data.rows import question_id
 from eval import regrade, run
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from e2e_cpu import known_answers as known
-from scripted_server import FAULTS, Faults, ScriptedServer
 
+from benchmarks.scripted_server import FAULTS, Faults, ScriptedServer
 from eval import regrade
 from openrlhf_mel.prompts import DEFAULT_DIR
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 from e2e_cpu import known_answers as known
-from scripted_server import Faults, ScriptedServer
 
+from benchmarks.scripted_server import Faults, ScriptedServer
 from eval import grading, run
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from openrlhf_mel.settings import vllm_build
-from openrlhf_mel.settings.resolve import AGENT_EXECUTOR
 from openrlhf_mel.train import EXIT_STOPPED
+from openrlhf_mel.upstream import AGENT_EXECUTOR
 
 REPO = Path(__file__).resolve().parents[2]
 AGENT = Path(__file__).with_name("stale_agent.py")

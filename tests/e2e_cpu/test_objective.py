@@ -154,9 +154,9 @@ def test_a_mixture_of_experts_leaves_nothing_either(mixture, flags):
 
 def chunks_of_3(data):
     """Logits of 3 positions at a time: many chunks, which every rank makes again in its backward."""
-    from openrlhf_mel.method import nll_head
+    from openrlhf_mel.method import nll_chunks, nll_head
 
-    nll_head.CHUNK, nll_head.CHUNKS = 3, 99
+    nll_chunks.CHUNK, nll_chunks.CHUNKS = 3, 99
     recompute = nll_head.checkpoint
 
     def counted(*args, **options):

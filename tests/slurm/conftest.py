@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from slurm.cluster import Cluster, Job, missing
+from slurm_cluster import Cluster, Job, missing
 
 REPO = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).with_name("stand_ins")
@@ -93,8 +93,8 @@ def trainer(project):
         **{
             "openrlhf_mel.train": "train.py",
             "openrlhf_mel.preflight": "says.py",
-            "ray_node.py": "ray_node.py",
-            "wait_for_ray.py": "joined.py",
+            "slurm.lib.ray_node": "ray_node.py",
+            "slurm.lib.wait_for_ray": "joined.py",
         }
     )
     return project

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
-EVALUATE = REPO / "slurm" / "lib" / "evaluate.py"
 
 
 @pytest.fixture
@@ -225,7 +224,16 @@ def evaluate(tmp_path, command):
                 "SLURM_ARRAY_TASK_MIN": "0",
                 "SLURM_ARRAY_TASK_COUNT": str(count),
             }
-        done = command(sys.executable, EVALUATE, "--config", tmp_path / "eval.yaml", *flags, limit=100, env=environment)
+        done = command(
+            sys.executable,
+            "-m",
+            "slurm.lib.evaluate",
+            "--config",
+            tmp_path / "eval.yaml",
+            *flags,
+            limit=100,
+            env=environment,
+        )
         assert done.returncode == code, done.stderr
         return done
 
@@ -266,8 +274,7 @@ def test_an_element_alone_does_not_merge(evaluate, tmp_path):
     ],
 )
 def test_mistakes_of_an_evaluations_configuration(change, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(EVALUATE.parent)
-    import evaluate
+    from slurm.lib import evaluate
 
     (tmp_path / "eval.yaml").write_text(yaml.safe_dump(TOY | change))
     try:
@@ -279,8 +286,7 @@ def test_mistakes_of_an_evaluations_configuration(change, says, tmp_path, capsys
 
 @pytest.mark.parametrize(("name", "engines", "gpus"), [("paper", 4, 1), ("qwen2.5-32b", 1, 4)])
 def test_engines_of_a_node_of_four_gpus(name, engines, gpus, monkeypatch):
-    monkeypatch.syspath_prepend(EVALUATE.parent)
-    import evaluate
+    from slurm.lib import evaluate
 
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
     config = REPO / "slurm" / "configs" / "eval" / f"{name}.yaml"

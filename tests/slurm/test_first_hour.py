@@ -1,5 +1,6 @@
 """slurm/first_hour.py, as far as a CPU goes."""
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -10,9 +11,6 @@ import pytest
 from openrlhf_mel.settings import vllm_build
 
 REPO = Path(__file__).resolve().parents[2]
-SCRIPT = REPO / "slurm" / "first_hour.py"
-
-
 WITHOUT_GPU = [
     "GPUs",
     "CUDA kernels",
@@ -25,15 +23,14 @@ WITHOUT_GPU = [
 
 @pytest.fixture
 def first_hour(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import first_hour
+    from slurm import first_hour
 
     return first_hour
 
 
 @pytest.fixture
 def short_training(first_hour):
-    import short_training
+    from slurm.lib import short_training
 
     return short_training
 
@@ -102,7 +99,9 @@ def test_vllm_is_judged_by_its_version_whatever_its_distribution(
         line.split("==") for line in (REPO / "requirements.txt").read_text().splitlines() if "==" in line[:30]
     )
     pinned = {name.partition("[")[0]: version for name, version in pinned.items()}
-    monkeypatch.setattr(first_hour, "_version", lambda name: pinned[name] if name != "vllm" else pytest.fail("asked"))
+    monkeypatch.setattr(
+        first_hour.manifest, "version", lambda name: pinned[name] if name != "vllm" else pytest.fail("asked")
+    )
     monkeypatch.setattr(first_hour, "_python", lambda *_: SimpleNamespace(returncode=0, stderr=""))
     vllm(build)
     result = next(first_hour.packages(cuda))
@@ -167,7 +166,8 @@ def test_steps_without_the_measure_are_none(first_hour):
 )
 def test_what_vllm_answers_is_judged(first_hour, vllm, monkeypatch, build, cuda, said, expected):
     def python(*arguments):
-        assert arguments[1:] == ("model", "cuda" if cuda else "cpu") and Path(arguments[0]).is_file()
+        assert arguments == ("-m", "slurm.lib.ask_vllm", "model", "cuda" if cuda else "cpu")
+        assert importlib.util.find_spec(arguments[1])
         return SimpleNamespace(stdout=f"INFO loading\n{json.dumps(said)}\n", stderr="")
 
     monkeypatch.setattr(first_hour, "_python", python)

@@ -48,8 +48,7 @@ def test_the_node_that_lacks_a_gpu_is_named(trainer, script):
 
 
 def test_gpus_are_counted_within_what_is_left_of_the_check(monkeypatch, script):
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "slurm" / "lib")
-    import check_node
+    from slurm.lib import check_node
 
     monkeypatch.setattr(check_node.this_node, "GPUS", 8)
     monkeypatch.setenv("MEL_GPU_PROBE", str(script("exec sleep 100")))
@@ -60,8 +59,7 @@ def test_gpus_are_counted_within_what_is_left_of_the_check(monkeypatch, script):
 @pytest.mark.parametrize(("number", "kind"), [(errno.EDQUOT, "Shared"), (errno.ESTALE, "Unfit")])
 def test_whose_fault_a_run_folder_is(monkeypatch, tmp_path, number, kind):
     """A full one is full for every node; a mount that went stale is this node's."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "slurm" / "lib")
-    import check_node
+    from slurm.lib import check_node
 
     def refuse(**_):
         raise OSError(number, "refused")
@@ -92,7 +90,7 @@ def test_what_a_compile_lacks_is_told_before_anything_starts(trainer, script, tm
 
 def test_a_warning_of_a_node_is_told(trainer):
     """It stops nothing, and what a node says after it counts."""
-    trainer.stand_in(**{"check_node.py": "warns.py"})
+    trainer.stand_in(**{"slurm.lib.check_node": "warns.py"})
     job = trainer.run("--nodes=2", "--nodelist=n0,n1", SMOKE, limit=90)
     assert job.state == "COMPLETED", job.output
     for node in ("n0", "n1"):
@@ -127,7 +125,7 @@ def test_what_preflight_refuses_costs_no_ray(trainer):
 
 @pytest.mark.ray
 def test_ray_with_gpus_over_two_nodes(trainer):
-    trainer.stand_in(**{"ray_node.py": "itself.py", "wait_for_ray.py": "itself.py"})
+    trainer.stand_in(**{"slurm.lib.ray_node": "itself.py", "slurm.lib.wait_for_ray": "itself.py"})
     trainer.site(MEL_GPU_PROBE="echo 4")
     job = trainer.run("--nodes=2", "--gpus-per-node=4", SMOKE, limit=300)
     assert job.state == "COMPLETED" and "Ray: 2 of 2 nodes, 8 GPUs" in job.output, job.output
@@ -166,13 +164,13 @@ def test_a_temporary_folder_too_deep_for_rays_sockets(project, tmp_path):
 def test_a_node_without_the_project(trainer):
     """What the node reads there is not what the batch script wrote."""
     trainer.site(MEL_CHECK_S=24)
-    trainer.stand_in(**{"check_node.py": "elsewhere_on_n1.py"})
+    trainer.stand_in(**{"slurm.lib.check_node": "elsewhere_on_n1.py"})
     failed(trainer, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=60, says="error: node n1: does not see")
 
 
 def test_a_node_that_does_not_answer(trainer):
     trainer.site(MEL_CHECK_S=15)
-    trainer.stand_in(**{"check_node.py": "hang_on_n1.py"})
+    trainer.stand_in(**{"slurm.lib.check_node": "hang_on_n1.py"})
     job = failed(
         trainer, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=90, says="error: node n1: no answer within 15 s"
     )
@@ -196,7 +194,7 @@ def test_an_srun_that_fails_is_heard(trainer, tmp_path):
 @pytest.mark.slow
 def test_a_head_that_never_comes(project):
     project.site(MEL_RAY_S=3)
-    project.stand_in(**{"ray_node.py": "hang.py"})
+    project.stand_in(**{"slurm.lib.ray_node": "hang.py"})
     job = failed(project, SMOKE, limit=60, says="error: Ray did not start on all of n0")
     assert "error: Ray's head did not answer at 127.0.1.10:" in job.output
 
@@ -204,7 +202,7 @@ def test_a_head_that_never_comes(project):
 def test_a_ray_that_dies_at_once(project):
     """Nobody waits for the deadline."""
     project.site(MEL_RAY_S=200)
-    project.stand_in(**{"ray_node.py": "dies.py"})
+    project.stand_in(**{"slurm.lib.ray_node": "dies.py"})
     job = failed(project, SMOKE, limit=90, says="error: a node's Ray has ended")
     assert "Ray did not start on all of n0" in job.output
 
@@ -213,7 +211,7 @@ def test_a_ray_that_dies_at_once(project):
 @pytest.mark.ray
 def test_a_second_node_that_never_joins(project):
     project.site(MEL_RAY_S=45)
-    project.stand_in(**{"ray_node.py": "hang_on_n1.py"})
+    project.stand_in(**{"slurm.lib.ray_node": "hang_on_n1.py"})
     job = failed(
         project, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=240, says="error: n1: not in the Ray cluster after 45 s"
     )

@@ -227,7 +227,7 @@ def test_a_preemption_with_a_grace_time(trainer, cluster):
 
 def test_the_evaluation_comes_back(trainer, cluster):
     """One element of its array near its end, another that is preempted."""
-    trainer.stand_in(**{"lib/evaluate.py": "evaluate.py"})
+    trainer.stand_in(**{"slurm.lib.evaluate": "evaluate.py"})
     small = ("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
     array = trainer.submit(*small, "slurm/eval.sbatch")
     elements = [f"{array}_0", f"{array}_1"]

@@ -126,8 +126,7 @@ def test_the_smoke_job_asks_ray_for_what_its_nodes_have(monkeypatch, tmp_path, c
 
     monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
     monkeypatch.setenv("MEL_RAY_HEAD", "127.0.0.1:1")
-    monkeypatch.syspath_prepend(SLURM / "lib")
-    import ray_node
+    from slurm.lib import ray_node
 
     monkeypatch.setattr(ray_node.this_node, "GPUS", gpus)
     monkeypatch.setattr(ray_node.this_node, "address", lambda: "127.0.0.1")
@@ -169,7 +168,7 @@ def sequences(model, config):
     assert shape.heads % ranks == 0 and int(re.search(r"--gpus-per-node=(\d+)", chosen["sbatch"])[1]) % ranks == 0
     share = inspect.signature(VLLMBackend).parameters["gpu_memory"].default
     tokens = {"policy_tokens": 1, "log_prob_tokens": 1, "nll_tokens": 1, "sequence": 1, "row": 1}
-    plan = memory.Plan(
+    plan = memory.MemoryPlan(
         shape, card=0.99 * 80 * memory.GIB, ranks=1, trained=0, engine_ranks=ranks, utilization=share, **tokens
     )
     return memory.kv_tokens(plan) / (template + question + chosen["max_tokens"])

@@ -142,9 +142,8 @@ def test_steps_see_the_defaults(site):
 
 def test_the_default_scratch_folder(site, monkeypatch):
     """A login node's TMPDIR is not there in the job; one that is too long for Ray is not the site's fault."""
-    monkeypatch.syspath_prepend(LIB)
     monkeypatch.setenv("MEL_LOG_DIR", "")
-    import check_node
+    from slurm.lib import check_node
 
     ask = "load_site; echo $MEL_TMP"
     assert site(ask) == "/tmp" == site(ask, TMPDIR="/not/there") == site(ask, TMPDIR="/proc/1")
@@ -167,10 +166,9 @@ def test_what_is_compiled_is_the_jobs_own(site):
 
 
 def test_an_evaluation_removes_what_it_compiled(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(LIB)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("MEL_TMP", str(tmp_path))
-    import evaluate
+    from slurm.lib import evaluate
 
     lock = tmp_path / "mel-7" / "vllm" / "lock"
     lock.parent.mkdir(parents=True)
@@ -264,8 +262,7 @@ def test_what_a_container_sees(site, tmp_path):
 @pytest.fixture
 def node(monkeypatch):
     """slurm/lib/this_node.py"""
-    monkeypatch.syspath_prepend(LIB)
-    import this_node
+    from slurm.lib import this_node
 
     monkeypatch.setattr(this_node, "NAME", "gpu7")
     return this_node
@@ -307,9 +304,8 @@ def test_the_memory_and_cpus_of_the_job(node, monkeypatch):
 
 def test_vllm_is_named_as_what_it_is(node, monkeypatch):
     """By its distribution, and its version where that is not the tested one: nodes are compared by these words."""
-    import check_node
-
     from openrlhf_mel.settings.vllm_build import Build
+    from slurm.lib import check_node
 
     monkeypatch.chdir(LIB.parents[1])
     told = []
@@ -320,7 +316,7 @@ def test_vllm_is_named_as_what_it_is(node, monkeypatch):
 
 
 def test_ports_are_the_jobs_own_and_free(node, monkeypatch):
-    import check_node
+    from slurm.lib import check_node
 
     first = check_node.free_ports("127.0.0.1", 1000)
     assert first % 8 == 0 and 10_000 <= first < 32_000  # below Linux's ephemeral ports
@@ -331,7 +327,7 @@ def test_ports_are_the_jobs_own_and_free(node, monkeypatch):
 
 def test_the_temporary_folder(node, monkeypatch, tmp_path):
     monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
-    import ray_node
+    from slurm.lib import ray_node
 
     monkeypatch.setenv("MEL_TMP", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -345,7 +341,7 @@ def test_the_temporary_folder(node, monkeypatch, tmp_path):
 
 def test_rays_own_processes_find_the_environments_commands(node, monkeypatch, tmp_path):
     monkeypatch.setenv("MEL_LOG_DIR", str(tmp_path))
-    import ray_node
+    from slurm.lib import ray_node
 
     monkeypatch.setattr(ray_node, "_LOGS", tmp_path)
     monkeypatch.setenv("MEL_TMP", str(tmp_path))

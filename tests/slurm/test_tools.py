@@ -19,8 +19,7 @@ def tools(monkeypatch):
     """slurm/lib/check_tools.py, where nothing is set that it heeds."""
     for name in ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "CUDA_INC_PATH", "DS_SKIP_CUDA_CHECK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.syspath_prepend(LIB)
-    import check_tools
+    from slurm.lib import check_tools
 
     return check_tools
 
@@ -221,7 +220,7 @@ def test_constants_of_what_is_installed(tools):
 
 
 def test_infiniband_without_its_libraries(tools, tmp_path, library):
-    import check_node
+    from slurm.lib import check_node
 
     devices = tmp_path / "infiniband"
     for name in ("mlx5_0", "mlx5_1"):

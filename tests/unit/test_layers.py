@@ -1,6 +1,7 @@
-"""Imports run one way: who may know whom (README, *Architecture*), lazy imports included."""
+"""Imports run one way: who may know whom (docs/architecture.md), lazy imports and files named by their path included."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each room, or module of the package itself, knows those before it in this list, and none beside or after it.
 LAYERS = (
-    {"errors", "text"},
+    {"child_process", "disk", "errors", "text"},
     {"conversation", "turns"},
     {"prompts"},
     {"verifier"},
@@ -28,10 +29,12 @@ ANYTHING = {"upstream", "cpu", "launch"}  # rooms that may import all of HEAVY
 # What others may import of it, inside functions included.
 ALLOWED = {"reward": {"torch"}, "settings": {"torch", "transformers"}}
 TORCH = {"nll_head.py", "nll_loss.py", "mismatch.py"}  # of `method`; its other modules are pure
-# what eval/, data/ and demo/ may use
+# what eval/, data/, demo/ and slurm/ may use
 SHARED = {
+    "child_process",
     "conversation",
     "cpu.vllm_arguments",
+    "disk",
     "errors",
     "prompts",
     "run",
@@ -56,6 +59,47 @@ def files(folder: str) -> list[Path]:
     return sorted((REPO / folder).rglob("*.py"))
 
 
+def named_files(path: Path) -> Iterator[Path]:
+    """The files and folders of the repository that a file names from its own place: `Path(__file__).parent / "a" / "b"`."""
+    tree = ast.parse(path.read_text())
+    values: dict[str, Path] = {}
+
+    def value(node: ast.expr) -> Path | None:
+        match node:
+            case ast.Name():
+                return values.get(node.id)
+            case ast.BinOp(left, ast.Div(), ast.Constant(str(name))) if folder := value(left):
+                return folder / name
+            case ast.Attribute(inner, "parent") if folder := value(inner):
+                return folder.parent
+            case ast.Subscript(ast.Attribute(inner, "parents"), ast.Constant(int(number))) if folder := value(inner):
+                return folder.parents[number]
+            case ast.Call(ast.Name("Path"), [ast.Name("__file__")]):
+                return path
+            case ast.Call(ast.Attribute(inner, "with_name"), [ast.Constant(str(name))]) if folder := value(inner):
+                return folder.with_name(name)
+            case ast.Call(ast.Attribute(inner, "resolve" | "absolute"), []):
+                return value(inner)
+        return None
+
+    for node in ast.walk(tree):  # outer statements first: what a function names may be named after a constant
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and (named := value(node.value)):
+            values[node.targets[0].id] = named
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr) and (named := value(node)):
+            yield named
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w.-]+(/[\w.-]+)+", str(node.value)):
+            yield REPO / node.value  # from the repository's root, where everything starts
+
+
+def reaches(path: Path) -> Iterator[tuple[str, ...]]:
+    """What a file knows of this repository, as dotted names: its imports, and the rooms of the files that it names."""
+    yield from imports(path)
+    for named in named_files(path):
+        if named.is_relative_to(REPO) and (parts := named.relative_to(REPO).parts) and named.exists():
+            yield (*(name.removesuffix(".py") for name in parts), "")
+
+
 def part(path: Path) -> str:
     """The module or the subpackage of the package that a file belongs to."""
     return path.relative_to(REPO / PACKAGE).parts[0].removesuffix(".py")
@@ -65,7 +109,7 @@ def part(path: Path) -> str:
 def test_the_package_imports_downward(path: Path):
     own = part(path)
     allowed = {"torch"} if own == "method" and path.name in TORCH else ALLOWED.get(own, set())
-    for name in imports(path):
+    for name in reaches(path):
         said = f"{path}: {'.'.join(name)}"
         assert name[0] not in ("benchmarks", "data", "demo", "eval", "slurm", "tests", "toolkit"), said
         assert name[0] not in HEAVY - allowed or own in ANYTHING, said
@@ -74,14 +118,20 @@ def test_the_package_imports_downward(path: Path):
 
 
 # Folders beside the package, and which of each other they know.
-BESIDE = {"toolkit": set(), "data": {"toolkit"}, "eval": {"data", "toolkit"}, "demo": {"eval"}}
+BESIDE = {
+    "toolkit": set(),
+    "data": {"toolkit"},
+    "eval": {"data", "toolkit"},
+    "demo": {"data", "eval"},
+    "slurm": {"data", "eval"},
+}
 
 
 @pytest.mark.parametrize(
     "path", [path for folder in BESIDE for path in files(folder)], ids=lambda path: str(path.relative_to(REPO))
 )
 def test_evaluation_and_data_use_what_is_shared(path: Path):
-    for name in imports(path):
+    for name in reaches(path):
         said = f"{path}: {'.'.join(name)}"
         assert name[0] != "openrlhf", said
         if name[0] == PACKAGE and name[1:] != ("__version__",):
@@ -92,3 +142,60 @@ def test_evaluation_and_data_use_what_is_shared(path: Path):
 
 def test_every_module_has_a_layer():
     assert {part(path) for path in files(PACKAGE)} - {"__init__"} == LEVEL.keys()
+
+
+ROOMS = (PACKAGE, "data", "demo", "eval", "slurm", "toolkit")
+COMMANDS = {"__init__", "__main__", "report", "run"}  # a room's entry is called what it does
+
+
+def public_types(path: Path) -> Iterator[str]:
+    """The classes of a file, and its names for types: in capitals and small letters, without a leading underscore."""
+    for node in ast.parse(path.read_text()).body:
+        names = [node.name] if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        yield from (name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name))
+
+
+def repeated(named: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
+    """Names of several files, each with these."""
+    where: dict[str, list[str]] = {}
+    for name, path in named:
+        where.setdefault(name, []).append(str(path.relative_to(REPO)))
+    return {name: paths for name, paths in where.items() if len(paths) > 1}
+
+
+def test_no_two_library_modules_share_a_name():
+    """An editor's tab shows a file's name alone."""
+    modules = ((path.stem, path) for room in ROOMS for path in files(room))
+    assert repeated((name, path) for name, path in modules if name not in COMMANDS) == {}
+
+
+def test_no_two_public_classes_share_a_name():
+    assert repeated((name, path) for room in ROOMS for path in files(room) for name in public_types(path)) == {}
+
+
+def test_names_that_several_files_share_are_found(tmp_path):
+    source = tmp_path / "file.py"
+    source.write_text("class Row: ...\nclass _Own: ...\nRows = list[Row]\nMOST = 3\nT = 1\n")
+    assert list(public_types(source)) == ["Row", "Rows"]
+    here, there = REPO / "a.py", REPO / "b.py"
+    assert repeated(iter([("x", here), ("y", here), ("x", there)])) == {"x": ["a.py", "b.py"]}
+
+
+def test_a_file_that_is_named_by_its_path_is_an_arrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "REPO", tmp_path)
+    source = tmp_path / "openrlhf_mel" / "settings" / "file.py"
+    for folder in (source.parent, tmp_path / "openrlhf_mel" / "upstream", tmp_path / "eval"):
+        folder.mkdir(parents=True)
+    (tmp_path / "eval" / "list.yaml").touch()
+    source.write_text(
+        "HERE = Path(__file__).resolve()\n"
+        "def f():\n"
+        "    root = HERE.parents[2]\n"
+        "    return root / 'eval' / 'list.yaml', HERE.parent.parent / 'upstream', HERE.with_name('own'), 'rollout/tokens'\n"
+        "OTHER = 'eval/list.yaml'\n"
+    )
+    found = {".".join(name) for name in reaches(source)}
+    assert {"eval.list.yaml.", "eval.", "openrlhf_mel.upstream."} <= found
+    assert not any("rollout" in name or "own" in name for name in found)

@@ -1,13 +1,16 @@
 """The node check on a node with InfiniBand and none of its libraries."""
 
+import os
+import sys
+
+CHECK = """
 import sys
 from pathlib import Path
-
-script = Path(sys.argv[1])
-sys.path.insert(0, str(script.parent))
-import check_node  # noqa: E402
+from slurm.lib import check_node
 
 devices = Path("devices")
 (devices / "mlx5_0").mkdir(parents=True, exist_ok=True)
 check_node.without_verbs.__defaults__ = (devices, ("libnowhere.so.1",))
 sys.exit(check_node.main())
+"""
+os.execv(sys.executable, [sys.executable, "-c", CHECK])

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.toy import build
-from data.toy.arithmetic import FAMILIES, Question, experience, heuristic
+from data.toy.arithmetic import FAMILIES, ToyQuestion, experience, heuristic
 from data.toy.corpus import Corpus
 from data.toy.tokenizer import train_tokenizer
 from eval.backends import make
@@ -25,7 +25,7 @@ from toolkit.outputs import json_lines
 TOY = Path(__file__).parents[3] / "data" / "toy"
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}
 QUESTIONS = st.sampled_from(FAMILIES).flatmap(
-    lambda family: st.sampled_from(family.operands).map(lambda operands: Question(family, operands))
+    lambda family: st.sampled_from(family.operands).map(lambda operands: ToyQuestion(family, operands))
 )
 LATEX = "Solve $\\frac{1}{2}x^{2}=\\boxed{{3}}$ für 你好 🙂\n\t {{question}} <|end|>"
 
@@ -145,7 +145,7 @@ def test_the_chat_template_ends_where_the_response_starts(tokenizer):
 
 
 def test_texts_are_as_short_as_the_demo_needs(tokenizer, templates):
-    corpus = Corpus({family: [Question(family, o) for o in family.operands] for family in FAMILIES}, templates)
+    corpus = Corpus({family: [ToyQuestion(family, o) for o in family.operands] for family in FAMILIES}, templates)
     rng = random.Random(0)
 
     def tokens(text: str) -> int:

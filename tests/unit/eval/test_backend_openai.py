@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import Answer, Faults, ScriptedServer
 
+from benchmarks.scripted_server import Answer, Faults, ScriptedServer
 from eval import backends
 from eval.backends import loop, openai_answers
 from eval.backends.openai import OpenAIBackend
@@ -372,7 +372,7 @@ def test_any_json_is_read_or_unusable(data, chat):
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff", b"<html>", b"1" * 10_000, b'{"a": '])
 def test_no_json(content):
     with pytest.raises(openai_answers.Unusable, match="not JSON"):
-        openai_answers.read_json(content)
+        openai_answers.parse_json(content)
     assert isinstance(openai_answers.error_words(content), str)
 
 

@@ -183,7 +183,7 @@ def test_interrupted_while_it_loads(make, monkeypatch):
 
 def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     code = (
-        "import os, signal, sys; sys.path.insert(0, 'tests')\n"
+        "import os, signal\n"
         "from eval.backends.vllm import VLLMBackend, vllm_build\n"
         "from eval.messages import Request, Sampling\n"
         "vllm_build.installed = lambda: vllm_build.Build('vllm', '0.29.0')\n"
@@ -196,7 +196,14 @@ def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     mark_children(monkeypatch)
     log = tmp_path / "log"
     with open(log, "wb") as output:
-        process = subprocess.run([sys.executable, "-c", code], cwd=REPO, stdout=output, stderr=output, timeout=60)
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPO,
+            env=os.environ | {"PYTHONPATH": "tests"},
+            stdout=output,
+            stderr=output,
+            timeout=60,
+        )
     assert process.returncode == -signal.SIGKILL, log.read_text()
     assert left(0)
 

@@ -14,9 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from eval import checkpoint_models, conversion
-from eval.checkpoint_models import Checkpoint, find, materialise, materialised, select
+from eval.checkpoint_models import CheckpointModel, find, materialise, materialised, select
 from eval.training_run import Run, read_run
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.run import checkpoint
 
 pytestmark = pytest.mark.timeout(60)
 CONFIG = {
@@ -49,8 +50,8 @@ class RunFolder:
     def steps(self, *steps: int) -> None:
         (self.path / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in steps))
 
-    def deepspeed(self, tag: str, stage: int = 2, ranks: int = 2, metric: bool = True) -> Path:
-        folder = self.actor / tag
+    def deepspeed(self, tag: str, stage: int = 2, ranks: int = 2, sealed: bool = True) -> Path:
+        folder = self.actor / f"{tag}{checkpoint.PARTIAL}"
         folder.mkdir()
         states = [f"zero_pp_rank_{rank}_" for rank in range(ranks)] if stage == 3 else [""]
         for name in [f"{state}mp_rank_00_model_states.pt" for state in states] + [
@@ -58,10 +59,9 @@ class RunFolder:
         ]:
             with zipfile.ZipFile(folder / name, "w") as file:
                 file.writestr("data.pkl", b"x" * 500)
-        if metric:
-            (folder / "metric.json").write_text("{}")
+        (folder / "metric.json").write_text("{}")
         (self.actor / "latest").write_text(tag)
-        return folder
+        return checkpoint.seal(folder, ranks, None, None) if sealed else folder.rename(self.actor / tag)
 
     def export(self, name: str) -> Path:
         folder = self.path / name
@@ -81,11 +81,17 @@ def run(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
+def zero(path: Path) -> None:
+    """As a file system that has lost a block."""
+    with open(path, "r+b") as file:
+        file.write(bytes(20))
+
+
 def cut_short(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 10)
 
 
-def labels(found: list[Checkpoint]) -> list[str]:
+def labels(found: list[CheckpointModel]) -> list[str]:
     return [c.label for c in found]
 
 
@@ -159,14 +165,18 @@ def test_folders_that_the_configuration_names(run, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: (run.actor / "latest").unlink(), "latest is missing: no save was finished"),
         (
-            lambda run: (run.actor / "global_step4" / "metric.json").unlink(),
-            "metric.json is missing and `latest` names global_step6",
+            lambda run: (run.actor / "global_step4" / checkpoint.SEAL).unlink(),
+            "global_step4/sealed.json is missing: its save was not finished",
         ),
         (
+            lambda run: (run.actor / "global_step4" / checkpoint.SEAL).write_text("[]"),
+            "global_step4/sealed.json is damaged",
+        ),
+        (lambda run: (run.actor / "global_step4" / "metric.json").unlink(), "global_step4 lacks metric.json"),
+        (
             lambda run: (run.actor / "global_step4" / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink(),
-            "global_step4 lacks *zero_pp_rank_1_mp_rank_00_optim_states.pt",
+            "global_step4 lacks bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
         ),
         (
             lambda run: (run.actor / "global_step4" / "mp_rank_00_model_states.pt").unlink(),
@@ -174,6 +184,10 @@ def test_folders_that_the_configuration_names(run, tmp_path):
         ),
         (
             lambda run: cut_short(run.actor / "global_step4" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+            "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt is cut short or damaged",
+        ),
+        (
+            lambda run: zero(run.actor / "global_step4" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
             "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt is cut short or damaged",
         ),
         (
@@ -199,7 +213,26 @@ def test_a_damaged_deepspeed_checkpoint(run, damage, said, tmp_path):
         materialise(found[0], tmp_path / "out")
 
 
-def test_shards_of_stage_3_are_counted_by_the_runs_gpus(run):
+def test_an_unsealed_one_is_refused_though_all_its_files_are_there(run, tmp_path):
+    """As training does, which goes on from a sealed one alone (`openrlhf_mel.run.checkpoint`)."""
+    run.deepspeed("global_step2", sealed=False)
+    [found] = find(run.path)
+    assert checkpoint.find(run.actor) == []
+    said = r"global_step2: .*global_step2/sealed\.json is missing: its save was not finished"
+    for text in ("2", "last", "all"):
+        with pytest.raises(UserError, match=said):
+            select([found], text, ignore)
+    with pytest.raises(UserError, match=said):
+        materialise(found, tmp_path / "out")
+
+
+def test_what_the_seal_does_not_name_does_not_count(run):
+    run.deepspeed("global_step2")
+    (run.actor / "latest").unlink()  # of a folder that was copied without it
+    assert find(run.path)[0].problem is None
+
+
+def test_missing_shards_of_stage_3_are_named(run):
     run.config(**{"ds.zero_stage": 3, "actor.num_nodes": 2})
     folder = run.deepspeed("global_step2", stage=3, ranks=4)
     assert find(run.path)[0].problem is None
@@ -350,7 +383,9 @@ def test_any_selection_is_whole_in_order_and_of_the_steps_asked_for(made, data):
     run = Run(Path("run"), {})
     found = sorted(
         (
-            Checkpoint(f"{'best_' * best}global_step{step}", step, Path("x"), "deepspeed", run, "gone" if bad else None)
+            CheckpointModel(
+                f"{'best_' * best}global_step{step}", step, Path("x"), "deepspeed", run, "gone" if bad else None
+            )
             for best, step, bad in made
         ),
         key=lambda c: (c.step, c.best),

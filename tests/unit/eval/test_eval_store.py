@@ -161,7 +161,6 @@ def test_a_whole_file_is_not_shortened(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, "tests/unit/eval")
 from test_eval_store import sample
 from eval.store import Store
 
@@ -181,7 +180,9 @@ with Store(Path(sys.argv[1])) as store:
 
 def test_a_full_disk_leaves_nothing_of_a_write(tmp_path, command):
     """A limit on the file's size stands for the disk: a write ends short, or fails at once."""
-    done = command(sys.executable, "-c", FULL_DISK, tmp_path, limit=30)
+    done = command(
+        sys.executable, "-c", FULL_DISK, tmp_path, limit=30, env=os.environ | {"PYTHONPATH": "tests/unit/eval"}
+    )
     assert done.returncode == 0, done.stderr
     path = tmp_path / "samples" / "b.jsonl"
     assert [s.question for s in read_samples(path)] == ["first", "fits1", "after"]

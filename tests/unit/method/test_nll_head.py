@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from openrlhf_mel.method import nll_head
-from openrlhf_mel.method.nll_head import NLLHead, chunk_length, token_nll
+from openrlhf_mel.method.nll_chunks import CHUNK, CHUNKS, chunk_length
+from openrlhf_mel.method.nll_head import NLLHead, token_nll
 from openrlhf_mel.preflight import memory
 
 VOCABULARY = 23
@@ -94,9 +95,9 @@ def test_the_heads_gradient_in_bf16_whatever_the_number_of_tokens():
 @given(st.integers(1, 40_000))
 def test_length_of_a_chunk(positions):
     length = chunk_length(positions)
-    assert length >= nll_head.CHUNK and -(-positions // length) <= nll_head.CHUNKS
-    assert positions > nll_head.CHUNK * nll_head.CHUNKS or length == nll_head.CHUNK
-    assert memory.nll_chunk(positions) == length  # what the preflight reckons with
+    assert length >= CHUNK and -(-positions // length) <= CHUNKS
+    assert positions > CHUNK * CHUNKS or length == CHUNK
+    assert memory.chunk_length(positions) == length  # what the preflight reckons with
 
 
 def qwen3(**more):

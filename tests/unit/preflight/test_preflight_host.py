@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from preflight_runs import Runs
 
 from openrlhf_mel.preflight import host
-from openrlhf_mel.preflight.memory import GIB, Plan
+from openrlhf_mel.preflight.memory import GIB, MemoryPlan
 from openrlhf_mel.preflight.shapes import bundled
 from openrlhf_mel.settings import flags
 
@@ -22,13 +22,13 @@ PRESETS = Path(__file__).resolve().parents[3] / "slurm" / "configs" / "train"
 MIB = 2**20
 
 
-def plan(name: str = "Qwen/Qwen3-14B-Base", **changes) -> Plan:
+def plan(name: str = "Qwen/Qwen3-14B-Base", **changes) -> MemoryPlan:
     shape = bundled()[name]
     base = {
         "shape": shape, "card": 80 * GIB, "ranks": 8, "trained": shape.parameters, "policy_tokens": 1, "log_prob_tokens": 1,
         "nll_tokens": 1, "sequence": 1, "row": 1, "stage": 3, "shared": True, "engine_sleeps": True, "policy_sleeps": True,
     }  # fmt: skip
-    return Plan(**base | changes)
+    return MemoryPlan(**base | changes)
 
 
 # GiB of a node. The reckoning that they are from cuts 8B's and 32B's pieces at 1e9 elements exactly: 3 GiB more.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_mel.preflight import memory
-from openrlhf_mel.preflight.memory import GIB, Plan, devices, engine, kv_tokens, policy, training_pass
+from openrlhf_mel.preflight import memory, memory_limits
+from openrlhf_mel.preflight.memory import GIB, MemoryPlan, devices, engine, kv_tokens, policy, training_pass
 from openrlhf_mel.preflight.shapes import Shape, bundled
 
 QWEN3_8B = bundled()["Qwen/Qwen3-8B-Base"]
@@ -16,12 +16,12 @@ LLAMA_8B = Shape(128256, 4096, 14336, 32, 32, 8, 128, tied=False, positions=1310
 P = 8_190_735_360  # of Qwen3-8B
 
 
-def plan(shape: Shape = QWEN3_8B, **changes) -> Plan:
+def plan(shape: Shape = QWEN3_8B, **changes) -> MemoryPlan:
     base = {
         "shape": shape, "card": 79.2 * GIB, "ranks": 4, "trained": shape.parameters, "policy_tokens": 5120,
         "log_prob_tokens": 5120, "nll_tokens": 10000, "sequence": 5120, "row": 10000, "checkpointing": True,
     }  # fmt: skip
-    return Plan(**base | changes)
+    return MemoryPlan(**base | changes)
 
 
 def test_the_policys_update_by_hand():
@@ -161,7 +161,7 @@ plans = st.builds(
 )
 
 
-def moments(it: Plan):
+def moments(it: MemoryPlan):
     return [(d.role, moment, parts) for d in devices(it) for moment, parts in d.moments.items()]
 
 
@@ -199,7 +199,7 @@ def test_sleep_offloading_and_checkpointing_never_need_more(it):
 
 @given(plans, st.floats(10, 80))
 def test_remedies_lead_downwards_and_end_when_they_suffice(it, limit):
-    left = [v for _, v in memory.remedies(it, limit * GIB)]
+    left = [v for _, v in memory_limits.remedies(it, limit * GIB)]
     assert all(b < a for a, b in zip([memory.peak(it), *left], left, strict=False))
     assert all(v > limit * GIB for v in left[:-1])
     if memory.peak(it) <= limit * GIB:
@@ -209,4 +209,4 @@ def test_remedies_lead_downwards_and_end_when_they_suffice(it, limit):
 def test_the_nll_holds_as_many_logits_as_the_head_makes():
     from openrlhf_mel.method import nll_head
 
-    assert memory.NLL_CHUNK == nll_head.CHUNK
+    assert memory.chunk_length is nll_head.chunk_length

@@ -108,7 +108,10 @@ def test_what_is_not_as_it_was_sealed_falls_back_to_the_one_before(tmp_path, mon
     partial = write(folder, "global_step2")
     name = "mp_rank_00_model_states.pt"
     (partial / name).write_bytes(bytes(range(1, size + 1)))
-    damage(checkpoint.seal(partial, 2, None, None) / name)
+    sealed = checkpoint.seal(partial, 2, None, None)
+    assert checkpoint.problem(sealed) is None
+    damage(sealed / name)
+    assert checkpoint.problem(sealed) == f"{sealed / name} is cut short or damaged: it is not as it was saved"
     assert checkpoint.prepare(folder).tag == (folder / "latest").read_text() == "global_step1"
     assert (folder / "global_step2.damaged" / name).is_file()
     assert "global_step2 is not as it was saved: kept aside as global_step2.damaged" in caplog.text
@@ -135,6 +138,27 @@ def test_a_seal_of_sizes_alone_still_counts(tmp_path):
     assert set(content.pop("ends")) == set(content["files"])
     sealed.write_text(json.dumps(content))
     assert checkpoint.prepare(tmp_path).tag == "global_step1"
+
+
+@pytest.mark.parametrize("seal", ["{", "[]", '{"files": {}}', '{"files": [], "metric_value": "high"}'])
+def test_a_damaged_seal(tmp_path, seal):
+    path = save(tmp_path, "global_step1")
+    (path / checkpoint.SEAL).write_text(seal)
+    assert checkpoint.problem(path) == f"{path / checkpoint.SEAL} is damaged" and not tags(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("global_step7", 7),
+        ("best_global_step07", 7),
+        ("global_step", None),
+        ("global_step7.partial", None),
+        ("x", None),
+    ],
+)
+def test_the_step_of_a_tag(name, step):
+    assert checkpoint.step_of(name) == step
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import folder, records
 from openrlhf_mel.settings import flags
 from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.upstream import AGENT_EXECUTOR
 
 MINIMAL = """
 actor: {model_name_or_path: some/model}
@@ -26,7 +27,7 @@ def yaml(tmp_path):
 
 
 def test_minimal_configuration_gets_the_methods_defaults(yaml):
-    settings = resolve(yaml(), [])
+    settings = resolve(yaml(), [], agent_executor=AGENT_EXECUTOR)
     values = settings.upstream
     assert values["algo.advantage.estimator"] == "group_norm"
     assert values["actor.loss_agg_mode"] == "seq-mean-token-mean"
@@ -76,7 +77,7 @@ def test_values_with_a_leading_minus_and_lists(yaml):
 
 
 def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
-    values = resolve(yaml(), ["--reward.remote_url", "mine.py"]).upstream
+    values = resolve(yaml(), ["--reward.remote_url", "mine.py"], agent_executor=AGENT_EXECUTOR).upstream
     assert values["train.agent_func_path"] is None
 
 

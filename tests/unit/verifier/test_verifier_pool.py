@@ -183,10 +183,10 @@ def test_eight_threads_at_once(verifier: Verifier) -> None:
     assert [[verdict.status for verdict in verdicts] for verdicts in results] == [expected] * 8
 
 
-def run_python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *flags, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+def run_python(code: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, *flags, "-c", code]
+    environment = os.environ | variables
+    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_importing_is_light() -> None:
@@ -285,11 +285,9 @@ def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
 def test_a_worker_that_cannot_start_is_said_and_not_scored(tmp_path: Path) -> None:
     """Without Math-Verify every answer would be wrong for ever; that must not look like a reward of 0."""
     (tmp_path / "math_verify.py").write_text("raise ImportError('broken on purpose')")
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom openrlhf_mel.verifier import verify, VerifierError\n"
-    )
+    code = "from openrlhf_mel.verifier import verify, VerifierError\n"
     code += "try:\n    verify('\\\\boxed{x+1}', 'x')\nexcept VerifierError as error:\n    print(error)"
-    assert "broken on purpose" in run_python(code).stdout
+    assert "broken on purpose" in run_python(code, PYTHONPATH=str(tmp_path)).stdout
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
 from benchmarks import coverage
-from eval import estimators
+from eval import estimators, question_values
 
 pytestmark = pytest.mark.timeout(60)
 MATRICES = arrays(np.int8, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(0, 1))
@@ -58,7 +58,7 @@ def test_every_pass_at_k_of_up_to_10_samples_is_the_enumerated_one():
 
 @given(MATRICES)
 def test_question_passes_are_shares_and_their_mean_is_pass_at_k(correct):
-    passes = estimators.question_passes(correct)
+    passes = question_values.question_passes(correct)
     assert passes.shape == correct.shape
     assert ((passes >= 0) & (passes <= 1)).all()
     assert [estimators.pass_at_k(correct, k) for k in range(1, correct.shape[1] + 1)] == list(passes.mean(axis=0))
@@ -91,7 +91,7 @@ def test_majority_by_brute_force():
     rows = [list(labels) for labels in product(["a", "b", "c", None], repeat=5)]
     correct = [[label == "a" for label in row] for row in rows]
     expected = [brute_force_majority(*pair) for pair in zip(rows, correct, strict=True)]
-    assert estimators.question_majorities(rows, correct) == pytest.approx(expected)
+    assert question_values.question_majorities(rows, correct) == pytest.approx(expected)
     assert estimators.maj_at_n(rows, correct) == pytest.approx(np.mean(expected))
 
 
@@ -99,7 +99,7 @@ def test_majority_by_hand():
     labels = [["7", "7", "8"], ["7", "8", "9"], [None, None, "7"], [None, None, None], ["7", "7", "8"]]
     #         7 wins             a tie of three   no answer never wins  counts 0       a 7 timed out in grading
     correct = [[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]]
-    assert estimators.question_majorities(labels, correct) == pytest.approx([1, 1 / 3, 1, 0, 0.5])
+    assert question_values.question_majorities(labels, correct) == pytest.approx([1, 1 / 3, 1, 0, 0.5])
     assert estimators.maj_at_n(labels, correct) == pytest.approx((1 + 1 / 3 + 1 + 0.5) / 5)
 
 

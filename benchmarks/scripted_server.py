@@ -6,8 +6,7 @@
         OpenAIBackend(server.url, server.model, chat=True)   # server.url: http://127.0.0.1:PORT/v1
         server.requests, server.answered                      # HTTP requests, and those answered rightly, so far
 
-It runs in a thread of this process, on a free port of 127.0.0.1, until the `with` block ends (or `close()`). Without
-pytest: `sys.path.insert(0, "tests")`, then `import scripted_server`. It serves `/v1/models`, `/v1/chat/completions` (one
+It runs in a thread of this process, on a free port of 127.0.0.1, until the `with` block ends (or `close()`). It serves `/v1/models`, `/v1/chat/completions` (one
 user message) and `/v1/completions` (a text); anything else is 404, a body without a field is 400.
 
 A request is the triple (prompt, greedy, seed). `Faults` says which ones fail, how and how often; what fails is drawn
