@@ -125,7 +125,7 @@ def measure(spec: Specification, rank: int, port: int) -> list[Figures]:
     trainer = actor.trainer
     internalize = trainer.internalize
     ways = {
-        "mel": trainer._nll,
+        "mel": trainer.internalizer.nll,
         "sliced": partial(_sliced, trainer.actor.model),
         "upstream": partial(_through_upstream, trainer.actor),
     }
@@ -133,7 +133,7 @@ def measure(spec: Specification, rank: int, port: int) -> list[Figures]:
 
     def run(step: Step) -> None:
         _fill(actor, step, spec.ranks)
-        trainer._nll = ways[step.nll]
+        trainer.internalizer.nll = ways[step.nll]
         if spec.measured == "step":
             found.append(meter(lambda: actor.fit(0.0), spec.device))
             return
@@ -240,8 +240,9 @@ def bare(spec: Specification) -> list[Figures]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from openrlhf_mel.method.nll_batch import NLLBatch
     from openrlhf_mel.method.nll_head import NLLHead
-    from openrlhf_mel.method.nll_loss import NLLBatch, Row, WeightedRow, row_mean
+    from openrlhf_mel.method.nll_loss import Row, WeightedRow, row_mean
 
     torch.manual_seed(0)
     with torch.device(spec.device):

@@ -14,6 +14,6 @@ def question_id(datasource: str, question: str) -> str:
     return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def question_row(question: str, label: str, datasource: str) -> dict[str, str]:
+def question_row(question: str, answer: str, datasource: str) -> dict[str, str]:
     """A row for OpenRLHF: `--data.input_key input --data.label_key label`."""
-    return {"id": question_id(datasource, question), "input": question, "label": label, "datasource": datasource}
+    return {"id": question_id(datasource, question), "input": question, "label": answer, "datasource": datasource}

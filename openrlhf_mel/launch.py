@@ -173,11 +173,11 @@ def _check_devices(settings: Settings) -> None:
     gpus = placement(
         settings.upstream, engines_need_gpus=settings.mel.runtime == "cuda" or settings.mel.cpu_engine == "vllm"
     )
-    found = int(ray.cluster_resources().get("GPU", 0))
-    if found < gpus.total:
+    available = int(ray.cluster_resources().get("GPU", 0))
+    if available < gpus.total:
         ray.shutdown()
         raise UserError(
-            f"the Ray cluster has {found} GPUs, expected at least {gpus.total}: {gpus.actors} for the "
+            f"the Ray cluster has {available} GPUs, expected at least {gpus.total}: {gpus.actors} for the "
             f"policy (--actor.num_nodes x --actor.num_gpus_per_node), {gpus.engines} for engines (--vllm.num_engines x "
             f"--vllm.tensor_parallel_size), {gpus.reference} for the reference model (--ref.num_gpus_per_node), "
             f"{gpus.rewards} for reward models (--reward.num_gpus_per_node); change these, or share GPUs with "

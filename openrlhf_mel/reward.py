@@ -30,14 +30,14 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     return {"rewards": rewards, "scores": rewards, "extra_logs": shares}
 
 
-def judge_query(query: str, prompt: str, label: str) -> Verdict:
-    """Judge the part of `query` after `prompt`; the status is "error" when that part cannot be told."""
+def judge_query(query: str, prompt: str, answer: str) -> Verdict:
+    """Judge the part of `query` after `prompt` against `answer`; the status is "error" when that part cannot be told."""
     try:
         response = _response(query, prompt)
         if response is None:
             _log_once("the decoded query does not begin with its prompt (was the prompt truncated?)")
             return Verdict("error")
-        return verify(response, label)
+        return verify(response, answer)
     except Exception as error:
         _log_once(f"{type(error).__name__}: {error}")
         return Verdict("error")
@@ -54,7 +54,7 @@ def _response(query: str, prompt: str) -> str | None:
 
 
 def _rows(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> list[tuple]:
-    """One row for each query; a missing prompt or label is None, which makes that row an error."""
+    """(query, prompt, answer) of each query; a missing prompt or label is None, which makes that row an error."""
 
     def at(items: Sequence[str] | None, i: int) -> str | None:
         return items[i] if items is not None and i < len(items) else None

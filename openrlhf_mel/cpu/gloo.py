@@ -1,4 +1,4 @@
-"""The hand-over of weights without NCCL: a gloo group in the place of vLLM's `PyNcclCommunicator`."""
+"""Weight synchronization without NCCL: a gloo group in the place of vLLM's `PyNcclCommunicator`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the policy actor needs on a CPU: an attention for packed rows, fp32, and the hand-over of weights through Ray."""
+"""What the policy actor needs on a CPU: an attention for packed rows, fp32, and weight synchronization through Ray."""
 
 from __future__ import annotations
 

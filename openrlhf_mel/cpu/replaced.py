@@ -38,7 +38,7 @@ IN_WORKER = (
         "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm",
         plain_linear,
         "packs a weight for oneDNN and drops the original, so nothing could be handed over; of lm_head it keeps the "
-        "original and computes with the packed copy, which a hand-over would leave stale",
+        "original and computes with the packed copy, which weight synchronization would leave stale",
     ),
 )
 IN_POLICY = (

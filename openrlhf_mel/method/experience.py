@@ -34,9 +34,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Group:
-    """A question and the responses that the policy sampled for it (paper 3.1). `step` counts rollouts from 0."""
+    """A question and the responses that the policy sampled for it (paper 3.1).
 
-    step: int
+    `rollouts_before` counts the run's rollouts before this one; a `step` counts updates of the policy, from 1.
+    """
+
+    rollouts_before: int
     question: str
     answer: str
     trajectories: tuple[Trajectory, ...]
@@ -98,7 +101,7 @@ class MetaExperience:
 def choose_pairs(group: Group, count: int, selection: str, correct_at: float, seed: int) -> list[ContrastivePair]:
     """Up to `count` pairs of Y+ x Y-, none twice; none when either is empty.
 
-    The choice depends on (seed, step, question) and on the responses alone, not on the order in which they or
+    The choice depends on (seed, rollout, question) and on the responses alone, not on the order in which they or
     their groups were finished. `uniform`: every subset of pairs is equally likely. `shortest`: the fewest
     tokens, so the cheapest context. `common_prefix`: the responses that agree the longest before they part.
     """
@@ -107,7 +110,7 @@ def choose_pairs(group: Group, count: int, selection: str, correct_at: float, se
         return []
     total = len(correct) * len(incorrect)
     if selection == "uniform":
-        digest = hashlib.sha256(f"{seed}\0{group.step}\0{group.question}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}\0{group.rollouts_before}\0{group.question}".encode()).digest()
         picks = random.Random(digest).sample(range(total), min(count, total))
         return [ContrastivePair(correct[k // len(incorrect)], incorrect[k % len(incorrect)]) for k in picks]
     pairs = [ContrastivePair(c, i) for c, i in itertools.product(correct, incorrect)]
@@ -163,13 +166,13 @@ def leaks(text: str, question: str, answer: str) -> bool | None:
     return bool(alone.search(text)) and not alone.search(question)
 
 
-def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, step: int) -> list[MetaExperience]:
+def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, rollouts_before: int) -> list[MetaExperience]:
     """The control `mel.experience: shuffled`: each context gets the M of another question.
 
     Contexts stand in blocks, a block a question, in random order; Ms are rotated by the size of the largest block.
     No question then meets its own M, unless one holds more than half of them: such rows are left out.
     """
-    rng = random.Random(f"{seed}/{step}")
+    rng = random.Random(f"{seed}/{rollouts_before}")
     questions = sorted({e.group.question for e in experiences})
     rng.shuffle(questions)
     rank = {question: i for i, question in enumerate(questions)}

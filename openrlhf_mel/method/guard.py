@@ -82,7 +82,7 @@ SIGNS = (
     # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22 to 91%.
     Sign("mel/nll", "above", 3, "times", "the policy finds its own Ms ever less likely",
          f"{_READ}; {_ANEW} a lower actor.adam.lr"),
-    # A tenth of the surprise is left: the policy recites, and the NLL teaches nothing more.
+    # A tenth of the NLL is left: the policy recites, and the NLL teaches nothing more.
     Sign("mel/nll", "below", 0.1, "times", "Ms are recited, their NLL is next to nothing", f"{_READ} and {_LESS}"),
     # Clipped as one, at right angles: the policy's part of the joint norm is then less than a tenth. The demo: 1.5.
     Sign(_RATIO, "above", 10, "value", "the NLL swamps the policy loss", "lower mel.nll_coef"),
@@ -147,9 +147,9 @@ class CollapseGuard:
         bad = {key: value for key, value in numbers.items() if not math.isfinite(value)}
         warnings = []
         if self._not_finite.rings(bool(bad)):
-            found = ", ".join(f"{key} is {value}" for key, value in bad.items())
+            shown = ", ".join(f"{key} is {value}" for key, value in bad.items())
             warnings.append(
-                f"step {step}: not a finite number: {found}; stop, {_ANEW} a lower actor.adam.lr or mel.nll_coef"
+                f"step {step}: not a finite number: {shown}; stop, {_ANEW} a lower actor.adam.lr or mel.nll_coef"
             )
         values = _quantities({key: value for key, value in numbers.items() if key not in bad})
         for quantity, value in values.items():

@@ -1,4 +1,4 @@
-"""What a step's meta-experiences look like in numbers. Pure.
+"""What a step's responses and meta-experiences look like in numbers. Pure.
 
 Retention ratio (paper, figure 9), replay gain, leak rate, length, duplication, cost; see docs/method.md.
 """
@@ -11,6 +11,22 @@ from collections.abc import Sequence
 
 from openrlhf_mel.method.construction import DROP_REASONS
 from openrlhf_mel.method.experience import Group, MetaExperience
+
+
+def rollout_metrics(groups: Sequence[Group], model_reward: float | None = None) -> dict[str, float]:
+    """`rollout/tokens` and `reward_mean` of one rollout: the mean raw score, one that could not be judged counting 0.
+
+    `model_reward` is a reward model's mean, which scores after sampling; it counts where no response has a score. Without
+    either, `reward_mean` is left out.
+    """
+    trajectories = [t for g in groups for t in g.trajectories]
+    scores = [t.score for t in trajectories]
+    values: dict[str, float] = {"rollout/tokens": sum(len(t.token_ids) for t in trajectories)}
+    if any(score is not None for score in scores):
+        values["reward_mean"] = sum(score or 0.0 for score in scores) / len(scores)
+    elif model_reward is not None:
+        values["reward_mean"] = model_reward
+    return values
 
 
 def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], correct_at: float) -> dict[str, float]:
@@ -58,10 +74,10 @@ class RecentTexts:
         """
         if not texts:
             return None
-        found = [normalised(text) for text in texts]
+        own = [normalised(text) for text in texts]
         before = set().union(*self._steps)
-        self._steps.append(set(found))
-        return sum(text not in before for text in found) / len(found) if before else None
+        self._steps.append(set(own))
+        return sum(text not in before for text in own) / len(own) if before else None
 
 
 def replay_gain(m: MetaExperience, correct_at: float) -> float:

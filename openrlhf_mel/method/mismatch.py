@@ -1,7 +1,7 @@
 """How far the engine that sampled a rollout and the policy that learns from it are apart. Torch alone.
 
 The policy gradient takes the rollout's tokens for the policy's own samples. They are the engine's: other kernels, and
-other weights where the hand-over loses some. Both say how likely each token is, and the difference shows it.
+other weights where weight synchronization loses some. Both say how likely each token is, and the difference shows it.
 """
 
 from __future__ import annotations

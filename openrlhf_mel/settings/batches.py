@@ -1,4 +1,4 @@
-"""Which part of a rollout upstream can train on.
+"""Which part of a rollout upstream can train on, and the optimizer steps that it makes of it.
 
 Ranks run the same collectives, so each needs as many micro-batches as the others. A whole rollout is checked for that
 before the run starts; the last one of an episode holds what is left of the data, and may not divide. Upstream would
@@ -8,7 +8,8 @@ hang in it, or leave samples out in silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -50,3 +51,34 @@ def whole(samples: list[Any], args: Any) -> list[Any]:
     group, multiple = args.rollout.n_samples_per_prompt, unit(args)
     together = math.lcm(group, multiple)
     return samples[: len(samples) // together * together]
+
+
+@dataclass(frozen=True)
+class OptimizerSteps:
+    """The optimizer steps of one pass over a rank's micro-batches.
+
+    Attributes:
+        ends: of each micro-batch, whether it is the last of its step.
+        samples: of each step, over all ranks.
+        share: of a micro-batch's loss in its step's, as upstream scales it.
+    """
+
+    ends: tuple[bool, ...]
+    samples: tuple[int, ...]
+    share: float
+
+
+def windowed(micro_batches: int, window: int, samples: int) -> OptimizerSteps:
+    """Steps of `window` micro-batches, of `samples` samples each over all ranks.
+
+    The last micro-batch of the rollout ends a step even when the window is not full, as it is at the end of a data
+    set: upstream would carry these gradients over into the next rollout's step.
+    """
+    ends = tuple((i + 1) % window == 0 or i + 1 == micro_batches for i in range(micro_batches))
+    sizes = tuple(min(window, micro_batches - done) * samples for done in range(0, micro_batches, window))
+    return OptimizerSteps(ends, sizes, 1 / window)
+
+
+def dynamic(ends: Sequence[bool], train_batch: int) -> OptimizerSteps:
+    """Steps of `train_batch` samples, in micro-batches whose ends upstream has chosen."""
+    return OptimizerSteps(tuple(map(bool, ends)), (train_batch,) * sum(ends), 1.0)

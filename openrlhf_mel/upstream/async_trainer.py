@@ -1,7 +1,7 @@
 """The asynchronous trainer (`--train.async_enable`): rollouts are made in one actor while another trains.
 
 Upstream's lock around generation (without partial rollouts) is held until the rollout's meta-experiences are done, as
-they are part of `generate_samples`; with partial rollouts upstream pauses the engines for the hand-over of weights, and
+they are part of `generate_samples`; with partial rollouts upstream pauses the engines for weight synchronization, and
 M's requests wait and go on like any other. Either way a group's meta-experiences come through the queue on its first
 sample.
 """
@@ -52,7 +52,7 @@ class GeneratingActor(_UpstreamGenerator):
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
         """Upstream's; after a resume the generator counts on from the rollouts that were consumed."""
         per_call = self.args.rollout.vllm_generate_batch_size
-        self.samples_generator.step = total_consumed_prompts // per_call
+        self.samples_generator.rollouts = total_consumed_prompts // per_call
         self.samples_generator.stop_file = None  # the training actor looks, and saves first
         super().fit(episode, total_consumed_prompts)
 
@@ -85,12 +85,12 @@ class TrainingActor(MELSteps, _UpstreamTraining):
         """
         due = self.args.eval.dataset and global_step and not global_step % self.args.eval.steps
         if due and (payload := self.rollout_queue.evaluation()):
-            _, step, found = payload
-            found = self._evaluations.get(step, found)  # a resume evaluates its step again
+            _, step, evaluation = payload
+            evaluation = self.monitor.evaluations.get(step, evaluation)  # a resume evaluates its step again
             self.rollout_slots.put(global_step, block=True)
             for tracker in filter(None, (self.wandb_logger, self.tensorboard_logger)):
-                tracker.log_eval(step, found)
-            self.save_best_checkpoint(found, step, dict(self._latest_client_states or self._restored))
+                tracker.log_eval(step, evaluation)
+            self.save_best_checkpoint(evaluation, step, dict(self._latest_client_states or self._restored))
         return super().train_step(rollout_samples, global_step)
 
 

@@ -161,12 +161,12 @@ EXPERIENCE_FIELDS = (
 def check_version() -> None:
     """Raise UserError unless the installed OpenRLHF is the one that this package was written for."""
     try:
-        found = importlib.metadata.version("openrlhf")
+        installed = importlib.metadata.version("openrlhf")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(f"openrlhf is not installed; expected openrlhf=={VERSION} (see requirements.txt)") from None
-    if found != VERSION:
+    if installed != VERSION:
         raise UserError(
-            f"openrlhf {found} is installed, expected {VERSION}; pip install --no-deps openrlhf=={VERSION}"
+            f"openrlhf {installed} is installed, expected {VERSION}; pip install --no-deps openrlhf=={VERSION}"
             + _differences_text()
         )
     deepspeed = importlib.metadata.version("deepspeed")
@@ -183,28 +183,28 @@ def differences() -> list[str]:
         except (ImportError, AttributeError) as error:
             lines.append(f"{name}: not there ({error})")
             continue
-        if expected != ("*",) and (found := _arguments(target)) != expected:
-            lines.append(f"{name}: takes ({', '.join(found)}), expected ({', '.join(expected)})")
+        if expected != ("*",) and (arguments := _arguments(target)) != expected:
+            lines.append(f"{name}: takes ({', '.join(arguments)}), expected ({', '.join(expected)})")
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     present = {f.name for f in dataclasses.fields(Experience)}
     lines += [f"Experience.{name}: not there" for name in EXPERIENCE_FIELDS if name not in present]
     for name, expected in ATTRIBUTES.items():
         try:
-            found = _sets(_find(name))
+            attributes = _sets(_find(name))
         except (ImportError, AttributeError) as error:
             lines.append(f"{name}: not there ({error})")
             continue
-        lines += [f"{name}: does not set {attribute}" for attribute in expected if attribute not in found]
+        lines += [f"{name}: does not set {attribute}" for attribute in expected if attribute not in attributes]
     return lines
 
 
 def _differences_text() -> str:
     try:
-        found = differences()
+        lines = differences()
     except Exception:  # a version so different that its modules do not import: the version itself is the message
         return ""
-    return "".join(f"\n  {line}" for line in found[:6])
+    return "".join(f"\n  {line}" for line in lines[:6])
 
 
 def _find(name: str) -> Any:

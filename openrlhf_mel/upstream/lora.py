@@ -1,4 +1,4 @@
-"""Handing LoRA's weights over to the rollout engine.
+"""Weight synchronization of LoRA: what the rollout engine gets.
 
 Upstream sends every parameter under the name that it has in the policy. With LoRA these are PEFT's names, adapters and
 base weights apart, which an engine that holds the plain model cannot load. Here the adapters are merged into the base

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from vllm import SamplingParams
 
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.method.construction import Constructor, EngineSampling, Generation, Replay
-from openrlhf_mel.method.experience import Group, MetaExperience, Trajectory
+from openrlhf_mel.method.experience import Group, Trajectory
+from openrlhf_mel.method.group_record import GroupRecord, RolloutInfo
 from openrlhf_mel.run import records
-from openrlhf_mel.upstream import rollout_log_probs
+from openrlhf_mel.upstream import group_sample, rollout_log_probs
 from openrlhf_mel.upstream.agent_executor import unjudged
-from openrlhf_mel.upstream.dataset import QuestionDataset, prompt_format
+from openrlhf_mel.upstream.dataset import prompt_format
+from openrlhf_mel.upstream.group_sample import GroupSample
 
 
 class RayEngine:
@@ -90,41 +91,32 @@ def _params(sampling: EngineSampling) -> SamplingParams:
 
 
 @dataclass(frozen=True)
-class RolloutInfo:
-    """What the trainer is told of a rollout, which may have been made in another process.
+class _Finished:
+    """A finished group on its first sample; `future` are its candidates, None where nothing is constructed."""
 
-    Attributes:
-        steps: rollouts that the whole run is expected to have.
-        construction_s: seconds in which constructions were under way.
-        construction_tail_s: seconds that the rollout waited for them after its last group.
-    """
-
-    steps: int
-    construction_s: float
-    construction_tail_s: float
+    first: GroupSample
+    group: Group
+    future: Future | None
 
 
 class MetaExperienceGenerator(SamplesGenerator):
-    """Upstream's generator. What belongs to a group travels on its first sample, whatever queue or buffer that goes through.
-
-    `sample.group` is the `Group`, `sample.meta_experiences` are its candidates; the first sample of a rollout has its
-    `RolloutInfo` as `sample.rollout`.
+    """Upstream's generator; each group's first sample has its `GroupRecord`, whatever queue or buffer it goes through.
 
     Attributes:
-        step: rollouts so far; set on a resume.
+        rollouts: made so far; set on a resume.
         stop_file: looked for whenever a response arrives; where it is, `Stopped` is raised. None: not looked for.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mel = self.args.mel
-        self.step = 0
+        self.rollouts = 0
         self.stop_file = Path(self.mel.run_dir) / records.STOP if self.mel.run_dir else None
         self._began: float | None = None  # when the rollout's first construction did
         # Evaluation never constructs: one flag, set for the whole of an evaluation.
         self._evaluating = False
-        self._responses: list[tuple[dict, Any]] = []
-        self._futures: list[tuple[Any, Future]] = []
+        self._responses: list[tuple[dict, GroupSample]] = []
+        self._finished: list[_Finished] = []
         dataset = self.prompts_dataloader.dataset
         self._questions = dict(zip(dataset.prompts, dataset.questions, strict=True))
         if self.mel.enable:
@@ -148,17 +140,24 @@ class MetaExperienceGenerator(SamplesGenerator):
     def _generate_vllm(self, *args: Any, **kwargs: Any) -> tuple[list[Any], int, bool]:
         if self._evaluating:
             return super()._generate_vllm(*args, **kwargs)
-        self._futures, self._responses, self._began = [], [], None
+        self._finished, self._responses, self._began = [], [], None
         result = super()._generate_vllm(*args, **kwargs)
         ended = time.monotonic()
-        for first, future in self._futures:
-            first.meta_experiences = future.result()
-        now = time.monotonic()
-        if result[0]:  # the draw that finds the data exhausted is no rollout
-            tail = now - ended if self._futures else 0.0
-            result[0][0].rollout = RolloutInfo(self._expected_steps(), now - self._began if self._began else 0.0, tail)
-            self.step += 1
+        candidates = [tuple(each.future.result()) if each.future else () for each in self._finished]
+        info = self._rollout_info(ended, time.monotonic())
+        samples = result[0]
+        for each, own in zip(self._finished, candidates, strict=True):
+            begins = bool(samples) and each.first is samples[0]
+            group_sample.attach(each.first, GroupRecord(each.group, own, info if begins else None))
+        if samples:  # the draw that finds the data exhausted is no rollout
+            self.rollouts += 1
         return result
+
+    def _rollout_info(self, ended: float, constructed: float) -> RolloutInfo:
+        """`ended`, `constructed`: when the last group was finished, and when the last construction was."""
+        if self._began is None:
+            return RolloutInfo(self._expected_steps(), 0.0, 0.0)
+        return RolloutInfo(self._expected_steps(), constructed - self._began, constructed - ended)
 
     def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Upstream's; a rollout for training comes with the engine's log-probs where they are to be compared."""
@@ -177,7 +176,7 @@ class MetaExperienceGenerator(SamplesGenerator):
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
         if self.stop_file and self.stop_file.exists():
             raise Stopped
-        sample = super()._process_response_into_experience(response, **kwargs)
+        sample = group_sample.group_sample(super()._process_response_into_experience(response, **kwargs))
         if not self._evaluating:
             self._responses.append((response, sample))
             size = kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
@@ -186,15 +185,12 @@ class MetaExperienceGenerator(SamplesGenerator):
                 self._responses = []
         return sample
 
-    def _finish_group(self, members: list[tuple[dict, Any]]) -> None:
-        first = members[0][1]
-        first.group = group = self._group([response for response, _ in members])
-        first.meta_experiences = []
-        if not self.mel.enable or not all(group.split(self.mel.correct_at)) or self._filtered_out(group):
-            return
-        self._began = self._began or time.monotonic()
-        future = asyncio.run_coroutine_threadsafe(self._constructor.construct(group), self._loop)
-        self._futures.append((first, future))
+    def _finish_group(self, members: list[tuple[dict, GroupSample]]) -> None:
+        group, future = self._group([response for response, _ in members]), None
+        if self.mel.enable and all(group.split(self.mel.correct_at)) and not self._filtered_out(group):
+            self._began = self._began or time.monotonic()
+            future = asyncio.run_coroutine_threadsafe(self._constructor.construct(group), self._loop)
+        self._finished.append(_Finished(members[0][1], group, future))
 
     def _filtered_out(self, group: Group) -> bool:
         """Whether upstream's dynamic filtering is about to turn the group away: it trains on none of it."""
@@ -205,8 +201,10 @@ class MetaExperienceGenerator(SamplesGenerator):
         return not low < sum(scores) / len(scores) < high
 
     def _group(self, responses: list[dict[str, Any]]) -> Group:
-        prompt, label = responses[0]["prompt"], responses[0]["label"]
-        return Group(self.step, self._questions[prompt], label, tuple(map(self._trajectory, responses)))
+        """Upstream's `prompt` and `label` become the question and the answer."""
+        question = self._questions[group_sample.common_value(responses, "prompt")]
+        answer = group_sample.common_value(responses, "label")
+        return Group(self.rollouts, question, answer, tuple(map(self._trajectory, responses)))
 
     def _trajectory(self, response: dict[str, Any]) -> Trajectory:
         tokens = _own_tokens(response)
@@ -219,19 +217,3 @@ def _own_tokens(response: dict[str, Any]) -> list[int]:
     """Everything after the prompt: of an agent with several turns, what it was told in between as well."""
     ranges = response["action_ranges"]
     return list(response["observation_tokens"][ranges[0][0] : ranges[-1][1]])
-
-
-def collect(samples: list[Any]) -> tuple[list[Group], list[MetaExperience]]:
-    """The groups and the candidates that travel on `samples`."""
-    groups = [s.group for s in samples if hasattr(s, "group")]
-    return groups, [m for s in samples for m in getattr(s, "meta_experiences", [])]
-
-
-def rollout_infos(samples: list[Any]) -> list[RolloutInfo]:
-    """Of every rollout that began in `samples`: one, but none or several where a buffer stands between."""
-    return [s.rollout for s in samples if hasattr(s, "rollout")]
-
-
-# Upstream's trainer looks these up in its own module.
-ppo_trainer.SamplesGenerator = MetaExperienceGenerator
-ppo_trainer.PromptDataset = QuestionDataset

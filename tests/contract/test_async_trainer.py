@@ -92,7 +92,7 @@ def run(monkeypatch):
         trainer = object.__new__(async_trainer.TrainingActor)
         vars(trainer).update(
             world=world, args=args, rollout_slots=slots, rollout_queue=async_trainer.ReadAhead(rollouts),
-            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, _evaluations=evaluations or {},
+            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, monitor=SimpleNamespace(evaluations=evaluations or {}),
         )  # fmt: skip
         threads = [
             threading.Thread(target=generator.fit, args=(0, 0), daemon=True),

@@ -58,11 +58,12 @@ def test_an_attribute_that_is_gone_is_named(monkeypatch, method):
 
 
 def test_every_attribute_that_is_read_of_upstreams_trainers_is_in_the_contract():
-    from openrlhf_mel.upstream import async_trainer, policy_actor, trainer
+    from openrlhf_mel.upstream import async_trainer, internalizer, policy_actor, trainer
 
     held = {name for names in contract.ATTRIBUTES.values() for name in names}
     held |= {name.rsplit(".", 1)[1] for name in contract.NAMES}
-    nodes = [node for m in (async_trainer, trainer, policy_actor) for node in ast.walk(ast.parse(inspect.getsource(m)))]
+    modules = (async_trainer, internalizer, trainer, policy_actor)
+    nodes = [node for module in modules for node in ast.walk(ast.parse(inspect.getsource(module)))]
     used = [
         (node.attr, type(node.ctx))
         for node in nodes

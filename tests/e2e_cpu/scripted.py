@@ -23,7 +23,8 @@ class Characters:
 class Scripted:
     """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers.
 
-    "slow until 3" in a question: its rollout ends when three others were replayed (or never will be).
+    "slow until 3" in a question: its rollout ends when three others were replayed (or never will be). "[changed]": each
+    response comes back with a label of its own.
     """
 
     def __init__(self):
@@ -58,7 +59,7 @@ class Scripted:
             ids = [ord(c) for c in prompt + text]
             made.append(
                 {
-                    "prompt": prompt, "label": label, "images": None, "mm_train_inputs": None,
+                    "prompt": prompt, "label": f"{label}{i}" if "[changed]" in prompt else label, "images": None, "mm_train_inputs": None,
                     "observation_tokens": ids, "action_ranges": [(len(prompt), len(ids))],
                     "rollout_log_probs": None, "truncated": False, "reward": float(right), "scores": float(right),
                     "extra_logs": {},

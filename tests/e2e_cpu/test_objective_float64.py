@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from openrlhf_mel.method import nll_head, nll_loss
-from openrlhf_mel.method.nll_loss import NLLBatch, Row
+from openrlhf_mel.method.nll_batch import NLLBatch
+from openrlhf_mel.method.nll_loss import Row
 
 
 @pytest.mark.objective

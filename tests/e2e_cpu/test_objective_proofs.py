@@ -34,7 +34,7 @@ def handed_over_twice(data):
     """As if gradients could be set aside where they cannot."""
     from openrlhf_mel.upstream.policy_actor import JointTrainer
 
-    JointTrainer.hand_over = property(lambda self: self.at_boundary)
+    JointTrainer.reduces_gradients = property(lambda self: self.at_boundary)
 
 
 def mean_over_ranks(data):

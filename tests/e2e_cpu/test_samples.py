@@ -68,6 +68,14 @@ def generator(engine):
     return make
 
 
+def collect(samples):
+    """The groups and the candidates that travel on `samples`."""
+    from openrlhf_mel.upstream import group_sample
+
+    found = group_sample.records_of(samples)
+    return [record.group for record in found], [m for record in found for m in record.candidates]
+
+
 def seen(engine):
     import ray
 
@@ -75,8 +83,6 @@ def seen(engine):
 
 
 def test_each_group_starts_its_experience_when_it_is_finished(engine, generator):
-    from openrlhf_mel.upstream import samples_generator
-
     seen(engine)
     made, *_ = generator(["slow until 3", "a", "b", "c"]).generate_samples(max_len=4000, max_new_tokens=100)
     events = seen(engine)
@@ -84,7 +90,7 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
     slow = next(t for p, t in finished.items() if "slow" in p)
     early = [t for t, kind, p in events if kind in ("analysis", "replay") and "slow" not in p]
     assert len(early) == 6 and max(early) < slow  # three questions went through M and replay before the slow rollout
-    groups, candidates = samples_generator.collect(made)
+    groups, candidates = collect(made)
     assert {g.question for g in groups} == {"slow until 3", "a", "b", "c"}
     assert len(candidates) == 4 and all(m.kept for m in candidates)
     assert all(m.replays == [f"\\boxed{{{m.group.answer}}}"] for m in candidates)
@@ -93,46 +99,44 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
 
 def test_an_m_that_did_not_end_by_itself_is_truncated(generator):
     """By vLLM's other reasons to finish a request; a stop token is "stop", as the end token is."""
-    from openrlhf_mel.upstream import samples_generator
-
     made, *_ = generator(["[length]", "[abort]", "[error]", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
-    assert {m.group.question: m.reason for m in samples_generator.collect(made)[1]} == {
+    assert {m.group.question: m.reason for m in collect(made)[1]} == {
         "[length]": "truncated", "[abort]": "truncated", "[error]": "truncated", "a": None,
     }  # fmt: skip
 
 
-def test_only_mixed_groups_are_constructed(engine, generator):
-    from openrlhf_mel.upstream import samples_generator
+def test_a_group_whose_responses_are_not_of_one_question_ends_the_run(generator):
+    g = generator(["[changed]"])
+    with pytest.raises(ValueError, match="'label' of responses 0 and 1 differ from character 2 on: '110' and '111'"):
+        g.generate_samples(max_len=4000, max_new_tokens=100)
 
+
+def test_only_mixed_groups_are_constructed(engine, generator):
     made, *_ = generator(["easy", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples_generator.collect(made)
+    groups, candidates = collect(made)
     assert len(groups) == 2 and [m.group.question for m in candidates] == ["a"]
 
 
 def test_evaluation_never_constructs(engine, generator):
-    from openrlhf_mel.upstream import samples_generator
-
     g = generator(["a", "b"], evaluation=["secret 1", "secret 2"])
     seen(engine)
     evaluated = g.generate_eval_samples(max_len=4000, max_new_tokens=100)
     events = seen(engine)
     assert len(evaluated) == 8 and [kind for _, kind, _ in events] == ["rollout", "rollout"]
-    assert samples_generator.collect(evaluated) == ([], [])
+    assert collect(evaluated) == ([], [])
     # and nothing of it comes out with the next rollout
     made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples_generator.collect(made)
+    groups, candidates = collect(made)
     assert {g.question for g in groups} == {m.group.question for m in candidates} == {"a", "b"}
     assert not any("secret" in prompt for _, _, prompt in seen(engine))
 
 
 def test_experiences_travel_with_their_group_through_the_buffer(generator):
-    from openrlhf_mel.upstream import samples_generator
-
     rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     for _ in range(2):
         made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
-        groups, candidates = samples_generator.collect(made)
+        groups, candidates = collect(made)
         assert len(made) == 8
         assert sorted(m.group.question for m in candidates) == sorted(g.question for g in groups)
 
@@ -141,21 +145,22 @@ def test_a_group_and_its_experiences_survive_a_queue(generator):
     """The asynchronous trainer gets samples from another process; a rollout that began in a buffer has no info."""
     import pickle
 
-    from openrlhf_mel.upstream import samples_generator
+    from openrlhf_mel.upstream import group_sample
 
     rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     first, second = (pickle.loads(pickle.dumps(g.generate_samples(max_len=4000, max_new_tokens=100)[0])) for _ in "12")
     for made in (first, second):
-        groups, candidates = samples_generator.collect(made)
+        groups, candidates = collect(made)
         assert len(groups) == len(candidates) == 2
         assert {id(m.group) for m in candidates} <= {id(group) for group in groups}
-        for sample in made:
-            if hasattr(sample, "group"):
-                assert all(m.group.question == sample.group.question for m in sample.meta_experiences)
-    (info,) = samples_generator.rollout_infos(first)
+        for record in group_sample.records_of(made):
+            assert all(m.group is record.group for m in record.candidates)
+        assert [sample.record is not None for sample in made] == 2 * [True, False, False, False]
+    (info,) = (record.rollout for record in group_sample.records_of(first) if record.rollout)
+    assert first[0].record.rollout is info
     assert info.steps == 3 * 2 and info.construction_s >= info.construction_tail_s >= 0
-    assert samples_generator.rollout_infos(second) == []
+    assert all(record.rollout is None for record in group_sample.records_of(second))
 
 
 def test_construction_is_over_before_the_engines_sleep(engine, generator):
@@ -168,24 +173,20 @@ def test_construction_is_over_before_the_engines_sleep(engine, generator):
 
 
 def test_a_filtered_group_is_not_constructed(engine, generator):
-    from openrlhf_mel.upstream import samples_generator
-
     advantage = ARGS.algo.advantage
     algo = SimpleNamespace(
         advantage=advantage, dynamic_filtering_enable=True, dynamic_filtering_range=(0.6, 0.9)
     )  # a mixed group scores 0.5
     seen(engine)
     made, *_ = generator(["a", "b"], algo=algo).generate_samples(max_len=4000, max_new_tokens=100)
-    assert samples_generator.collect(made) == ([], [])
+    assert collect(made) == ([], [])
     assert {kind for _, kind, _ in seen(engine)} == {"rollout"}
 
 
 def test_disabled_is_upstreams_generator(engine, generator):
-    from openrlhf_mel.upstream import samples_generator
-
     seen(engine)
     made, *_ = generator(["a"], mel=MELConfig(enable=False)).generate_samples(max_len=4000, max_new_tokens=100)
-    groups, candidates = samples_generator.collect(made)
+    groups, candidates = collect(made)
     assert len(groups) == 1 and candidates == [] and [kind for _, kind, _ in seen(engine)] == ["rollout"]
 
 

@@ -48,7 +48,7 @@ def test_pairs_depend_on_the_responses_not_on_their_order(scores, count, rng):
     first = group(scores)
     shuffled = list(first.trajectories)
     rng.shuffle(shuffled)
-    second = Group(first.step, first.question, first.answer, tuple(shuffled))
+    second = Group(first.rollouts_before, first.question, first.answer, tuple(shuffled))
     for selection in ("uniform", "shortest", "common_prefix"):
         pairs = experience.choose_pairs(first, count, selection, 1.0, 7)
         assert pairs == experience.choose_pairs(second, count, selection, 1.0, 7)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openrlhf_mel.method import nll_loss
-from openrlhf_mel.method.nll_loss import NLLBatch, Row, WeightedRow
+from openrlhf_mel.method.nll_loss import Row
 
 ROWS = st.lists(
     st.tuples(st.integers(1, 30), st.integers(1, 10), st.integers(0, 4)), max_size=14
@@ -55,45 +55,6 @@ def test_tokens_are_balanced(rows):
 
 def test_no_rows_no_work():
     assert make_plan([], steps=2, ranks=3) == [[[], [], []], [[], [], []]]
-
-
-def transcription(logits, weighted):
-    """Row by row, without padding: `logits` (rows, S, V) of whole padded rows."""
-    total = 0.0
-    for i, w in enumerate(weighted):
-        m = torch.tensor(w.row.token_ids)
-        log_probs = logits[i, -len(m) - 1 : -1].log_softmax(-1)
-        total = total - w.weight * log_probs[torch.arange(len(m)), m].mean()
-    return total
-
-
-@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=5), st.integers(0, 99))
-def test_batch_loss_and_gradient_equal_the_transcription(sizes, seed):
-    torch.manual_seed(seed)
-    rows = [
-        Row(tuple(torch.randint(1, 11, (c,)).tolist()), tuple(torch.randint(1, 11, (m,)).tolist()), "q")
-        for c, m in sizes
-    ]
-    batch = NLLBatch.collate([WeightedRow(row, 0.3 + i) for i, row in enumerate(rows)], 0, "cpu")
-    weights = batch.weights.double()
-    logits = torch.randn(*batch.input_ids.shape, 11, dtype=torch.float64, requires_grad=True)
-    predicting = logits[:, batch.positions].log_softmax(-1)
-    token_nll = -predicting.gather(-1, batch.targets[..., None])[..., 0]
-    loss = (nll_loss.row_mean(token_nll, batch.mask) * weights).sum()
-    expected = transcription(logits, [WeightedRow(row, w) for row, w in zip(rows, weights, strict=True)])
-    (mine,), (theirs,) = torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits)
-    assert ((mine - theirs).norm() / theirs.norm()).item() < 1e-8
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-8)
-
-
-def test_collate_puts_every_m_at_the_right_edge():
-    rows = [WeightedRow(Row((1, 2, 3), (4, 5), "a"), 1.0), WeightedRow(Row((6,), (7,), "b"), 0.5)]
-    batch = NLLBatch.collate(rows, 0, "cpu")
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [0, 0, 0, 6, 7]]
-    assert batch.attention_mask.tolist() == [[1] * 5, [0, 0, 0, 1, 1]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [1, 1, 1, 0, 1]]
-    assert batch.targets.tolist() == [[4, 5], [0, 7]] and batch.mask.tolist() == [[1, 1], [0, 1]]
-    assert batch.positions.tolist() == [2, 3]  # of the tokens before M's
 
 
 def test_every_m_weighs_the_same_whatever_its_length():

@@ -46,3 +46,23 @@ def test_dynamic_batches_train_whole_optimizer_steps():
     args = arguments(2, 4, 4, group=4, dynamic=True, train_batch=16)
     assert len(batches.whole(list(range(40)), args)) == 32
     assert batches.whole(list(range(12)), args) == []
+
+
+@given(micro_batches=st.integers(0, 30), window=st.integers(1, 8), samples=st.integers(1, 5))
+def test_windows_end_when_full_and_with_the_rollout(micro_batches, window, samples):
+    """Walked through one micro-batch after the other."""
+    ends, sizes, gone = [], [], 0
+    for i in range(micro_batches):
+        gone += 1
+        ends.append(gone == window or i == micro_batches - 1)
+        if ends[-1]:
+            sizes.append(gone * samples)
+            gone = 0
+    steps = batches.windowed(micro_batches, window, samples)
+    assert (steps.ends, steps.samples) == (tuple(ends), tuple(sizes))
+    assert steps.share * window == pytest.approx(1) and sum(steps.samples) == micro_batches * samples
+
+
+def test_upstream_chooses_where_dynamic_steps_end():
+    steps = batches.dynamic([0, 0, 1, 1, 0, 1], 16)
+    assert steps == batches.OptimizerSteps((False, False, True, True, False, True), (16, 16, 16), 1.0)
