@@ -13,6 +13,7 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.run import records
 from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.resolve import Settings
 
 _PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-attn", "math-verify")
@@ -32,6 +33,7 @@ def of(settings: Settings) -> dict[str, Any]:
         "started": records.now(),
         "finished": None,
         "config": settings.as_dict(),
+        "objective": PARADIGMS[settings.mel.algorithm].stated(settings.upstream),
         "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
         "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
         | _vllm()

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from openrlhf_mel.settings import batches, mel_options
+from openrlhf_mel.settings import batches, paradigms
 from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.placement import placement
 
 # The least that makes sense; below it upstream fails in a worker, late.
@@ -42,13 +43,7 @@ def find_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str,
         values: every upstream flag with its value, by dotted name.
         given: those that the user gave.
     """
-    wanted = mel_options.algorithm_flags(mel.algorithm)
-    estimator = given.get("algo.advantage.estimator")
-    if estimator is not None and estimator != wanted["algo.advantage.estimator"] and mel.algorithm != "rft":
-        yield (
-            f"--algo.advantage.estimator {estimator} contradicts --mel.algorithm {mel.algorithm}, "
-            f"which is {wanted['algo.advantage.estimator']}; leave one of them out"
-        )
+    yield from paradigms.refusals(mel.algorithm, values, given)
     if values["logger.wandb.key"] not in (None, "env"):
         yield (
             "--logger.wandb.key: a key on the command line or in a file can be read by others; "
@@ -69,7 +64,7 @@ def find_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str,
     yield from _sizes(mel, values)
     yield from _combinations(mel, values)
     yield from _sharing(values)
-    yield from _correction(mel, values)
+    yield from _correction(values)
     yield from _unsupported(mel, values)
 
 
@@ -82,8 +77,6 @@ def _sizes(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
             f"--train.batch_size {values['train.batch_size']}: expected at most --rollout.batch_size x "
             f"--rollout.n_samples_per_prompt ({prompts} x {group} = {samples}); OpenRLHF counts samples here"
         )
-    if mel.algorithm in ("grpo", "reinforce++-baseline") and group < 2:
-        yield f"--rollout.n_samples_per_prompt {group}: {mel.algorithm} compares a group, expected at least 2"
     gpus = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
     window = values["train.micro_batch_size"] * gpus
     window //= math.gcd(window, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"])
@@ -181,7 +174,7 @@ def _sharing(values: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _correction(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+def _correction(values: dict[str, Any]) -> Iterator[str]:
     """Upstream's weights for an engine whose log-probs are not the policy's; what it refuses itself, it refuses in a worker."""
     level, mode, gating, threshold = (
         values[f"algo.advantage.is_correction_{part}"] for part in ("level", "mode", "gating", "threshold")
@@ -194,8 +187,6 @@ def _correction(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
             f"{flag}: biased with --rollout.top_p {values['rollout.top_p']:g}: the engine's log-probs are over the tokens "
             "that top-p leaves, the policy's over all; expected --rollout.top_p 1, or leave the correction off"
         )
-    if mel.algorithm == "rft":
-        yield f"{flag}: --mel.algorithm rft ignores it, as its loss knows no ratio; leave one of them out"
     if mode == "clip" and (level, gating) != ("token", "ratio"):
         yield (
             f"--algo.advantage.is_correction_mode clip: found {flag} and --algo.advantage.is_correction_gating {gating}, "
@@ -210,12 +201,7 @@ def _correction(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
 
 def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     """What the joint objective does not hold for yet, or the CPU runtime lacks, is refused."""
-    if mel.algorithm == "rft" and (values["actor.entropy_coef"] is not None or values["algo.kl.use_loss"]):
-        yield (
-            "--mel.algorithm rft: not supported with --actor.entropy_coef or --algo.kl.use_loss, which average over "
-            "all responses"
-        )
-    if mel.enable or mel.algorithm == "rft":
+    if mel.enable or PARADIGMS[mel.algorithm].correct_only:
         for flag, reason in {
             "data.max_images_per_prompt": "meta-experiences are text",
             "ds.deepcompile": "DeepSpeed's compiled backward keeps gradients of its own",

@@ -1,4 +1,4 @@
-"""Every `--mel.*` option: default, range, one line each; and what each paradigm means in OpenRLHF's flags.
+"""Every `--mel.*` option: default, range, one line each.
 
 Pure: imports neither torch nor OpenRLHF. Section numbers are those of the paper (arXiv 2602.10224).
 """
@@ -12,18 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.settings.paradigms import Algorithm
 
-Algorithm = Literal["grpo", "reinforce++", "reinforce++-baseline", "rft"]
 Runtime = Literal["auto", "cuda", "cpu"]
-
-# Paper 4.4: the estimator and the aggregation that each paradigm stands for. `rft` replaces the
-# policy loss, so its estimator is a placeholder that needs no critic and no group.
-_PARADIGMS: dict[str, tuple[str, str]] = {
-    "grpo": ("group_norm", "seq-mean-token-mean"),
-    "reinforce++": ("reinforce", "token-mean"),
-    "reinforce++-baseline": ("reinforce_baseline", "token-mean"),
-    "rft": ("reinforce", "seq-mean-token-mean"),
-}
 
 
 def option(
@@ -38,7 +29,9 @@ class MELConfig:
     """The options of Meta-Experience Learning. Refuses values out of range, naming the flag."""
 
     enable: bool = option(True, "learn from meta-experiences; false is the plain baseline")
-    algorithm: Algorithm = option("grpo", "the policy objective: sets estimator, aggregation, clip 0.2 and KL 0")
+    algorithm: Algorithm = option(
+        "grpo", "the policy objective: its estimator, loss and aggregation, its defaults of clip and KL"
+    )
     runtime: Runtime = option("auto", "where to run; auto: cuda where there is one, else cpu")
     run_dir: str | None = option(None, "folder of everything that the run writes; none: runs/<name of the YAML>")
     seed: int = option(0, "seed of the choice of pairs and of the shuffled control", low=0)
@@ -207,17 +200,6 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def algorithm_flags(algorithm: str) -> dict[str, Any]:
-    """OpenRLHF's flags that stand for a paradigm (paper 4.4, docs/method.md): clip 0.2, no KL."""
-    estimator, aggregation = _PARADIGMS[algorithm]
-    return {
-        "algo.advantage.estimator": estimator,
-        "actor.loss_agg_mode": aggregation,
-        "actor.eps_clip": 0.2,
-        "algo.kl.init_coef": 0.0,
-    }
 
 
 def with_lengths(config: MELConfig, max_len: int, rollout_max_new_tokens: int | None) -> MELConfig:

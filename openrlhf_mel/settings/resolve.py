@@ -21,6 +21,7 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings import flags, mel_options, vllm_build
 from openrlhf_mel.settings.contradictions import find_contradictions
 from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel.settings.paradigms import PARADIGMS
 
 # What may name a local path, and what always does.
 _PATHS = (
@@ -107,8 +108,6 @@ def resolve(
     run_dir = Path(os.path.abspath(mel.run_dir or Path("runs") / name))
     mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
     chosen = _defaults(mel, upstream_given, run_dir, agent_executor) | upstream_given
-    if mel.algorithm == "rft":  # has no estimator; upstream's `gae` would bring a critic
-        chosen["algo.advantage.estimator"] = mel_options.algorithm_flags("rft")["algo.advantage.estimator"]
     argv: list[str] = []
     for flag, value in chosen.items():
         with _noting(found):
@@ -295,7 +294,7 @@ def _cpu_engine(mel: MELConfig) -> str:
 
 def _defaults(mel: MELConfig, given: dict[str, Any], run_dir: Path, agent_executor: str | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {
-        **mel_options.algorithm_flags(mel.algorithm),
+        **PARADIGMS[mel.algorithm].flags(given),
         "ckpt.path": str(run_dir / "checkpoints"),
         "ckpt.output_dir": str(run_dir / "model.partial"),
         "ckpt.best_metric_key": "none",  # upstream's automatic choice follows a test set

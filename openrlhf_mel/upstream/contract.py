@@ -140,6 +140,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer.SamplesGenerator.__init__": (
         "args", "tokenizer", "vllm_engines", "prompts_dataloader",
     ),
+    "openrlhf.models.PolicyLoss.__init__": ("token_level_loss",),
     "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.__init__": (
         "items", "dynamic_indices", "dynamic_optimizer_step", "dynamic_global_batch_size",
     ),

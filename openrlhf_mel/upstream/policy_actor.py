@@ -20,9 +20,11 @@ from openrlhf_mel.method.entropy import SampledEntropy
 from openrlhf_mel.method.nll_loss import Row
 from openrlhf_mel.run import checkpoint
 from openrlhf_mel.settings import batches
+from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.upstream import lora, saving, sleep
 from openrlhf_mel.upstream.internalizer import Internalizer
-from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, RejectionPolicyLoss, iter_counting_correct
+from openrlhf_mel.upstream.policy_losses import policy_loss
+from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, iter_counting_correct
 
 _UpstreamTrainer = ppo_actor.ActorPPOTrainer
 _UpstreamActor = ppo_actor.PolicyModelActor.__ray_metadata__.modified_class
@@ -63,6 +65,7 @@ class JointTrainer(_UpstreamTrainer):
 
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.mel = strategy.args.mel
+        self.paradigm = PARADIGMS[self.mel.algorithm]
         self.at_boundary = True
         self._step_log: list[dict[str, float]] = []
         self._policy_loss = 0.0
@@ -74,8 +77,8 @@ class JointTrainer(_UpstreamTrainer):
         # of it (fp32 logits above all) to its training step's end, and so while the NLL is learned.
         unused = ("logits", "router_logits", *(() if self.aux_loss else ("aux_loss",)))
         self.actor.register_forward_hook(partial(_release, unused))
-        if self.mel.algorithm == "rft":
-            self.actor_loss_fn = RejectionPolicyLoss()
+        self.actor_loss_fn = policy_loss(self.paradigm, self.actor_loss_fn, self.args)
+        if self.paradigm.correct_only:
             args = self.args
             self.replay_buffer = CorrectCountingBuffer(
                 self.mel.correct_at,
@@ -118,7 +121,7 @@ class JointTrainer(_UpstreamTrainer):
             self.internalizer.plan(self._steps.samples)
         self.at_boundary = self._steps.ends[step]
         self._entropy.add(experience.action_log_probs, experience.action_mask)
-        if self.mel.algorithm == "rft":
+        if self.paradigm.correct_only:
             self.actor_loss_fn.correct = (experience.scores >= self.mel.correct_at).float()
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
         self._policy_loss += float(status["metrics"]["policy_loss"]) * self._steps.share

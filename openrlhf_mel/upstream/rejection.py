@@ -10,6 +10,7 @@ from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 
 from openrlhf_mel.method import nll_loss
+from openrlhf_mel.settings.paradigms import PARADIGMS
 
 
 class RejectionPolicyLoss(nn.Module):
@@ -64,9 +65,9 @@ class CorrectCountingBuffer(NaiveReplayBuffer):
 
 
 def iter_counting_correct(data_iter: Any, strategy: Any, accumulated_gradient: int, mask_fn: Any) -> Any:
-    """Upstream's window over an optimizer step; under RFT only correct responses count."""
+    """Upstream's window over an optimizer step; where only correct responses are learned, only they count."""
     mel = strategy.args.mel
-    if mel.algorithm != "rft":
+    if not PARADIGMS[mel.algorithm].correct_only:
         return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_fn)
 
     def correct_only(item: Any) -> torch.Tensor:

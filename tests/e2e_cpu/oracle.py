@@ -16,6 +16,8 @@ from torch.func import functional_call
 
 VOCABULARY = 61
 CLIP = 0.2
+SEQUENCE_CLIP = (3e-4, 4e-4)  # GSPO's, below and above 1
+LONGEST = 40  # `rollout.max_new_tokens`, more than any response here has
 GROUP = 4  # responses to a question
 # Of the policy to the one that sampled: on both sides of the clip's edges, and where no rounding carries them over.
 RATIOS = (0.7, 0.95, 1.05, 1.4)
@@ -186,7 +188,7 @@ class Oracle:
         samples: Iterable[int] | None = None,
         correction: str = "off",
     ) -> Part:
-        """The policy term over an optimizer step's samples: GRPO's, REINFORCE++'s or RFT's.
+        """The policy term over an optimizer step's samples, by the paradigm's own formula.
 
         Args:
             correction: of what the engine sampled with other probabilities; see `importance`.
@@ -197,14 +199,16 @@ class Oracle:
             if algorithm == "rft":
                 correct += [-log_probs.mean()] if data.scores[i] == 1 else []
                 continue
-            ratio, a = (log_probs - data.old[i]).exp(), data.advantages[i]
+            log_ratio, a = log_probs - data.old[i], data.advantages[i]
+            if algorithm == "gspo":  # one for the response: the geometric mean of its tokens'
+                ratio, (low, high) = log_ratio.mean(0, keepdim=True).exp(), SEQUENCE_CLIP
+            else:
+                ratio, low, high = log_ratio.exp(), CLIP, CLIP
             weight = importance(data.old[i].tolist(), data.engine[i].tolist(), correction)
-            terms.append(-torch.minimum(ratio * a, ratio.clamp(1 - CLIP, 1 + CLIP) * a) * torch.tensor(weight))
+            terms.append(-torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a) * torch.tensor(weight))
         if algorithm == "rft":
             return self._part(sum(correct) / len(correct) if correct else None)
-        if algorithm == "grpo":
-            return self._part(sum(t.mean() for t in terms) / len(terms))
-        return self._part(torch.cat(terms).mean())
+        return self._part(AGGREGATIONS[algorithm](terms))
 
     def nll(self, rows: Sequence[Any], mean_over: str, questions: float) -> Part | None:
         """The NLL of an optimizer step's Ms, which learns from `questions`; None without any."""
@@ -222,6 +226,32 @@ class Oracle:
             return Part(0.0, {n: torch.zeros_like(p) for n, p in self.leaves.items()})
         found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         return Part(loss.item(), dict(zip(self.leaves, found, strict=True)))
+
+
+def _mean_of_each(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Over a response's tokens, then over responses."""
+    return sum(t.mean() for t in terms) / len(terms)
+
+
+def _mean_of_all(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Over all tokens."""
+    return torch.cat(terms).mean()
+
+
+def _sum_over_longest(terms: list[torch.Tensor]) -> torch.Tensor:
+    """A response's tokens over the most that it may have, then the mean over responses."""
+    return sum(t.sum() / LONGEST for t in terms) / len(terms)
+
+
+# Of a step's responses, each its tokens' terms; GSPO's has one.
+AGGREGATIONS = {
+    "grpo": _mean_of_each,
+    "gspo": _mean_of_each,
+    "dr_grpo": _sum_over_longest,
+    "rloo": _mean_of_all,
+    "reinforce++": _mean_of_all,
+    "reinforce++-baseline": _mean_of_all,
+}
 
 
 def importance(old: Sequence[float], engine: Sequence[float], correction: str) -> list[float]:

@@ -45,7 +45,7 @@ class Case:
     def arguments(self) -> list[str]:
         return [
             "--actor.model_name_or_path=tiny", "--data.prompt_dataset=x.jsonl", "--data.label_key=label",
-            "--data.max_len=128", "--mel.runtime=cpu", "--mel.cpu_engine=transformers",
+            "--data.max_len=128", f"--rollout.max_new_tokens={oracle.LONGEST}", "--mel.runtime=cpu", "--mel.cpu_engine=transformers",
             f"--mel.cpu_dtype={self.dtype}",
             "--actor.max_norm=0", "--rollout.micro_batch_size=1",
             f"--rollout.batch_size={self.rollouts[0].questions}", f"--rollout.n_samples_per_prompt={oracle.GROUP}",
@@ -145,7 +145,7 @@ def arguments(case: Case, ranks: int, *more: str) -> Any:
     settings = case.settings(ranks, *more)
     args = hierarchize(flags.parser().parse_args(settings.argv))
     args.mel = settings.mel
-    args.actor.eps_clip_low_high = (args.actor.eps_clip, args.actor.eps_clip)
+    args.actor.eps_clip_low_high = args.actor.eps_clip_low_high or (args.actor.eps_clip, args.actor.eps_clip)
     args.rollout.max_tokens_per_gpu = args.train.max_tokens_per_gpu
     args.ds.lora.rank = case.lora_rank
     args.ds.adam_offload = case.offload  # refused on a CPU, where it saves nothing

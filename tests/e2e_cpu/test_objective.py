@@ -88,6 +88,7 @@ STEPS = {
     "2 ranks, dynamic, 2 epochs": (2, learning(FP32, *DYNAMIC, "--train.max_epochs=2", rollouts=(Rollout(8, 5),))),
     "2 ranks, optimizer offloaded": (2, learning(FP32, rollouts=(Rollout(6, 5), Rollout(6, 2, seed=1)), offload=True)),
     "2 ranks, rft": (2, learning(FP32, "--mel.algorithm=rft", rollouts=(Rollout(6, 5),))),
+    "2 ranks, dr_grpo": (2, learning(FP32, "--mel.algorithm=dr_grpo", rollouts=(Rollout(6, 5),))),
 }
 
 

@@ -1,4 +1,6 @@
-"""Eq. 10 on given logits, in float64: upstream's policy loss and our NLL against the formula written out."""
+"""Eq. 10 on given logits, in float64: the policy loss and our NLL against the formula written out."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,18 +9,23 @@ from openrlhf_mel.method import nll_head, nll_loss
 from openrlhf_mel.method.nll_batch import NLLBatch
 from openrlhf_mel.method.nll_loss import Row
 
+LONGEST = 16  # `rollout.max_new_tokens`
+
 
 @pytest.mark.objective
-@pytest.mark.parametrize("token_level", [False, True])
+@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "dr_grpo", "rloo"])
 @pytest.mark.parametrize("mean_over", ["experiences", "questions"])
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("ms", [0, 1, 5])
-def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
-    """Upstream's policy loss and the NLL on given logits against Eq. 10 written out, by value and by gradient."""
+def test_joint_loss_in_float64(algorithm, mean_over, micro_batches, ms):
+    """The paradigm's policy loss and the NLL on given logits against Eq. 10 written out, by value and by gradient."""
     from openrlhf_mel.cpu import standins
 
     standins.install()
     from openrlhf.models import PolicyLoss
+
+    from openrlhf_mel.settings.paradigms import PARADIGMS
+    from openrlhf_mel.upstream.policy_losses import policy_loss
 
     torch.manual_seed(3)
     responses, length, vocabulary = 8, 9, 13
@@ -28,6 +35,7 @@ def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
     tokens = torch.randint(0, vocabulary, (responses, length))
     log_probs = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     old = (log_probs + 0.4 * torch.randn_like(log_probs)).detach()
+    old[::3] = (log_probs + 1e-4 * torch.randn_like(log_probs)).detach()[::3]  # within GSPO's clip
     advantages = torch.randn(responses, 1, dtype=torch.float64).expand(-1, length)
     rows = [
         Row((1,) * (2 + i), tuple(torch.randint(0, vocabulary, (1 + 2 * i,)).tolist()), f"q{i // 2}") for i in range(ms)
@@ -36,7 +44,11 @@ def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
     leaves = [logits, *m_logits]
 
     # ours: micro-batches, with the weights of the plan
-    policy = PolicyLoss(token_level_loss=token_level)
+    paradigm = PARADIGMS[algorithm]
+    upstreams = PolicyLoss(
+        *paradigm.clip, token_level_loss=paradigm.aggregation == "token-mean", policy_loss_type=paradigm.loss_type
+    )
+    policy = policy_loss(paradigm, upstreams, SimpleNamespace(rollout=SimpleNamespace(max_new_tokens=LONGEST)))
     total = torch.zeros((), dtype=torch.float64)
     for part in torch.arange(responses).chunk(micro_batches):
         loss, *_ = policy(
@@ -59,10 +71,15 @@ def test_joint_loss_in_float64(token_level, mean_over, micro_batches, ms):
     expected = torch.zeros((), dtype=torch.float64)
     for i in range(responses):
         n = int(lengths[i])
-        ratio = (log_probs[i, :n] - old[i, :n]).exp()
-        a = advantages[i, :n]
+        log_ratio, a = log_probs[i, :n] - old[i, :n], advantages[i, 0]
+        if algorithm == "gspo":
+            ratio = log_ratio.mean().exp()
+            expected = expected - torch.minimum(ratio * a, ratio.clamp(1 - 3e-4, 1 + 4e-4) * a) / responses
+            continue
+        ratio = log_ratio.exp()
         term = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
-        expected = expected - (term.sum() / lengths.sum() if token_level else term.mean() / responses)
+        share = {"grpo": n * responses, "dr_grpo": LONGEST * responses, "rloo": lengths.sum()}[algorithm]
+        expected = expected - term.sum() / share
     nll = [
         -x.log_softmax(-1)[torch.arange(len(r.token_ids)), torch.tensor(r.token_ids)].mean()
         for r, x in zip(rows, m_logits, strict=True)

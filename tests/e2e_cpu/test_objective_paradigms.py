@@ -1,4 +1,4 @@
-"""The gradient against its definition for REINFORCE++ and RFT, with Ms and without, and for what LoRA trains."""
+"""The gradient against its definition for every paradigm but GRPO, with Ms and without, and for what LoRA trains."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,8 @@ import torch
 from e2e_cpu import agreement, nursery, oracle, ranks
 from e2e_cpu.oracle import Rollout
 from e2e_cpu.ranks import DYNAMIC, FP32, PACKED, Case
+
+from openrlhf_mel.settings.paradigms import PARADIGMS
 
 pytestmark = [pytest.mark.objective, pytest.mark.timeout(600)]
 WITH_AND_WITHOUT = (Rollout(meta=0), Rollout(meta=5), Rollout(meta=1, seed=1))
@@ -31,14 +33,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", agreement.slow_but(LAYOUTS, "ZeRO-2, padded", "ZeRO-3, dynamic"))
-@pytest.mark.parametrize("algorithm", ["reinforce++", "reinforce++-baseline", "rft"])
+@pytest.mark.parametrize("algorithm", [name for name in PARADIGMS if name != "grpo"])
 def test_paradigm(folder, algorithm, layout):
     count, flags = LAYOUTS[layout]
     agreement.check(folder, Case((FP32, f"--mel.algorithm={algorithm}", *flags), WITH_AND_WITHOUT), count)
 
 
 @pytest.mark.parametrize("name", agreement.slow_but(CORRECTIONS, "token clip"))
-@pytest.mark.parametrize("algorithm", agreement.slow_but(["grpo", "reinforce++"], "grpo"))
+@pytest.mark.parametrize("algorithm", agreement.slow_but(["grpo", "dr_grpo", "reinforce++"], "grpo"))
 def test_upstreams_correction_weighs_the_policys_tokens_and_leaves_the_nll_alone(folder, algorithm, name):
     level, mode = CORRECTIONS[name]
     flags = (f"--algo.advantage.is_correction_level={level}", f"--algo.advantage.is_correction_mode={mode}")
@@ -48,7 +50,7 @@ def test_upstreams_correction_weighs_the_policys_tokens_and_leaves_the_nll_alone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["reinforce++", "rft"])
+@pytest.mark.parametrize("algorithm", ["gspo", "dr_grpo", "reinforce++", "rft"])
 def test_paradigm_in_bf16(folder, algorithm):
     agreement.check(folder, Case((f"--mel.algorithm={algorithm}",), WITH_AND_WITHOUT), 2)
 

@@ -84,6 +84,27 @@ def denominator_with_ms(data):
     ppo_actor.iter_grad_accum_global_norm = wrong
 
 
+def upstreams_own_loss(data):
+    """A paradigm's own loss is left out."""
+    from openrlhf_mel.upstream import policy_actor
+
+    policy_actor.policy_loss = lambda paradigm, upstreams, args: upstreams
+
+
+def clip_of_a_token(data):
+    """GSPO's ratio may go as far from 1 as a token's."""
+    from openrlhf_mel.upstream import policy_actor
+
+    make = policy_actor.policy_loss
+
+    def wide(paradigm, upstreams, args):
+        loss = make(paradigm, upstreams, args)
+        loss.clip_eps_low = loss.clip_eps_high = oracle.CLIP
+        return loss
+
+    policy_actor.policy_loss = wide
+
+
 def rollout_temperature(data):
     """M is conditioned at the temperature at which the policy was sampled."""
     from openrlhf_mel.method import nll_head
@@ -129,7 +150,10 @@ FAULTS = {
         "grpo": Case((FP32,), (Rollout(meta=5),)),
         "reinforce++": Case((FP32, "--mel.algorithm=reinforce++"), (Rollout(meta=5),)),
         "rft": Case((FP32, "--mel.algorithm=rft"), (Rollout(meta=5),)),
+        "dr_grpo": Case((FP32, "--mel.algorithm=dr_grpo"), (Rollout(meta=5),)),
     },
+    upstreams_own_loss: {"dr_grpo": Case((FP32, "--mel.algorithm=dr_grpo"), (Rollout(meta=5),))},
+    clip_of_a_token: {"gspo": Case((FP32, "--mel.algorithm=gspo"), (Rollout(meta=5),))},
     rollout_temperature: {
         "padded": Case((FP32, f"--rollout.temperature={TEMPERATURE}"), (Rollout(meta=5),)),
         "dynamic": Case((FP32, f"--rollout.temperature={TEMPERATURE}", *DYNAMIC), (Rollout(meta=5),)),

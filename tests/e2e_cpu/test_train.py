@@ -1,6 +1,7 @@
 """Whole runs: the entry, Ray, upstream's trainer, DeepSpeed, rollouts of the tiny model, meta-experiences, the run's log."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -102,6 +103,21 @@ def test_evaluation_leaves_no_trace_in_training(train, tmp_path):
     assert asked and asked <= trained and not asked & {r["input"] for r in rows}
     for m in lines(out / "metrics.jsonl"):
         assert m["mel/candidates"] <= 8 and m["rollout/num_samples"] == 64
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("enable", ["true", "false"], ids=["MEL", "baseline"])
+@pytest.mark.parametrize("algorithm", ["gspo", "dr_grpo", "rloo"])
+def test_a_paradigm_learns(train, algorithm, enable):
+    out, _ = train(TOY, f"--mel.algorithm={algorithm}", f"--mel.enable={enable}")
+    metrics = lines(out / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2]
+    assert all(m["grad_norm/policy"] > 0 and math.isfinite(m["loss/policy"]) for m in metrics)
+    assert ("loss/nll" in metrics[0]) == (enable == "true")
+    objective = json.loads((out / "manifest.json").read_text())["objective"]
+    assert objective["clip"] == ([3e-4, 4e-4] if algorithm == "gspo" else [0.2, 0.2])
+    assert objective["estimator"] == ("group_norm" if algorithm == "gspo" else algorithm)
+    changed(out)
 
 
 TURNS = ("--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep", "--ds.zero_stage=3", "--ds.lora.rank=4",

@@ -13,6 +13,7 @@ import yaml
 
 from eval.backends.vllm import VLLMBackend
 from openrlhf_mel.preflight import memory, shapes
+from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import resolve
 
@@ -186,7 +187,7 @@ def test_what_is_trained_can_be_evaluated(path):
         assert config.stem == "smoke" or sequences(model, config) > 1
 
 
-@pytest.mark.parametrize("flags", ["rft", "reinforce++", "reinforce++-baseline", "grpo"])
+@pytest.mark.parametrize("flags", PARADIGMS)
 def test_the_paradigms_are_one_flag_away(flags, capsys, monkeypatch):
     from openrlhf_mel import train
 

@@ -213,8 +213,10 @@ def test_a_resolved_configuration_is_the_same_after_a_round_trip_through_the_man
 
 
 def test_rft_brings_no_critic(yaml):
-    values = resolve(yaml(), ["--mel.algorithm=rft", "--algo.advantage.estimator=gae"]).upstream
+    values = resolve(yaml(), ["--mel.algorithm=rft"]).upstream
     assert values["algo.advantage.estimator"] == "reinforce"
+    with pytest.raises(UserError, match=r"estimator gae contradicts --mel\.algorithm rft, whose estimator is none"):
+        resolve(yaml(), ["--mel.algorithm=rft", "--algo.advantage.estimator=gae"])
 
 
 def test_missing_flags_are_all_named():

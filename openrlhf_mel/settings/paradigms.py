@@ -1,0 +1,188 @@
+"""Every policy objective that `mel.algorithm` can name: what defines it, what it may vary, what it needs. Pure.
+
+A paradigm is one entry of `PARADIGMS`. A loss that OpenRLHF lacks is in `upstream/policy_losses.py`, the term of the
+proof in `tests/e2e_cpu/oracle.py`, the table in docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openrlhf_mel.settings import flags
+
+Algorithm = Literal["grpo", "gspo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline", "rft"]
+
+# OpenRLHF's names.
+TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
+_ESTIMATOR, _LOSS_TYPE, _AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
+_CLIP, _CLIP_SIDES, _DUAL_CLIP = "actor.eps_clip", "actor.eps_clip_low_high", "actor.dual_clip"
+_KL, _CORRECTION = "algo.kl.init_coef", "algo.advantage.is_correction_level"
+_LAMBDA, _GAMMA, _NO_STD = "algo.advantage.lambd", "algo.advantage.gamma", "algo.advantage.no_std_norm"
+
+
+@dataclass(frozen=True)
+class Paradigm:
+    """A policy objective.
+
+    The first three define it: another value is refused. Clip and KL are defaults, free to change.
+
+    Attributes:
+        estimator: of advantages; None: it uses none.
+        loss_type: of the policy loss; None: it has a loss without a ratio.
+        aggregation: of a step's tokens; OpenRLHF's name, or the formula where the loss is not OpenRLHF's.
+        clip: how far below and above 1 the ratio may be; None: there is no ratio.
+        kl: coefficient of the KL term.
+        loss: the name in `upstream/policy_losses.py` of a loss that is not OpenRLHF's.
+        compares_group: whether an advantage is relative to the other responses to the question.
+        correct_only: whether only correct responses carry loss, and count in its mean.
+        uncorrectable: why rollout correction (`algo.advantage.is_correction_level`) is refused; None: it is possible.
+        needs: flags that must have a value.
+        ignores: flags that change nothing here, and are refused.
+        averages_all: terms of OpenRLHF's that are means over all responses, which the paradigm does not have.
+    """
+
+    estimator: str | None
+    loss_type: str | None = "ppo"
+    aggregation: str = TOKEN_MEAN
+    clip: tuple[float, float] | None = (0.2, 0.2)
+    kl: float = 0.0
+    loss: str | None = None
+    compares_group: bool = False
+    correct_only: bool = False
+    uncorrectable: str | None = None
+    needs: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = (_LAMBDA,)
+    averages_all: tuple[str, ...] = ()
+
+    @property
+    def defining(self) -> dict[str, str | None]:
+        """The flags that define the paradigm, with its values."""
+        return {_ESTIMATOR: self.estimator, _LOSS_TYPE: self.loss_type, _AGGREGATION: self.aggregation}
+
+    def flags(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """OpenRLHF's flags that make the paradigm, next to those that the user has `given`."""
+        # Without an estimator: one that needs neither a group nor a critic, as OpenRLHF's default `gae` does.
+        chosen: dict[str, Any] = {_ESTIMATOR: self.estimator or "reinforce", _KL: self.kl}
+        if self.loss_type:
+            chosen[_LOSS_TYPE] = self.loss_type
+        if self.aggregation in (TOKEN_MEAN, SEQUENCE_MEAN):
+            chosen[_AGGREGATION] = self.aggregation
+        if self.clip and self.clip[0] == self.clip[1]:
+            chosen[_CLIP] = self.clip[0]
+        elif self.clip and _CLIP not in given:  # which the two sides would win over
+            chosen[_CLIP_SIDES] = list(self.clip)
+        return chosen
+
+    def stated(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the run's objective is, for its manifest. `values`: every upstream flag by dotted name."""
+        sides = values[_CLIP_SIDES] or [values[_CLIP]] * 2
+        return {
+            "estimator": self.estimator,
+            "policy_loss_type": self.loss_type,
+            "aggregation": self.aggregation,
+            "loss": self.loss,
+            "clip": list(sides) if self.clip else None,
+            "kl": values[_KL],
+        }
+
+
+_OF_A_GROUP = (_LAMBDA, _GAMMA, _NO_STD)  # OpenRLHF uses none of these with an estimator that compares a group itself
+
+PARADIGMS: dict[Algorithm, Paradigm] = {
+    # Paper 3.4, Eq. 10.
+    "grpo": Paradigm("group_norm", aggregation=SEQUENCE_MEAN, compares_group=True, ignores=_OF_A_GROUP),
+    # arXiv 2507.18071: one ratio for a response, (pi / pi_old)^(1/|y|), and the mean over responses. Such a ratio is
+    # close to 1: a clip of 0.2 would never act. The paper's own are 3e-4 and 4e-4.
+    "gspo": Paradigm(
+        "group_norm",
+        loss_type="gspo",
+        aggregation=SEQUENCE_MEAN,
+        clip=(3e-4, 4e-4),
+        compares_group=True,
+        uncorrectable="cannot have it: OpenRLHF corrects the ratio of a token, and here a whole response has one",
+        ignores=_OF_A_GROUP,
+    ),
+    # arXiv 2503.20783: advantages without the deviation, and a response's sum over a constant instead of its length.
+    "dr_grpo": Paradigm(
+        "dr_grpo",
+        aggregation="token sum / rollout.max_new_tokens, mean over responses",
+        loss="token_sum",
+        compares_group=True,
+        needs=("rollout.max_new_tokens",),
+        ignores=_OF_A_GROUP,
+    ),
+    # arXiv 2402.14740 sums over a response's tokens; over the step's token count that is the same up to a factor.
+    "rloo": Paradigm("rloo", compares_group=True, ignores=_OF_A_GROUP),
+    # arXiv 2501.03262, paper 4.4.
+    "reinforce++": Paradigm("reinforce"),
+    "reinforce++-baseline": Paradigm("reinforce_baseline", compares_group=True, ignores=(_LAMBDA, _GAMMA)),
+    # Paper 4.4: the mean over the step's correct responses of their token-averaged NLL, without advantages or a ratio.
+    "rft": Paradigm(
+        None,
+        loss_type=None,
+        aggregation=SEQUENCE_MEAN,
+        clip=None,
+        loss="rejection",
+        correct_only=True,
+        uncorrectable="ignores it, as its loss knows no ratio",
+        ignores=(*_OF_A_GROUP, _CLIP, _CLIP_SIDES, _DUAL_CLIP, _KL),
+        averages_all=("actor.entropy_coef", "algo.kl.use_loss"),
+    ),
+}
+
+
+def refusals(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """A message for each setting that the paradigm does not go with, with what to do.
+
+    Args:
+        values: every upstream flag with its value, by dotted name.
+        given: those that the user gave.
+    """
+    paradigm = PARADIGMS[algorithm]
+    for flag in _redefined(paradigm, values, given):
+        fitting = [f"--mel.algorithm {name}" for name in PARADIGMS if _fits(name, values, given)]
+        advice = f"use {' or '.join(fitting)}, or leave it out" if fitting else "leave it out"
+        yield (
+            f"--{flag} {values[flag]} contradicts --mel.algorithm {algorithm}, whose {flag.split('.')[-1]} is "
+            f"{paradigm.defining[flag] or 'none'}; {advice}"
+        )
+    yield from _unfit(algorithm, values, given)
+
+
+def _fits(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether nothing that is given speaks against the paradigm. RFT never fits: it is no policy gradient."""
+    paradigm = PARADIGMS[algorithm]
+    return not (paradigm.correct_only or _redefined(paradigm, values, given) or any(_unfit(algorithm, values, given)))
+
+
+def _redefined(paradigm: Paradigm, values: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    return [flag for flag, own in paradigm.defining.items() if flag in given and values[flag] != own]
+
+
+def _unfit(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """What else does not go with the paradigm."""
+    paradigm, chosen = PARADIGMS[algorithm], f"--mel.algorithm {algorithm}"
+    for flag in paradigm.ignores:
+        if flag in given and values[flag] != paradigm.flags({}).get(flag, _default(flag)):
+            yield f"--{flag} {_shown(values[flag])}: {chosen} ignores it; leave it out"
+    if paradigm.uncorrectable and values[_CORRECTION] != "off":
+        yield f"--{_CORRECTION} {values[_CORRECTION]}: {chosen} {paradigm.uncorrectable}; leave it out"
+    for flag in paradigm.averages_all:
+        if values[flag] != _default(flag):
+            yield f"{chosen}: not supported with --{flag}, which averages over all responses; leave it out"
+    for flag in paradigm.needs:
+        if values[flag] is None:
+            yield f"--{flag}: not given; {chosen} divides by it, expected a number of tokens"
+    group = values["rollout.n_samples_per_prompt"]
+    if paradigm.compares_group and group == 1:
+        yield f"--rollout.n_samples_per_prompt {group}: {algorithm} compares a group, expected at least 2"
+
+
+def _default(flag: str) -> Any:
+    return flags.actions()[flag].default
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
