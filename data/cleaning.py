@@ -19,14 +19,14 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from data import golds
 from data.sameness import compact, figure_mention, key, language
-from openrlhf_mel.verifier import check_golds, shared_verifier
+from openrlhf_mel.verifier import MATH, Reference, check_golds, shared_verifier
 
 STEPS = {
     "unwrap": "take off the source's instruction before and after each question (exact texts)",
     "trim": "take off white space at both ends, and invisible characters (byte order marks, zero-width spaces)",
     "rewrite": "write answers in one way (025, 27.0, 336^\\circ: 25, 27, 336), without invisible characters",
     "exact_duplicates": "keep one of rows with the same question and answer",
-    "unusable": "drop answers that are empty, rounded by floating point, or not readable by the verifier",
+    "unusable": "drop answers that are empty, rounded by floating point, or that their scorer does not find right",
     "conflicts": "drop questions that stand with different answers",
     "decontamination": "drop questions near a benchmark question",
     "language": "drop questions in languages other than --languages",
@@ -107,30 +107,36 @@ def merged(questions: Iterable[SourceQuestion]) -> list[SourceQuestion]:
     return list(found.values())
 
 
-def conflicting(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
+def conflicting(questions: Iterable[SourceQuestion], scorer: str = MATH) -> dict[SourceQuestion, str | None]:
     """Questions that stand with different answers, equal under the key or as NFKC without white space.
 
-    Two answers are different when neither verifies against the other. All of such a group goes: nothing says who is right.
+    Two answers are different when `scorer` finds neither equal to the other. All of such a group goes: nothing says who is right.
     """
     groups = _groups(questions, _key, compact)
     found: dict[SourceQuestion, str | None] = {}
     for group in groups:
-        answers = sorted({question.answer for question in group})
-        if not all(_equal(*pair) for pair in itertools.combinations(answers, 2)):
+        # The same text may be another answer where the options stand in another order.
+        different = {question.answer if scorer == MATH else question.order: question for question in group}
+        pairs = itertools.combinations([different[key] for key in sorted(different)], 2)
+        if not all(_equal(*pair, scorer) for pair in pairs):
+            answers = sorted({question.answer for question in group})
             found |= dict.fromkeys(group, f"answers {', '.join(answers)[:_SHOWN]}")
     return found
 
 
-def damaged(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
+def damaged(questions: Iterable[SourceQuestion], scorer: str = MATH) -> dict[SourceQuestion, str | None]:
     """Questions whose answer a float64 has rounded, as far as that shows."""
-    return {question: why for question in questions if (why := golds.float_damage(question.answer))}
+    return {question: why for question in questions if (why := golds.float_damage(question.answer, scorer))}
 
 
-def unverifiable(questions: list[SourceQuestion]) -> dict[SourceQuestion, str | None]:
-    """Questions whose answer the verifier cannot read, or does not find equal to itself."""
-    answers = sorted({question.answer for question in questions})
-    problems = {answers[row]: why for row, why in check_golds(answers).items()}
-    return {question: problems[question.answer] for question in questions if question.answer in problems}
+def unverifiable(questions: list[SourceQuestion], scorer: str = MATH) -> dict[SourceQuestion, str | None]:
+    """Questions whose answer the scorer cannot read, or does not find equal to itself."""
+    # `math` judges by the answer alone.
+    different = {question.answer if scorer == MATH else question.order: question for question in questions}
+    keys = sorted(different)
+    problems = {keys[row]: why for row, why in check_golds([_gold(different[key], scorer) for key in keys]).items()}
+    named = {question: question.answer if scorer == MATH else question.order for question in questions}
+    return {question: problems[key] for question, key in named.items() if key in problems}
 
 
 def with_their_copies(
@@ -187,6 +193,10 @@ def _groups(questions: Iterable[SourceQuestion], *same: Callable[[str], str]) ->
     return [group for group in groups if len(group) > 1]
 
 
-def _equal(first: str, second: str) -> bool:
-    boxed = [(f"\\boxed{{{first}}}", second), (f"\\boxed{{{second}}}", first)]
+def _gold(question: SourceQuestion, scorer: str) -> Reference:
+    return Reference(question.answer, scorer, question.text)
+
+
+def _equal(first: SourceQuestion, second: SourceQuestion, scorer: str) -> bool:
+    boxed = [(f"\\boxed{{{one.answer}}}", _gold(other, scorer)) for one, other in ((first, second), (second, first))]
     return any(verdict.correct for verdict in shared_verifier().verify_many(boxed))

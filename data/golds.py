@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from openrlhf_mel.text import without_invisible
-from openrlhf_mel.verifier.extraction import unwrap_box
+from openrlhf_mel.verifier import MATH, unwrap_box
 
 # Possessive, so that no text of digits is tried in more than one way.
 _NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?|\.\d++)"
@@ -66,13 +66,15 @@ READERS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def normalise(gold: str) -> str:
+def normalise(gold: str, scorer: str = MATH) -> str:
     """One way of writing each answer: no box, no math delimiters, whole numbers plain ("025", "27.0"), no degree sign.
 
     Invisible characters go, as no model writes them. Several answers stay one text, "69, 84". What is not recognised
-    stays as it is.
+    stays as it is. For another scorer than `math` only the box and invisible characters go.
     """
     gold = unwrap_box(without_invisible(gold).strip()).strip()
+    if scorer != MATH:
+        return gold
     if _MATH_LIST.fullmatch(gold):
         gold = _DELIMITED.sub(lambda math: math[1].strip(), gold)
     if degrees := _DEGREES.fullmatch(gold):
@@ -83,13 +85,15 @@ def normalise(gold: str) -> str:
     return gold
 
 
-def float_damage(gold: str) -> str | None:
-    """Why a number looks as if a float64 had rounded it, or None.
+def float_damage(gold: str, scorer: str = MATH) -> str | None:
+    """Why a number looks as if a float64 had rounded it, or None; of answers that are judged as `math`.
 
     A whole number above 2^53 that a float64 holds exactly, or that is how one is printed with zeros behind it, cannot be
     told from a rounded one, unless it is a small number times a power of two. A fraction, or a power of ten, of 16 digits
     or more that is the shortest form of a float64 is one.
     """
+    if scorer != MATH:
+        return None
     if gold.lower().lstrip("+-") in ("nan", "inf"):
         return "not a number"
     try:

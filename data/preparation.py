@@ -83,10 +83,10 @@ def prepare(rows: Input, source: Source, benchmarks: Sequence[near_benchmarks.Re
     state.drop("empty_question", {q: None for q in state.kept if not q.text.strip()})
     if wanted("unusable"):
         state.drop("empty_answer", {q: None for q in state.kept if not q.answer.strip()})
-        state.drop("float_damage", cleaning.damaged(state.kept))
-        state.drop("unverifiable_answer", _unverifiable(state.kept))
+        state.drop("float_damage", cleaning.damaged(state.kept, source.answer))
+        state.drop("unverifiable_answer", _unverifiable(state.kept, source.answer))
     if wanted("conflicts"):
-        state.drop("conflicting_answers", cleaning.conflicting(state.kept))
+        state.drop("conflicting_answers", cleaning.conflicting(state.kept, source.answer))
     if wanted("decontamination"):
         near = {pair.question: f"{pair.benchmark_id}: {pair.similarity:.3f}" for pair in reversed(pairs)}
         state.drop("contaminated", cleaning.with_their_copies(near, state.kept))
@@ -154,7 +154,7 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> S
 
 def _canonical(question: SourceQuestion, source: Source) -> tuple[str, str]:
     """Question and answer as they are with every step that rewrites, whatever is skipped."""
-    return source.unwrapped(legible(question.text)).strip(), golds.normalise(question.answer)
+    return source.unwrapped(legible(question.text)).strip(), golds.normalise(question.answer, source.answer)
 
 
 def _tidy(questions: list[SourceQuestion], source: Source, skip: frozenset[str]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _tidy(questions: list[SourceQuestion], source: Source, skip: frozenset[str])
             text = source.unwrapped(text)
         question.text = text if "trim" in skip else text.strip()
         changed["trimmed"] += rows * (invisible or question.text != text)
-        answer = question.answer if "rewrite" in skip else golds.normalise(question.answer)
+        answer = question.answer if "rewrite" in skip else golds.normalise(question.answer, source.answer)
         if answer != question.answer:
             changed["answer_rewritten"] += rows
             rewritten[question.answer] = answer
@@ -180,13 +180,13 @@ def _tidy(questions: list[SourceQuestion], source: Source, skip: frozenset[str])
     return {**changed, "answers": dict(sorted(rewritten.items())[:_SHOWN])}
 
 
-def _unverifiable(questions: list[SourceQuestion]) -> dict[SourceQuestion, str | None]:
+def _unverifiable(questions: list[SourceQuestion], scorer: str) -> dict[SourceQuestion, str | None]:
     found: dict[SourceQuestion, str | None] = {}
     questions = sorted(questions, key=lambda question: question.answer)
     with progress("verifying answers", len(questions), "answers") as bar:
         for start in range(0, len(questions), _VERIFIED):
             part = questions[start : start + _VERIFIED]
-            found |= cleaning.unverifiable(part)
+            found |= cleaning.unverifiable(part, scorer)
             bar.update(len(part))
     return found
 

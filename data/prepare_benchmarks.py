@@ -18,13 +18,13 @@ from data import golds, sources
 from data.benchmark_inputs import from_folder, from_hub
 from data.earlier_benchmarks import Entry, earlier, in_order
 from data.preparation import content_sha256
-from data.rows import EVAL_ALL, question_id
+from data.rows import EVAL_ALL, question_id, scorer_column
 from data.sameness import legible
 from data.source_files import Input
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.text import without_invisible
-from openrlhf_mel.verifier import check_golds
+from openrlhf_mel.verifier import MATH, SCORER, Reference, check_golds, check_scorer
 from toolkit import cli
 from toolkit.outputs import REPORT, OutputFolder, json_lines
 
@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
         report = {"benchmarks": {name: entry.report for name, entry in entries.items()}, "absent": absent}
         for name, entry in entries.items():
             output.write(f"{name}.jsonl", json_lines(entry.rows))
-        output.write(EVAL_ALL, json_lines(_for_training(row) for entry in entries.values() for row in entry.rows))
+        output.write(EVAL_ALL, json_lines(_for_training([row for entry in entries.values() for row in entry.rows])))
         output.write_json(REPORT, report)
         output.commit(_manifest(entries))
     _print_notes(report, known, options)
@@ -96,11 +96,12 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
 
 
 def prepare(rows: Input, source: Source) -> PreparedBenchmark:
-    """Read a benchmark, write its golds in one way, and verify each against itself.
+    """Read a benchmark, write its golds in one way, and verify each against itself by the benchmark's scorer.
 
     Raises:
-        UserError: a row cannot be used, or the number of questions is not the benchmark's.
+        UserError: the scorer or a row cannot be used, or the number of questions is not the benchmark's.
     """
+    check_scorer(source.answer)
     form = source.form_for(rows.columns, rows.name)
     found: list[dict[str, Any]] = []
     places: list[str] = []
@@ -111,7 +112,7 @@ def prepare(rows: Input, source: Source) -> PreparedBenchmark:
             continue
         place = rows.place(number)
         problem, gold = _question_and_gold(cells, form, source, place)
-        answer = golds.normalise(gold)
+        answer = golds.normalise(gold, source.answer)
         identity = question_id(source.name, problem)
         ids[identity] += 1
         if ids[identity] > 1:
@@ -119,6 +120,7 @@ def prepare(rows: Input, source: Source) -> PreparedBenchmark:
         if answer != gold:
             rewritten.append((identity, gold, answer))
         own = {"id": identity, "problem": problem, "answer": answer, "datasource": source.name}
+        own |= scorer_column(source.answer)
         found.append(own | _extent(cells, form, place) | _source_fields(row, form, own))
         places.append(place)
     if source.questions and len(found) not in source.questions:
@@ -126,7 +128,7 @@ def prepare(rows: Input, source: Source) -> PreparedBenchmark:
         raise UserError(
             f"{rows.name}: {source.name} has {expected} questions, found {len(found)}: another or a damaged file"
         )
-    _check_golds(rows.name, [row["answer"] for row in found], places)
+    _check_golds(rows.name, [Reference(row["answer"], source.answer, row["problem"]) for row in found], places)
     return PreparedBenchmark(source, found, rewritten, rows.origin)
 
 
@@ -150,10 +152,9 @@ def _question_and_gold(cells: dict[str, Any], form: Form, source: Source, place:
     return text, gold
 
 
-def _check_golds(name: str, answers: list[str], places: list[str]) -> None:
-    problems = {i: why for i, answer in enumerate(answers) if (why := golds.float_damage(answer))} | check_golds(
-        answers
-    )
+def _check_golds(name: str, answers: list[Reference], places: list[str]) -> None:
+    damaged = {i: why for i, answer in enumerate(answers) if (why := golds.float_damage(answer, answer.scorer))}
+    problems = damaged | check_golds(answers)
     if problems:
         named = "\n".join(f"  {places[i]}: {why}" for i, why in sorted(problems.items())[:_NAMED])
         raise UserError(
@@ -186,10 +187,10 @@ def _source_fields(row: dict[str, Any], form: Form, own: dict[str, Any]) -> dict
     for name, cell in row.items():
         if name in (form.question, form.unit, form.tolerance) or cell == own["problem"]:
             continue
-        if name in own or name == form.answer:
+        if name in own or name in (form.answer, SCORER):
             if cell == own["answer"]:
                 continue
-            name = f"source_{name}" if name in own else name
+            name = f"source_{name}" if name in own or name == SCORER else name
         try:
             fields[name] = json.loads(json.dumps(cell, allow_nan=False, default=_dates))
         except (TypeError, ValueError):
@@ -203,15 +204,21 @@ def _dates(cell: Any) -> str:
     raise TypeError
 
 
-def _for_training(row: dict[str, Any]) -> dict[str, str]:
-    """The row as OpenRLHF's --eval.dataset takes it, with the column names of the training set."""
-    return {"id": row["id"], "input": row["problem"], "label": row["answer"], "datasource": row["datasource"]}
+def _for_training(rows: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """The rows as OpenRLHF's --eval.dataset takes them, with the column names of the training set."""
+    judged_otherwise = any(SCORER in row for row in rows)  # then every row names its scorer: all have the same columns
+    for row in rows:
+        yield {
+            **{"id": row["id"], "input": row["problem"], "label": row["answer"], "datasource": row["datasource"]},
+            **({SCORER: row.get(SCORER, MATH)} if judged_otherwise else {}),
+        }
 
 
 def _report(benchmark: PreparedBenchmark) -> dict[str, Any]:
     content = benchmark.content_sha256
     return {
         "questions": len(benchmark.rows),
+        "scorer": benchmark.source.answer,
         "content_sha256": content,
         "known_as": benchmark.source.known.get(content),
         "with_unit": sum("unit" in row for row in benchmark.rows),

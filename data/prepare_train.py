@@ -20,6 +20,7 @@ from data.sameness import LANGUAGES
 from data.source_files import HubError, Input, download_command, open_file, open_hub
 from data.sources import CUSTOM, Form, Source
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import MATH, check_scorer, check_scorer_name
 from toolkit import cli
 from toolkit.outputs import MANIFEST, REPORT, OutputFolder, json_lines
 
@@ -38,6 +39,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
     """Prepare and write; returns what prints the summary."""
     chosen = _chosen(options)
     source = _source(options)
+    check_scorer(source.answer)
     datasource = options.datasource or source.name
     _check_unused(options)
     _check_folder(options, source, datasource)
@@ -45,7 +47,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
     with OutputFolder(options.output_dir) as output:  # an unwritable folder shows before the work
         rows = _open(options, source)
         prepared = prepare(rows, source, benchmarks, chosen)
-        _write(output, prepared, datasource)
+        _write(output, prepared, datasource, source.answer)
         report = _report(prepared, source, benchmarks)
         output.write_json(REPORT, report)
         outdated = () if prepared.validation else (VALIDATION,)
@@ -74,12 +76,17 @@ def _source(options: argparse.Namespace) -> Source:
     if not options.input:
         raise UserError("--source custom: needs --input FILE, with --question-column and --answer-column")
     question, answer, read = (getattr(options, name) or default for name, default in _CUSTOM.items())
-    return Source(CUSTOM, (Form(question, answer, read),))
+    scorer = options.scorer or MATH
+    try:
+        check_scorer_name(scorer)
+    except UserError as error:
+        raise UserError(f"--scorer: {error}") from None
+    return Source(CUSTOM, (Form(question, answer, read),), answer=scorer)
 
 
 def _check_unused(options: argparse.Namespace) -> None:
     """A flag that would do nothing is a mistake."""
-    for name in _CUSTOM:
+    for name in (*_CUSTOM, "scorer"):
         if options.source != CUSTOM and getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')}: is for --source custom, found --source {options.source}")
     if options.revision and options.input:
@@ -119,10 +126,10 @@ def _open(options: argparse.Namespace, source: Source) -> Input:
         ) from None
 
 
-def _write(output: OutputFolder, prepared: Prepared, datasource: str) -> None:
+def _write(output: OutputFolder, prepared: Prepared, datasource: str, scorer: str) -> None:
     """Write the questions in the order of their ids, which is as good as random and depends on content alone."""
     parts = {TRAIN: prepared.train} | ({VALIDATION: prepared.validation} if prepared.validation else {})
-    rows = {name: _with_ids(questions, datasource) for name, questions in parts.items()}
+    rows = {name: _with_ids(questions, datasource, scorer) for name, questions in parts.items()}
     for name, pairs in rows.items():
         output.write(name, json_lines(row for row, _ in pairs))
     everything = sorted((pair for pairs in rows.values() for pair in pairs), key=lambda pair: pair[0]["id"])
@@ -139,9 +146,11 @@ def _write(output: OutputFolder, prepared: Prepared, datasource: str) -> None:
     )
 
 
-def _with_ids(questions: Iterable[SourceQuestion], datasource: str) -> list[tuple[dict[str, str], SourceQuestion]]:
+def _with_ids(
+    questions: Iterable[SourceQuestion], datasource: str, scorer: str
+) -> list[tuple[dict[str, str], SourceQuestion]]:
     """Rows in the order of their ids. Copies, which only stand here when duplicates are kept, get a number."""
-    rows = [(question_row(q.text, q.answer, datasource), q) for q in sorted(questions, key=lambda q: q.order)]
+    rows = [(question_row(q.text, q.answer, datasource, scorer), q) for q in sorted(questions, key=lambda q: q.order)]
     seen: Counter[str] = Counter()
     for row, _ in rows:
         seen[row["id"]] += 1
@@ -153,6 +162,7 @@ def _with_ids(questions: Iterable[SourceQuestion], datasource: str) -> list[tupl
 def _report(prepared: Prepared, source: Source, benchmarks: list[Reference]) -> dict[str, Any]:
     return {
         "source": source.name,
+        "scorer": source.answer,
         "content_sha256": prepared.content_sha256,
         "known_as": source.known.get(prepared.content_sha256),
         "rows_in": prepared.rows_in,
@@ -174,7 +184,8 @@ def _manifest(
     return {
         "made_by": "data/prepare_train.py",
         "source": {"name": source.name, **rows.origin, "content_sha256": prepared.content_sha256},
-        "options": dataclasses.asdict(chosen) | {"skip": sorted(chosen.skip), "datasource": datasource},
+        "options": dataclasses.asdict(chosen)
+        | {"skip": sorted(chosen.skip), "datasource": datasource, "scorer": source.answer},
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in benchmarks},
         "versions": cli.versions(),
     }
@@ -267,6 +278,8 @@ def _parser() -> argparse.ArgumentParser:
     custom.add_argument("--question-column", metavar="NAME",
                         help="column of the questions; a field of a nested column as column.field (default: question)")  # fmt: skip
     custom.add_argument("--answer-column", metavar="NAME", help="column of the answers (default: answer)")
+    custom.add_argument("--scorer", metavar="NAME",
+                        help="how answers are judged: math, choice, or your own function as package.module:function (default: math)")  # fmt: skip
     custom.add_argument("--answer-in", choices=("plain", "boxed", "hashes"),
                         help="the answer is the whole cell, in its \\boxed{} (as docs/verifier.md reads it), or after its last #### (default: plain)")  # fmt: skip
     return parser

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
+from openrlhf_mel.verifier import MATH, SCORER
+
 EVAL_ALL = "eval_all.jsonl"  # the file of all benchmarks' rows
 
 
@@ -14,6 +16,12 @@ def question_id(datasource: str, question: str) -> str:
     return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def question_row(question: str, answer: str, datasource: str) -> dict[str, str]:
+def question_row(question: str, answer: str, datasource: str, scorer: str = MATH) -> dict[str, str]:
     """A row for OpenRLHF: `--data.input_key input --data.label_key label`."""
-    return {"id": question_id(datasource, question), "input": question, "label": answer, "datasource": datasource}
+    row = {"id": question_id(datasource, question), "input": question, "label": answer, "datasource": datasource}
+    return row | scorer_column(scorer)
+
+
+def scorer_column(scorer: str) -> dict[str, str]:
+    """What a row says of its scorer: nothing where that is `math`."""
+    return {} if scorer == MATH else {SCORER: scorer}

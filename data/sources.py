@@ -11,6 +11,7 @@ import yaml
 
 from data.golds import READERS
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import MATH, check_scorer_name
 
 ROOT = Path(__file__).resolve().parents[1]
 CUSTOM = "custom"
@@ -62,6 +63,7 @@ class Source:
     Attributes:
         forms: tried in this order.
         prefix, suffix: what the source wraps each question in.
+        answer: the scorer that judges answers (docs/verifier.md): `math`, `choice`, or one's own by its dotted path.
         questions: how many a benchmark has; several numbers where copies differ.
         known: content hash -> the copy that it was computed from. Nothing stands here that was not seen.
     """
@@ -72,6 +74,7 @@ class Source:
     hub: Hub | None = None
     prefix: str = ""
     suffix: str = ""
+    answer: str = MATH
     questions: tuple[int, ...] = ()
     known: dict[str, str] = field(default_factory=dict)
 
@@ -112,6 +115,10 @@ def _source(path: Path, name: str, entry: Any) -> Source:
         values["hub"] = Hub(**_checked(f"{path}: {name}: hub", values["hub"], Hub))
     if not isinstance(values.get("known", {}), dict):
         raise UserError(f"{path}: {name}: known: found {values['known']!r:.80}, expected `hash: what it is`")
+    try:
+        check_scorer_name(values.get("answer", MATH))
+    except UserError as error:
+        raise UserError(f"{path}: {name}: answer: {error}") from None
     questions = values.get("questions") or ()
     values["questions"] = tuple(questions) if isinstance(questions, list | tuple) else (questions,)
     return Source(**values)

@@ -12,6 +12,7 @@ from data.source_files import JsonLines
 from eval.messages import Question
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, question_of, read_question_template
+from openrlhf_mel.verifier import MATH, SCORER, check_scorer
 from toolkit.outputs import check_unchanged, recorded_hashes
 
 DEFAULT = "default"
@@ -20,11 +21,16 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A prepared benchmark's questions (the first `--limit` ones), and the fingerprint of its whole file."""
+    """A prepared benchmark's questions (the first `--limit` ones), the fingerprint of its whole file, and its scorer's.
+
+    Attributes:
+        scorer: its name; of a user's own also the hash of its file, behind a `#`.
+    """
 
     name: str
     questions: list[Question]
     sha256: str
+    scorer: str = MATH
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
     problem, answer = ("input", "label") if "input" in rows.columns else ("problem", "answer")
     questions: list[Question] = []
     ids: set[str] = set()
+    scorers: set[str] = set()
     for number, row in rows.records():
         for column in ("id", problem, answer):
             if not isinstance(row.get(column), str) or not row[column].strip():
@@ -107,9 +114,20 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
         if row["id"] in ids:
             raise UserError(f"{rows.place(number)}: the id {row['id']!r} stands twice")
         ids.add(row["id"])
-        questions.append(
-            Question(path.stem, row["id"], row[problem], row[answer], row.get("unit"), row.get("tolerance"))
-        )
+        scorers.add(scorer := str(row.get(SCORER) or MATH))
+        if len(scorers) > 1:
+            raise UserError(f"{rows.place(number)}: {SCORER!r}: found {scorer!r}, expected one scorer in all rows")
+        extent = row.get("unit"), row.get("tolerance")
+        questions.append(Question(path.stem, row["id"], row[problem], row[answer], *extent, scorer))
     sha256 = rows.origin["sha256"]
     check_unchanged(path, sha256, prepared)
-    return Benchmark(path.stem, questions[:limit], sha256)
+    return Benchmark(path.stem, questions[:limit], sha256, identity_of_scorer(path, *(scorers or {MATH})))
+
+
+def identity_of_scorer(path: Path, name: str) -> str:
+    """The scorer's name, and of a user's own the hash of its file. Raises UserError naming `path` where it cannot be loaded."""
+    try:
+        own = check_scorer(name)
+    except UserError as error:
+        raise UserError(f"{path}: {SCORER!r}: {error}") from None
+    return f"{name}#{own}" if own else name

@@ -18,8 +18,7 @@ from typing import Any
 from eval.messages import Question, Response
 from eval.store import Sample, Store
 from openrlhf_mel import __version__
-from openrlhf_mel.verifier import Verdict, Verifier
-from openrlhf_mel.verifier.readings import as_number
+from openrlhf_mel.verifier import MATH, Reference, Verdict, Verifier, as_number
 
 _BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
 _WAITING = 512  # responses that wait to be graded; then the generation waits
@@ -128,11 +127,14 @@ class Grader:
 
 
 def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[tuple[Verdict, Verdict]]:
-    """The anchored and the lenient verdict on each (response, question)."""
+    """The anchored and the lenient verdict on each (response, question), by the question's scorer."""
     answers = list(answers)
-    anchored = verifier.verify_many([(text, question.answer) for text, question in answers], "anchored")
+    anchored = verifier.verify_many([(text, question.reference) for text, question in answers], "anchored")
     # In a box: of the bare LaTeX of MATH500's answers Math-Verify misreads every fifth.
-    boxed = [(text, f"\\boxed{{{question.answer}}}") for text, question in answers]
+    boxed = [
+        (text, Reference(f"\\boxed{{{question.answer}}}", question.scorer, question.problem))
+        for text, question in answers
+    ]
     lenient = verifier.verify_many(boxed, "lenient")
     questions = [question for _, question in answers]
     return [
@@ -183,7 +185,8 @@ def _verdicts(anchored: Verdict, lenient: Verdict) -> dict[str, Any]:
 
 def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
     """A number within the benchmark's tolerance is right, with or without the benchmark's unit."""
-    if verdict.status != "wrong" or not verdict.extracted or not (question.tolerance or question.unit == "%"):
+    numeric = question.scorer == MATH and (question.tolerance or question.unit == "%")
+    if verdict.status != "wrong" or not verdict.extracted or not numeric:
         return verdict
     gold, answer = as_number(question.answer), as_number(verdict.extracted)
     if gold is None or answer is None or gold.value is None or answer.value is None:

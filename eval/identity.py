@@ -11,6 +11,7 @@ from typing import Any
 from eval.benchmark_questions import Benchmark, Template
 from eval.messages import Request, Sampling
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import MATH
 
 _METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one way to write each, so none stands twice
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -96,6 +97,7 @@ def settings(
     chat: bool,
     seed: int,
     data: dict[str, str],
+    scorers: dict[str, str],
     versions: dict[str, str],
 ) -> dict[str, Any]:
     """Everything that could change a sample or its verdict. What only says how many are drawn is not in it."""
@@ -105,6 +107,7 @@ def settings(
         "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens},
         "seed": seed,
         "data_sha256": data,
+        "scorers": scorers,
         "versions": versions,
     }  # fmt: skip
 
@@ -114,12 +117,19 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
     No difference: a benchmark that only one of them has, and another name for the same template.
     """
+    if not name and isinstance(old, dict) and isinstance(new, dict):
+        old, new = with_scorers(old), with_scorers(new)
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = old.keys() & new.keys() if name == "data_sha256" else old.keys() | new.keys()
+        keys = old.keys() & new.keys() if name in ("data_sha256", "scorers") else old.keys() | new.keys()
         keys = keys - {"name"} if name == "template" else keys
         found = (differences(old.get(k), new.get(k), f"{name}.{k}" if name else k) for k in sorted(keys))
         return [line for lines in found for line in lines]
     return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def with_scorers(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of before there were scorers, with `math` for each benchmark; others as they are."""
+    return {"scorers": dict.fromkeys(settings.get("data_sha256", {}), MATH)} | settings
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from openrlhf_mel.verifier import MATH, Reference
+
 STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
 
 
@@ -16,6 +18,7 @@ class Question:
     Attributes:
         unit: what an answer may carry behind its number, where the benchmark says so.
         tolerance: how far from `answer` a number may be.
+        scorer: what judges answers; `math` in evaluations of before there were others.
     """
 
     benchmark: str
@@ -24,6 +27,12 @@ class Question:
     answer: str
     unit: str | None = None
     tolerance: float | None = None
+    scorer: str = MATH
+
+    @property
+    def reference(self) -> Reference:
+        """The reference answer, as the verifier takes it."""
+        return Reference(self.answer, self.scorer, self.problem)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark_questions import Question
+from eval.benchmark_questions import identity_of_scorer
 from eval.grading import judge, judged_by, regraded
 from eval.identity import Draws
+from eval.messages import Question
 from eval.results import write_checkpoints, write_results
 from eval.store import METRICS, SETTINGS, Store, evaluated, evaluations, read_json, read_questions
 from eval.summary import paper_row
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records
-from openrlhf_mel.verifier import Verifier
+from openrlhf_mel.verifier import MATH, Verifier
 from toolkit import cli
 
 _BATCH = 256
@@ -50,16 +51,17 @@ def regrade(folder: Path) -> int:
     well; those of questions that the last command's `--limit` left out stay as they are.
 
     Raises:
-        UserError: it is no evaluation, or one that was never finished.
+        UserError: it is no evaluation, one that was never finished, or a scorer of its cannot be loaded.
     """
     questions = {name: read_questions(folder, name) for name in evaluated(folder)}
     before, draws = _finished(folder)
+    scorers = {name: _scorer(folder, own) for name, own in questions.items()}
     changed = left_out = 0
     with Store(folder) as store, Verifier() as verifier:
         for name, own in questions.items():
             some_changed, some_left_out = _regrade(store, name, own, verifier)
             changed, left_out = changed + some_changed, left_out + some_left_out
-        settings = read_json(folder / SETTINGS) | {"versions": judged_by()}
+        settings = read_json(folder / SETTINGS) | {"scorers": scorers, "versions": judged_by()}
         records.write_json(folder / SETTINGS, settings)
         manifest = before["manifest"] | {"regraded": records.now()}
         paper = paper_row(manifest["paper"]) if manifest.get("paper") else None
@@ -69,6 +71,11 @@ def regrade(folder: Path) -> int:
         f"{folder}: {changed} verdicts changed" + (f", {left_out} samples beyond --limit left out" if left_out else "")
     )
     return changed
+
+
+def _scorer(folder: Path, questions: list[Question]) -> str:
+    """The scorer of a benchmark's questions, as the settings name it."""
+    return identity_of_scorer(folder, questions[0].scorer if questions else MATH)
 
 
 def _finished(folder: Path) -> tuple[dict[str, Any], Draws]:

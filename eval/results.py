@@ -17,8 +17,7 @@ from eval.messages import LENGTH, STOP, Question
 from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records
-from openrlhf_mel.verifier.readings import as_number, readings
-from openrlhf_mel.verifier.structure import packed
+from openrlhf_mel.verifier import MATH, answer_key
 
 CHECKPOINTS = "checkpoints.json"
 _KINDS = ("no_answer", "timeout", "error")
@@ -67,7 +66,11 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
     estimates = _estimates(drawn, draws, lenient=False)
     lenient = _estimates(drawn, draws, lenient=True)
     samples = drawn.all
-    entry: dict[str, Any] = {"n_questions": len(drawn.questions), "n_samples": len(samples)}
+    entry: dict[str, Any] = {
+        "n_questions": len(drawn.questions),
+        "n_samples": len(samples),
+        "scorer": drawn.questions[0].scorer if drawn.questions else MATH,
+    }
     entry |= {metric: estimate.value for metric, estimate in estimates.items()}
     passes = estimators.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
     entry |= {
@@ -140,8 +143,8 @@ def write_checkpoints(folder: Path) -> None:
     records.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
 
 
-def answer_label(sample: Sample, lenient: bool) -> str | None:
-    """What Maj@n counts: right answers together, wrong ones by their number or text; None where there is no answer."""
+def answer_label(sample: Sample, lenient: bool, reference: str = "") -> str | None:
+    """What Maj@n counts: right answers together, wrong ones by their option, number or text; None where there is no answer."""
     status, extracted = (
         (sample.lenient_status, sample.lenient_extracted) if lenient else (sample.status, sample.extracted)
     )
@@ -149,11 +152,7 @@ def answer_label(sample: Sample, lenient: bool) -> str | None:
         return "right"
     if extracted is None:
         return None
-    number = as_number(extracted)
-    if number is not None and number.value is not None:
-        return f"={number.value}{'%' if number.percent else ''}"
-    reading = readings(extracted)[0]
-    return f"'{packed(reading.math)} {' '.join(reading.words)}"
+    return answer_key(extracted, reference)
 
 
 def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]:
@@ -167,7 +166,10 @@ def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]
         elif kind == "pass":
             values = question_values.question_passes(_correct(drawn.sampled, lenient))[:, int(k) - 1]
         else:
-            labels = [[answer_label(sample, lenient) for sample in samples] for samples in drawn.sampled]
+            labels = [
+                [answer_label(sample, lenient, question.reference) for sample in samples]
+                for question, samples in zip(drawn.questions, drawn.sampled, strict=True)
+            ]
             values = question_values.question_majorities(labels, _correct(drawn.sampled, lenient))
         found[metric] = estimators.estimate(values)
     return found

@@ -15,7 +15,7 @@ from eval import arguments, backends, summary
 from eval.benchmark_questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
 from eval.checkpoint_models import find, materialised, select
 from eval.grading import Grader, judged_by
-from eval.identity import Draws, differences, requests, settings
+from eval.identity import Draws, differences, requests, settings, with_scorers
 from eval.messages import Backend, BackendError, Sampling
 from eval.results import write_checkpoints, write_results
 from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
@@ -107,9 +107,12 @@ def evaluate(target: Target, plan: EvaluationPlan, options: argparse.Namespace) 
         store = stack.enter_context(Store(target.folder))
         backend = stack.enter_context(_backend(stack.enter_context(target.model()), plan.chat, options))
         data = {benchmark.name: benchmark.sha256 for benchmark in plan.benchmarks}
+        scorers = {benchmark.name: benchmark.scorer for benchmark in plan.benchmarks}
         _settle(
             store,
-            settings(backend.identity(), plan.template, plan.sampling, plan.chat, plan.seed, data, judged_by()),
+            settings(
+                backend.identity(), plan.template, plan.sampling, plan.chat, plan.seed, data, scorers, judged_by()
+            ),
         )
         drawn = _draw(store, backend, plan, target.name)
         manifest = {
@@ -160,7 +163,8 @@ def _settle(store: Store, chosen: dict[str, Any]) -> None:
             raise UserError(
                 f"--output-dir {folder}: holds samples of other settings; choose another folder. What changed:\n{lines}"
             )
-        chosen = chosen | {"data_sha256": old["data_sha256"] | chosen["data_sha256"]}
+        earlier = with_scorers(old)
+        chosen = chosen | {key: earlier[key] | chosen[key] for key in ("data_sha256", "scorers")}
     records.write_json(path, chosen)
 
 

@@ -194,8 +194,8 @@ def read_questions(folder: Path, benchmark: str) -> list[Question]:
     for number, row in _rows(path):
         try:
             questions.append(Question(benchmark=benchmark, **row))
-            if not all(isinstance(row[name], str) for name in ("id", "problem", "answer")):
-                raise TypeError("id, problem and answer have to be texts")
+            if not all(isinstance(row.get(name, ""), str) for name in ("id", "problem", "answer", "scorer")):
+                raise TypeError("id, problem, answer and scorer have to be texts")
         except TypeError as error:
             raise UserError(f"{path}, line {number}: not a question of this version ({error})") from None
     return questions

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import MATH
 
 PAPER = Path(__file__).with_name("paper_table1.json")
 METHODS = ("base", "grpo", "mel")
@@ -132,8 +133,16 @@ def _scores(result: Mapping[str, Any], metrics: Sequence[str], contamination: Ma
         + "; ".join(f"{metric}: {' or '.join(methods[metric])}" for metric in metrics)
         + ".",
         *(f"[{i}] {note}" for i, note in enumerate(notes, start=1)),
+        *_scorers(result),
     ]
     return f"{_table(head, rows)}\n" + "\n".join(lines) + "\n"
+
+
+def _scorers(result: Mapping[str, Any]) -> list[str]:
+    """A line that names the scorers, where one is not `math`."""
+    found = {name: entry.get("scorer", MATH) for name, entry in result["benchmarks"].items()}
+    named = ", ".join(f"{name} by {scorer}" for name, scorer in found.items() if scorer != MATH)
+    return [f"Judged: {named}; others by {MATH}."] if named else []
 
 
 def _beside_the_paper(result: Mapping[str, Any], metrics: Sequence[str], paper: PaperRow) -> str:

@@ -14,6 +14,7 @@ from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.prompts import Templates, question_of
 from openrlhf_mel.settings import flags
 from openrlhf_mel.settings.resolve import Settings
+from openrlhf_mel.verifier import SCORER, check_scorer
 
 DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"}  # flag: the flag of its split
 
@@ -181,3 +182,8 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
                 f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.label_key']!r}; "
                 "expected a reference answer: a text or a number"
             )
+    for scorer in sorted(set(data[SCORER]) - {None}, key=str) if SCORER in data.column_names else ():
+        try:
+            check_scorer(scorer)
+        except UserError as error:
+            raise UserError(f"--{flag} {name}: column {SCORER!r}: {error}") from None

@@ -2,7 +2,7 @@
 
 Upstream loads this file by its path (`--train.agent_func_path`), so imports are absolute. The reward path that
 upstream offers otherwise hands over decoded text of prompt and response together; a replay's prompt holds M, which
-may hold the answer, so only the action's tokens are judged here.
+may hold the answer, so only the action's tokens are judged here. The label is a `Reference`: it names its scorer.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import PromptFormat, Templates, question_of
+from openrlhf_mel.verifier import MATH, SCORER, Reference
 
 logger = init_logger(__name__)
 
@@ -21,7 +22,7 @@ def prompt_format(args: Any, tokenizer: Any) -> PromptFormat:
 
 
 class QuestionDataset(PromptDataset):
-    """Upstream's dataset with `questions` beside `prompts`.
+    """Upstream's dataset with `questions` beside `prompts`. A label is a `Reference`, which names its scorer.
 
     Questions whose prompt leaves no room for a response are left out: upstream would cut off their heads in silence.
     """
@@ -40,7 +41,8 @@ class QuestionDataset(PromptDataset):
                 continue
             self.questions.append(question)
             self.prompts.append(prompt)
-            self.labels.append(str(row[args.data.label_key]).strip())
+            answer = str(row[args.data.label_key]).strip()
+            self.labels.append(Reference(answer, row.get(SCORER) or MATH, question))
             self.images.append(row.get(self.image_key))
             self.datasources.append(row.get("datasource", "default"))
         left_out = len(dataset) - len(self.prompts)

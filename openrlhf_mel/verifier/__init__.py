@@ -5,17 +5,29 @@ Importing this package loads neither sympy nor Math-Verify: these live in the wo
 
 import threading
 
+from openrlhf_mel.verifier.extraction import unwrap_box
+from openrlhf_mel.verifier.readings import as_number
+from openrlhf_mel.verifier.scorers import CHOICE, MATH, SCORER, Reference, answer_key, check_scorer_name
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, STATUSES, Extraction, Verdict, VerifierError
 from openrlhf_mel.verifier.verifier import Verifier
 
 __all__ = [
+    "CHOICE",
     "EXTRACTIONS",
+    "MATH",
+    "SCORER",
     "STATUSES",
+    "Reference",
     "Verdict",
     "Verifier",
     "VerifierError",
+    "answer_key",
+    "as_number",
     "check_golds",
+    "check_scorer",
+    "check_scorer_name",
     "shared_verifier",
+    "unwrap_box",
     "verify",
 ]
 
@@ -33,10 +45,15 @@ def shared_verifier() -> Verifier:
 
 
 def verify(response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
-    """Judge one response against its reference answer, with the verifier that this process shares."""
+    """Judge one response against its reference answer, by its scorer, with the verifier that this process shares."""
     return shared_verifier().verify(response, answer, extraction)
 
 
 def check_golds(answers: list[str]) -> dict[int, str]:
     """Test reference answers against themselves; returns row number (from 0) -> why it cannot be used."""
     return shared_verifier().check_golds(answers)
+
+
+def check_scorer(name: str) -> str:
+    """Load a scorer; returns the hash of its source's file, "" of a built-in one. Raises UserError where it cannot be used."""
+    return shared_verifier().check_scorer(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import EXTRACTIONS, STATUSES, Verifier, VerifierError
+from openrlhf_mel.verifier import EXTRACTIONS, SCORER, STATUSES, Reference, Verifier, VerifierError
 
 _BATCH = 2_000
 _PROGRESS_EVERY_S = 5.0
@@ -37,7 +37,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m openrlhf_mel.verifier",
         description="Judge each row's `response` against its `answer`; adds `correct`, `status` and `extracted`.",
     )
-    parser.add_argument("--input", type=Path, required=True, help="JSON lines with `response` and `answer`")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        help="JSON lines with `response`, `answer` and, where a row has one, `scorer` and `question`",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the same rows with the verdicts")
     parser.add_argument("--workers", type=int, default=None, help="worker processes (default: the cores, at most 4)")
     parser.add_argument("--extraction", choices=EXTRACTIONS, default="anchored", help="default: anchored")
@@ -77,7 +82,7 @@ def _judge_all(
 ) -> None:
     reported = started = time.monotonic()
     while batch := list(islice(rows, _BATCH)):
-        verdicts = verifier.verify_many([(row["response"], row["answer"]) for row in batch], extraction)
+        verdicts = verifier.verify_many([(row["response"], _reference(row)) for row in batch], extraction)
         for row, verdict in zip(batch, verdicts, strict=True):
             counts[verdict.status] += 1
             row |= {"correct": verdict.correct, "status": verdict.status, "extracted": verdict.extracted}
@@ -87,6 +92,13 @@ def _judge_all(
             done = counts.total()
             print(f"{done:,} rows, {done / (now - started):,.0f} rows/s", file=sys.stderr, flush=True)
             reported = now
+
+
+def _reference(row: dict) -> str:
+    """The row's answer, with its scorer where it names one."""
+    if not (scorer := row.get(SCORER)) or not isinstance(row["answer"], str):
+        return row["answer"]
+    return Reference(row["answer"], scorer, str(row.get("question", "")))
 
 
 def _rows(path: Path, lines: TextIO) -> Iterator[dict]:

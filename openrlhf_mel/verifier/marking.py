@@ -31,7 +31,7 @@ _ABBREVIATION = re.compile(rf"{CLOSE}\.(?=\s*(?:{OPEN}|$))")
 _LEFT_OF_A_WORD = frozenset(("", " ", ",", ";", ":", "(", "}", "%", "/", CLOSE))
 _RIGHT_OF_A_WORD = frozenset(("", " ", ",", ";", ":", ")", ".", "=", "?", "/", "^", OPEN))
 _WRITTEN_IN_CAPITALS = frozenset(("am", "pm", "or", "and", "not", "no", "bc", "ad", "yes", "none", "true", "false"))
-_KNOWN = (
+KNOWN = (
     vocabulary.UNITS
     | vocabulary.CHANGING
     | vocabulary.CHANGING_BEFORE
@@ -139,9 +139,9 @@ def _is_word(run: re.Match[str]) -> bool:
     if key in vocabulary.TOUCHING and before.isdigit():
         return after in _RIGHT_OF_A_WORD
     if len(letters) > 3:
-        return key in _KNOWN or not _is_alphabetical(key)
+        return key in KNOWN or not _is_alphabetical(key)
     reads_as_word = len(letters) == 3 and any(vowel in key for vowel in "aeiouy") and not _is_alphabetical(key)
-    return apart and (key in _KNOWN or reads_as_word)
+    return apart and (key in KNOWN or reads_as_word)
 
 
 def _is_alphabetical(key: str) -> bool:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from openrlhf_mel import child_process
+from openrlhf_mel.verifier.scorers import MATH
 from openrlhf_mel.verifier.verdict import VerifierError
 
 _START_LIMIT_S = 120.0  # for importing sympy on a busy machine with a slow disk
@@ -23,7 +24,7 @@ _BOOT = "import sys; from openrlhf_mel.verifier.worker import run_nursery; run_n
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a status, and the text that a lenient judgement took for the answer."""
+    """What became of a job: a status, and what the worker says beside it (`worker.judge`)."""
 
     status: str
     extracted: str | None = None
@@ -117,11 +118,12 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, kind: str, gold: str, text: str = "") -> Future[Outcome]:
-        """Queue one job for the next free worker."""
+    def submit(self, kind: str, gold: str, text: str = "", scorer: str = MATH, question: str = "") -> Future[Outcome]:
+        """Queue one job for the next free worker; `worker` says what each kind is."""
         future: Future[Outcome] = Future()
+        job = {"kind": kind, "gold": gold, "text": text, "scorer": scorer, "question": question}
         # ASCII JSON: a lone surrogate in a model's output has no UTF-8 form.
-        self._jobs.put((json.dumps({"kind": kind, "gold": gold, "text": text}).encode("ascii"), future))
+        self._jobs.put((json.dumps(job).encode("ascii"), future))
         return future
 
     def worker_pids(self) -> list[int]:

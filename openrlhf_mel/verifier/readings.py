@@ -8,7 +8,7 @@ import re
 from openrlhf_mel.verifier import relations
 from openrlhf_mel.verifier.exact import Number, parse_number
 from openrlhf_mel.verifier.notation import MAX_CHARS, canonical
-from openrlhf_mel.verifier.structure import is_digits_and_commas, with_grouped_digits, without_cut_decimals
+from openrlhf_mel.verifier.structure import is_digits_and_commas, packed, with_grouped_digits, without_cut_decimals
 from openrlhf_mel.verifier.words import Reading, read
 
 _CHOICE = re.compile(
@@ -63,6 +63,15 @@ def as_number(text: str) -> Number | None:
         return parse_number(text.strip())
     reading = readings(text)[-1 if _CHOICE.match(text) else 0]
     return None if reading.words else parse_number(reading.math)
+
+
+def key_of(text: str) -> str:
+    """The same for answers that are the same number, or the same text."""
+    number = as_number(text)
+    if number is not None and number.value is not None:
+        return f"={number.value}{'%' if number.percent else ''}"
+    reading = readings(text)[0]
+    return f"'{packed(reading.math)} {' '.join(reading.words)}"
 
 
 def _as_interval(reading: Reading) -> Reading:

@@ -1,4 +1,4 @@
-"""The verifier: extraction and the exact path here, everything that may hang in the pool."""
+"""The verifier: extraction here, comparison by the reference's scorer, everything that may hang in the pool."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from openrlhf_mel.verifier.exact import Number, parse_number, same_number
+from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier import scorers
 from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
-from openrlhf_mel.verifier.guards import too_costly
-from openrlhf_mel.verifier.notation import canonical
 from openrlhf_mel.verifier.pool import Outcome, Pool
+from openrlhf_mel.verifier.scorers import MATH, SCORERS, Reference
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, Extraction, Verdict
 
 _MAX_DEFAULT_WORKERS = 4
@@ -47,10 +47,11 @@ class Verifier:
     def verify_many(self, pairs: Iterable[tuple[str, str]], extraction: Extraction = "anchored") -> list[Verdict]:
         """Judge (response, reference answer) pairs; the verdicts come in the same order.
 
-        Whatever is wrong with one pair is in its verdict.
+        Each is judged by its reference's scorer, a plain text as `math`. Whatever is wrong with one pair is in its verdict.
 
         Raises:
             ValueError: an unknown `extraction`.
+            UserError: an unknown scorer.
             VerifierError: no worker can be started.
         """
         if extraction not in EXTRACTIONS:
@@ -60,29 +61,49 @@ class Verifier:
         return [_finish(item) for item in begun]
 
     def check_golds(self, answers: Iterable[str]) -> dict[int, str]:
-        """Test reference answers against themselves; returns row number (from 0) -> why it cannot be used.
+        """Test reference answers against themselves, by their scorers; returns row number (from 0) -> why it cannot be used.
 
         One that takes too long gets a second try once the others are done: a busy machine is no fault of the answer.
         """
         problems: dict[int, str] = {}
-        waiting: list[tuple[int, str, Future[Outcome]]] = []
+        waiting: list[tuple[int, Reference, str, Future[Outcome]]] = []
         for row, answer in enumerate(answers):
-            gold = _as_gold(answer)
+            gold, reference = _as_gold(answer), _as_reference(answer)
             if gold is None:
                 problems[row] = f"found {answer!r:.80}, expected a non-empty text with balanced braces"
-            elif _plain_number(gold) is None:
-                reason = too_costly(canonical(gold))
-                if reason:
-                    problems[row] = f"found {gold!r:.80}, which is too costly to compare: {reason}"
-                else:
-                    waiting.append((row, gold, self._workers().submit("gold", gold)))
-        statuses = {row: (gold, future.result().status) for row, gold, future in waiting}
-        for row, (gold, status) in statuses.items():
-            if status == "timeout":
-                status = self._workers().submit("gold", gold).result().status
-            if status != "correct":
-                problems[row] = f"Math-Verify does not find it equal to itself ({status})"
+                continue
+            reason = scorers.find(reference.scorer).check(gold, reference.question)
+            if reason is None:
+                waiting.append((row, reference, gold, self._submit("gold", reference, gold)))
+            elif reason:
+                problems[row] = reason
+        outcomes = [(row, reference, gold, future.result()) for row, reference, gold, future in waiting]
+        for row, reference, gold, outcome in outcomes:
+            if outcome.status == "timeout":
+                outcome = self._submit("gold", reference, gold).result()
+            if outcome.status != "correct":
+                by = "Math-Verify" if reference.scorer == MATH else reference.scorer
+                problems[row] = outcome.extracted or f"{by} does not find it equal to itself ({outcome.status})"
         return dict(sorted(problems.items()))
+
+    def check_scorer(self, name: str) -> str:
+        """Load a scorer in a worker; returns the SHA-256 of its source's file, "" of a built-in one.
+
+        Raises:
+            UserError: an unknown name, a failing import, or a function with other parameters.
+        """
+        scorers.find(name)
+        if name in SCORERS:
+            return ""
+        for _ in range(2):  # a busy machine is no fault of the scorer
+            outcome = self._submit("load", Reference("", name), "").result()
+            if outcome.status != "timeout":
+                break
+        if outcome.status != "correct":
+            raise UserError(
+                outcome.extracted or f"scorer {name}: its import ends in a worker process ({outcome.status})"
+            )
+        return outcome.extracted or ""
 
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that are up now."""
@@ -111,21 +132,27 @@ class Verifier:
                 self._closing.atexit = False  # the end of this process ends the workers without being waited for
             return self._pool
 
+    def _submit(self, kind: str, reference: Reference, gold: str, text: str = "") -> Future[Outcome]:
+        if reference.scorer == MATH:
+            return self._workers().submit(kind, gold, text)
+        return self._workers().submit(kind, gold, text, reference.scorer, reference.question)
+
     def _begin_anchored(self, response: str, answer: str) -> Verdict | tuple[str, Future[Outcome]]:
-        gold = _as_gold(answer)
+        reference, gold = _as_reference(answer), _as_gold(answer)
+        scorer = scorers.find(reference.scorer)
         if gold is None or not isinstance(response, str):
             return Verdict("error")
         extracted = extract_anchored(response)
         if extracted is None:
             return Verdict("no_answer")
-        decided = _decide_exactly(gold, extracted)
-        if decided is not None:
-            return Verdict("correct" if decided else "wrong", extracted)
-        if too_costly(canonical(extracted)) or too_costly(canonical(gold)):
-            return Verdict("error", extracted)
-        return extracted, self._workers().submit("anchored", gold, extracted)
+        status = scorer.decide(extracted, gold, reference.question)
+        return (
+            Verdict(status, extracted) if status else (extracted, self._submit("anchored", reference, gold, extracted))
+        )
 
     def _begin_lenient(self, response: str, answer: str) -> Verdict | tuple[str | None, Future[Outcome]]:
+        if _as_reference(answer).scorer != MATH:  # Math-Verify reads mathematics alone
+            return self._begin_anchored(response, answer)
         if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
             return Verdict("error")
         return None, self._workers().submit("lenient", answer, response)
@@ -155,15 +182,6 @@ def _as_gold(answer: object) -> str | None:
     return gold if escaped_out.count("{") == escaped_out.count("}") else None
 
 
-def _decide_exactly(gold: str, answer: str) -> bool | None:
-    """Whether two answers are equal, where it shows without computer algebra; None where it does not."""
-    if gold == answer:
-        return True
-    gold_number = _plain_number(gold)
-    answer_number = _plain_number(answer) if gold_number else None
-    return same_number(gold_number, answer_number) if gold_number and answer_number else None
-
-
-def _plain_number(text: str) -> Number | None:
-    """The number that a text without words is."""
-    return parse_number(canonical(text))
+def _as_reference(answer: object) -> Reference:
+    """What is no text is judged as `math`, which refuses it or reads it as a number."""
+    return answer if isinstance(answer, Reference) else Reference("" if not isinstance(answer, str) else answer)

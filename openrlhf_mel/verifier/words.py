@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from openrlhf_mel.verifier import sides, vocabulary
-from openrlhf_mel.verifier.marking import ANY, CLOSE, OPEN, WORD, mark, marked
+from openrlhf_mel.verifier.marking import ANY, CLOSE, KNOWN, OPEN, WORD, mark, marked
+from openrlhf_mel.verifier.notation import canonical
 
 _MAY_HOLD_WORDS = re.compile(r"[A-Za-z\\]|[^\x00-\x7f]")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))"
@@ -29,6 +30,9 @@ _NEXT_WORD = re.compile(rf"\s*{WORD.pattern}")
 _OF_A_VALUE = re.compile(rf"\s*{OPEN}of{CLOSE}\s*(?:{OPEN}the{CLOSE}\s*)?[-+0-9\\(]")
 _OR = re.compile(rf"{OPEN}or{CLOSE}|\\lor(?![A-Za-z])")
 _CAPITALS = re.compile(r"[A-Z]{3,}")
+_WRITTEN_WORDS = re.compile(r"\\(?:text|mbox|hbox|math|operatorname|[(\[])|\$")
+_CALL = re.compile(rf"{WORD.pattern}\(")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,24 @@ def read(text: str) -> Reading:
     kept: list[str] = []
     math = WORD.sub(lambda word: _drop_or_keep(word, kept), text)
     return Reading(_trimmed(_DEGREES.sub(r"\1", math)), tuple(kept), alternatives)
+
+
+def strange(text: str) -> list[str]:
+    """The words of a text, as it is written, that make a sentence or a program of it, not mathematics.
+
+    A word that means nothing here may stand beside a number ("Route 66"), and between delimiters or in \\text anything
+    may. Outside of these it is strange before letters alone ("def f(x): return x"), and where it calls ("print(1)").
+    """
+    if _WRITTEN_WORDS.search(text) or not _MAY_HOLD_WORDS.search(text):
+        return []
+    text = _joined(_without_label(marked(canonical(text))))
+    if not _has_value(text):
+        return []
+    called = [word[1] for word in _CALL.finditer(text) if word[1] not in KNOWN]
+    math = WORD.sub(" ", text)
+    if re.search(r"[0-9]", math) or not re.search(r"[a-z]", _COMMAND.sub("", math)):
+        return called
+    return called or [word for word in WORD.findall(_UNIT.sub(" ", text)) if len(word) > 1 and word not in KNOWN]
 
 
 def _word(*names: str) -> str:

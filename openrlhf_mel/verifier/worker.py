@@ -7,6 +7,8 @@ computation that never returns to Python.
 """
 
 import ctypes
+import hashlib
+import inspect
 import json
 import logging
 import os
@@ -14,6 +16,8 @@ import resource
 import signal
 import socket
 from multiprocessing.connection import Connection
+
+from openrlhf_mel.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 _OWNER_CHECK_S = 1.0
@@ -96,13 +100,31 @@ def _serve(owner: Connection, memory_limit: int) -> None:
 
 
 def _judge(job: dict[str, str]) -> tuple[str, str | None]:
-    from openrlhf_mel.verifier import comparison
+    """A job's status, and beside it: the answer that was judged; of a gold why it cannot be used; of a scorer its file's hash."""
+    from openrlhf_mel.verifier import comparison, scorers
 
     if job["kind"] == "lenient":
         return comparison.judge_lenient(job["gold"], job["text"])
+    if job["kind"] == "load":
+        try:
+            return "correct", _file_hash(scorers.load(job["scorer"]))
+        except UserError as error:
+            return "error", str(error)
+    scorer = scorers.find(job["scorer"])
     if job["kind"] == "gold":
-        return "correct" if comparison.usable_gold(job["gold"]) else "error", None
-    return comparison.judge_anchored(job["gold"], job["text"]), job["text"]
+        reason = scorer.fault(job["gold"], job["question"])
+        return ("error", reason) if reason else ("correct", None)
+    return scorer.judge(job["text"], job["gold"], job["question"]), job["text"]
+
+
+def _file_hash(function: object) -> str | None:
+    """The SHA-256 of the file that a function stands in; None of one without."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except (TypeError, OSError):
+        return None
 
 
 def _address_space() -> int:

@@ -177,8 +177,9 @@ def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: 
                 os.replace(aside, target / store.SAMPLES / path.name)
             settings = store.read_json(source / store.SETTINGS)
             there = target / store.SETTINGS
-            data = store.read_json(there)["data_sha256"] if there.exists() else {}
-            records.write_json(there, settings | {"data_sha256": data | settings["data_sha256"]})
+            merged = store.read_json(there) if there.exists() else {}
+            own = {key: merged.get(key, {}) | settings[key] for key in ("data_sha256", "scorers") if key in settings}
+            records.write_json(there, settings | own)
     return run.main(flags)
 
 

@@ -75,6 +75,23 @@ def test_what_cannot_be_judged_scores_nothing_and_says_so(answer, label):
     assert output["scores"] == 0.0 and unjudged(output)
 
 
+def test_the_labels_scorer_judges(answer):
+    from openrlhf_mel.upstream.agent_executor import unjudged
+    from openrlhf_mel.verifier import Reference
+
+    question = "Where?\nA. Rome\nB. Paris"
+    for response, score in (
+        (r"\boxed{B. Paris}", 1.0),
+        (r"\boxed{Paris}", 1.0),
+        (r"\boxed{A}", 0.0),
+        (r"\boxed{A or B}", 0.0),
+    ):
+        assert answer("?", response, Reference("B", "choice", question))["scores"] == score, response
+    assert answer("?", r"\boxed{Paris}", "B")["scores"] == 0.0  # without a scorer it is mathematics
+    assert unjudged(answer("?", r"\boxed{x}", Reference("x", "no_such_module_here:f")))
+    assert unjudged(answer("?", r"\boxed{x}", Reference("x", "no such name")))
+
+
 def test_a_verifier_that_raises_costs_one_response(answer, monkeypatch):
     import sys
 

@@ -44,6 +44,43 @@ def prepared(tmp_path_factory):
     return {path: [tuple(row[key] for key in keys) for row in rows] for path, rows in read.items()}
 
 
+def test_a_rows_scorer_becomes_its_labels(tmp_path):
+    """Blended with a file of before there were scorers, through upstream's own data loader and its collation."""
+    from openrlhf.datasets.utils import blending_datasets
+    from torch.utils.data import DataLoader
+    from transformers import AutoTokenizer
+
+    from openrlhf_mel.upstream.dataset import QuestionDataset
+
+    rows = [{"input": f"Which, {i}?", "label": "B", "scorer": "choice" if i else "mine.own:f"} for i in range(3)]
+    old = [{"input": "1+1?", "label": "2"}]
+    for name, own in (("new", rows), ("old", old)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    data = SimpleNamespace(
+        input_key="input",
+        label_key="label",
+        image_key="images",
+        input_template=None,
+        apply_chat_template=False,
+        max_len=4096,
+    )
+    args = SimpleNamespace(
+        use_ms=False, mel=SimpleNamespace(template_dir=None), data=data, rollout=SimpleNamespace(max_new_tokens=64)
+    )
+    strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
+    names = f"{tmp_path}/new.jsonl,{tmp_path}/old.jsonl"
+    blended = blending_datasets(names, "0.5,0.5", strategy, dataset_split="train")
+    questions = QuestionDataset(blended, AutoTokenizer.from_pretrained(TOY / "model"), strategy)
+    loaded = [label for batch in DataLoader(questions, 2, collate_fn=questions.collate_fn) for label in batch[2]]
+    found = {label.question: (label, label.scorer) for label in loaded}
+    wanted = {row["input"]: (row["label"], row.get("scorer", "math")) for row in rows + old}
+    assert found.items() <= wanted.items() and {scorer for _, scorer in found.values()} == {
+        "choice",
+        "math",
+        "mine.own:f",
+    }
+
+
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 def test_openrlhf_loads_them(prepared, chat):
     from openrlhf.datasets.utils import blending_datasets

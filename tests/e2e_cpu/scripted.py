@@ -29,6 +29,7 @@ class Scripted:
 
     def __init__(self):
         self.events, self.log_probs = [], []  # log_probs: what was asked for them, a rollout or replay each
+        self.labels = []  # of each rollout and replay: its label
 
     def replays(self):
         return sum(kind == "replay" for _, kind, _ in self.events)
@@ -48,6 +49,7 @@ class Scripted:
     ):
         replay = "<experience>" in prompt
         self.log_probs.append(("replay" if replay else "rollout", sampling_params.logprobs))
+        self.labels.append(("replay" if replay else "rollout", label))
         if (slow := re.search(r"slow until (\d+)", prompt)) and not replay:
             deadline = time.monotonic() + 60
             while self.replays() < int(slow[1]) and time.monotonic() < deadline:
@@ -77,6 +79,10 @@ class Scripted:
     async def asked_log_probs(self):
         asked, self.log_probs = self.log_probs, []
         return asked
+
+    async def seen_labels(self):
+        labels, self.labels = self.labels, []
+        return labels
 
     async def seen(self):
         events, self.events = self.events, []

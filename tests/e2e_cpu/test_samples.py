@@ -48,13 +48,13 @@ def generator(engine):
     from openrlhf_mel.prompts import Templates
     from openrlhf_mel.upstream.samples_generator import MetaExperienceGenerator
 
-    def make(questions, evaluation=(), **changes):
+    def make(questions, evaluation=(), labels=None, **changes):
         args = SimpleNamespace(**(vars(ARGS) | changes))
         templates = Templates.load()
 
         def loader(names):
             prompts = [templates.question(n) for n in names]
-            rows = [(["s"], [p], [f"{i + 11}"], [None]) for i, p in enumerate(prompts)]
+            rows = [(["s"], [p], [labels[i] if labels else f"{i + 11}"], [None]) for i, p in enumerate(prompts)]
 
             class Loader(list):
                 dataset = SimpleNamespace(prompts=prompts, questions=list(names))
@@ -80,6 +80,24 @@ def seen(engine):
     import ray
 
     return ray.get(engine.seen.remote())
+
+
+def test_the_scorer_travels_with_the_label_to_rollouts_and_replays(engine, generator):
+    import ray
+
+    from openrlhf_mel.upstream import samples_generator
+    from openrlhf_mel.verifier import Reference
+
+    questions = ["Where?\nA. Rome\nB. Paris", "a", "b", "c"]
+    labels = [Reference("B", "choice", questions[0]), *(Reference(name, "mine:f", name) for name in "abc")]
+    ray.get(engine.seen_labels.remote())
+    made, *_ = generator(questions, labels=labels).generate_samples(max_len=4000, max_new_tokens=100)
+    groups, _ = samples_generator.collect(made)
+    assert {(g.answer.scorer, g.answer.question) for g in groups} == {(r.scorer, r.question) for r in labels}
+    seen_labels = ray.get(engine.seen_labels.remote())
+    for wanted in ("rollout", "replay"):
+        told = [(label, label.scorer, label.question) for kind, label in seen_labels if kind == wanted]
+        assert sorted(told) == sorted((r, r.scorer, r.question) for r in labels), wanted
 
 
 def test_each_group_starts_its_experience_when_it_is_finished(engine, generator):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_mel import verifier
+
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each room, or module of the package itself, knows those before it in this list, and none beside or after it.
@@ -137,6 +139,7 @@ def test_evaluation_and_data_use_what_is_shared(path: Path):
         assert name[0] != "openrlhf", said
         if name[0] == PACKAGE and name[1:] != ("__version__",):
             assert name[1] in SHARED or ".".join(name[1:3]) in SHARED, said
+            assert name[1] != "verifier" or {*name[2:3]} <= {*verifier.__all__}, said
         own = path.relative_to(REPO).parts[0]
         assert name[0] not in BESIDE.keys() - BESIDE[own] - {own}, said
 

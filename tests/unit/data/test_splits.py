@@ -36,6 +36,26 @@ def read(data, flag, names, split):
     return inputs.read_data(resolve(None, argv, device="cpu"), flag)
 
 
+@pytest.mark.parametrize(
+    ("scorers", "message"),
+    [
+        (["choice", None], None),
+        ([None, None], None),
+        (["choice", "chioce"], "column 'scorer': scorer 'chioce': expected math, choice"),
+        (["no_such_module_here:f", "math"], "column 'scorer': scorer no_such_module_here:f: cannot be imported"),
+        ([3, 4], "column 'scorer': scorer 3: expected math"),
+    ],
+)
+def test_scorers_that_cannot_be_used_show_before_anything_starts(data, scorers, message):
+    rows = [row | {"scorer": scorer} for row, scorer in zip(ROWS, scorers, strict=True)]
+    datasets.Dataset.from_list(rows).to_json(data / "scored.jsonl")
+    if message is None:
+        assert len(read(data, "data.prompt_dataset", "scored.jsonl", "train")) == 2
+        return
+    with pytest.raises(UserError, match=message):
+        read(data, "data.prompt_dataset", "scored.jsonl", "train")
+
+
 @pytest.mark.parametrize("flag", inputs.DATA)
 @pytest.mark.parametrize(
     ("names", "split", "named", "there"),

@@ -16,6 +16,7 @@ from eval.benchmark_questions import TEMPLATES, load_benchmarks, load_template
 from eval.messages import Question, Request
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import DEFAULT_DIR, PromptFormat, Templates
+from openrlhf_mel.verifier import shared_verifier
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -48,6 +49,36 @@ def test_rows_become_questions_in_order(tmp_path):
     other, mine = load_benchmarks(tmp_path, ["other", "mine"], None)
     assert (mine.name, mine.questions, mine.sha256) == ("mine", QUESTIONS, sha256(path))
     assert [q.id for q in other.questions] == ["o-1"]
+
+
+def test_a_benchmarks_scorer_is_that_of_its_rows(tmp_path, monkeypatch):
+    own = tmp_path / "judges_of_mine.py"
+    own.write_text("def f(answer, gold, question):\n    return answer == gold\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shared_verifier().close()  # workers see the paths of when they were started
+    for name, scorer in (("a", None), ("b", "choice"), ("c", "judges_of_mine:f")):
+        jsonl(tmp_path / f"{name}.jsonl", [row | {"scorer": scorer} for row in ROWS])
+    found = load_benchmarks(tmp_path, ["a", "b", "c"], None)
+    assert [b.scorer for b in found] == ["math", "choice", f"judges_of_mine:f#{sha256(own)}"]
+    assert [{q.scorer for q in b.questions} for b in found] == [{"math"}, {"choice"}, {"judges_of_mine:f"}]
+    reference = found[1].questions[0].reference
+    assert (reference, reference.scorer, reference.question) == ("2", "choice", "What is $1+1$?")
+
+
+@pytest.mark.parametrize(
+    ("scorers", "message"),
+    [
+        (["choice", "choice", "math"], "line 3: 'scorer': found 'math', expected one scorer in all rows"),
+        (["choice", None, "choice"], "line 2: 'scorer': found 'math', expected one scorer in all rows"),
+        (["chioce"] * 3, "'scorer': scorer 'chioce': expected math, choice"),
+        ([["choice"]] * 3, "expected math, choice"),
+        (["no_such_module_here:f"] * 3, "scorer no_such_module_here:f: cannot be imported"),
+    ],
+)
+def test_scorers_that_cannot_be_used(tmp_path, scorers, message):
+    jsonl(tmp_path / "mine.jsonl", [row | {"scorer": scorer} for row, scorer in zip(ROWS, scorers, strict=True)])
+    with pytest.raises(UserError, match=message):
+        load_benchmarks(tmp_path, ["mine"], None)
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (9, 3)])

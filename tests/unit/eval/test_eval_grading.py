@@ -258,6 +258,23 @@ def test_verdicts(verifier, response, question, anchored, lenient):
         assert lenient[1] is None or second.extracted == lenient[1]
 
 
+@pytest.mark.parametrize(
+    ("response", "scorer", "status"),
+    [
+        (r"\boxed{B. 12}", "choice", "correct"),
+        (r"\boxed{12}", "choice", "correct"),
+        (r"\boxed{12.1}", "choice", "wrong"),  # a tolerance is of mathematics
+        (r"\boxed{A or B}", "choice", "wrong"),
+        ("It is B", "choice", "no_answer"),  # also under lenient extraction
+        (r"\boxed{A}", "operator:contains", "error"),
+    ],
+)
+def test_each_question_is_judged_by_its_own_scorer(verifier, response, scorer, status):
+    choice = Question("b", "q", "How many?\n(A) 11 (B) 12", "B", None, 0.5, scorer)
+    ((first, second), (other, _)) = judge(verifier, [(response, choice), (r"\boxed{2}", ask("2"))])
+    assert (first.status, second.status, other.status) == (status, status, "correct")
+
+
 def test_verdicts_come_in_the_order_of_the_answers(verifier):
     answers = [(rf"\boxed{{{i % 4}}}", ask(str(i % 3))) for i in range(24)]
     found = judge(verifier, iter(answers))

@@ -136,6 +136,7 @@ def made(**changed):
         "chat": False,
         "seed": 0,
         "data": {"aime24": "1" * 64, "amc23": "2" * 64},
+        "scorers": {"aime24": "math", "amc23": "math"},
         "versions": {"python": "3.11.7", "sympy": "1.14.0"},
     }
     return settings(**(values | changed))
@@ -148,6 +149,7 @@ def test_everything_that_could_change_a_sample_is_a_setting():
         "sampling": {"temperature": 0.6, "top_p": 1.0, "max_tokens": 4096},
         "seed": 0,
         "data_sha256": {"aime24": "1" * 64, "amc23": "2" * 64},
+        "scorers": {"aime24": "math", "amc23": "math"},
         "versions": {"python": "3.11.7", "sympy": "1.14.0"},
     }
 
@@ -175,10 +177,17 @@ def test_everything_that_could_change_a_sample_is_a_setting():
          ["data_sha256.aime24: 1111111111111111... -> 3333333333333333..."]),
         ({"data": {"amc23": "2" * 64, "math500": "4" * 64}}, []),  # others of the same files
         ({"data": {"math500": "4" * 64}}, []),
+        ({"scorers": {"aime24": "choice", "math500": "a.b:c"}}, ["scorers.aime24: math -> choice"]),
     ],
 )  # fmt: skip
 def test_what_changed_is_named(changed, lines):
     assert differences(json.loads(json.dumps(made())), made(**changed)) == lines
+
+
+def test_settings_of_before_there_were_scorers_are_of_mathematics():
+    old = {key: value for key, value in made().items() if key != "scorers"}
+    assert differences(old, made()) == differences(made(), old) == []
+    assert differences(old, made(scorers={"amc23": "choice", "more": "choice"})) == ["scorers.amc23: math -> choice"]
 
 
 def test_another_name_for_the_same_template_is_no_difference():

@@ -21,6 +21,20 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def test_a_row_may_name_its_scorer(tmp_path: Path) -> None:
+    question = "Where?\nA. Rome\nB. Paris"
+    rows = [
+        {"response": "\\boxed{Paris}", "answer": "B", "scorer": "choice", "question": question},
+        {"response": "\\boxed{Paris}", "answer": "B", "scorer": None},
+    ]
+    out = tmp_path / "out.jsonl"
+    assert run("--input", write(tmp_path / "in.jsonl", rows), "--output", out).returncode == 0
+    assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["correct", "wrong"]
+    rows[0]["scorer"] = "chioce"
+    result = run("--input", write(tmp_path / "in.jsonl", rows), "--output", out)
+    assert result.returncode == 2 and "scorer 'chioce': expected math, choice" in result.stderr
+
+
 def test_judges_a_file(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "response": "\\boxed{7}", "answer": "7"},

@@ -1,0 +1,85 @@
+"""docs/extending.md: each recipe is followed in a copy of the repository, with the files and commands that stand there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from scripted_server import ScriptedServer
+
+REPO = Path(__file__).resolve().parents[2]
+# A file's name before a block, and that block; or a block of commands. In the order in which they stand there.
+_BLOCK = re.compile(r"(?:^ *`([\w./]+)`[^\n]*:\n\n)?^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+MODEL = "--model Qwen/Qwen3-8B-Base"
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def recipe(title: str) -> list[tuple[str, str, str]]:
+    """(file or "", language, text) of each block of a section."""
+    document = (REPO / "docs" / "extending.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
+    blocks = [(name, kind, textwrap.dedent(text)) for name, _, kind, text in _BLOCK.findall(section)]
+    assert len(blocks) == section.count("```") // 2
+    assert all(bool(name) != (kind == "sh") for name, kind, _ in blocks)
+    return blocks
+
+
+def follow(title: str, folder: Path, model: str = MODEL) -> None:
+    """Write the files, add to those that are there, and run the commands."""
+    for name, _, text in recipe(title):
+        if name:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text((path.read_text(encoding="utf-8") + "\n" if path.exists() else "") + text, encoding="utf-8")
+            continue
+        for line in text.splitlines():
+            command = shlex.split(line.replace(MODEL, model))
+            assert command[0] == "python"
+            # pytest, and nothing of the caller's: no settings, no cache
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+            done = subprocess.run(
+                [sys.executable, *command[1:]],
+                cwd=folder,
+                env=environment | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of what the recipes use."""
+    for name in ("openrlhf_mel", "data", "eval", "toolkit"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "toy"))
+    return tmp_path
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_scorer(folder):
+    follow("A scorer", folder)
+    written = rows(folder / "prepared" / "colours" / "train.jsonl")
+    assert {row["label"] for row in written} == {"red blue", "blue yellow"}
+    assert {row["scorer"] for row in written} == {"words:same_words"}
+    assert json.loads((folder / "prepared" / "colours" / "report.json").read_text())["dropped"] == {}
+
+
+def test_a_benchmark(folder):
+    def answer(prompt: str, greedy: bool, seed: int) -> str:
+        return r"\boxed{B. Paris}" if "France" in prompt else r"\boxed{Lima}" if greedy else r"\boxed{A or B}"
+
+    with ScriptedServer(answer) as server:
+        follow("A benchmark", folder, f"--backend openai --base-url {server.url} --model {server.model}")
+    found = json.loads((folder / "runs" / "capitals" / "metrics.json").read_text())["benchmarks"]["capitals"]
+    assert (found["scorer"], found["pass@1"], found["avg@8"]) == ("choice", 1.0, 0.5)
+    assert {row["scorer"] for row in rows(folder / "prepared" / "benchmarks" / "capitals.jsonl")} == {"choice"}
