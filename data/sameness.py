@@ -125,7 +125,9 @@ def figure_mention(question: str) -> str | None:
 
 def _outside_mathematics(text: str) -> str:
     """The text without its formulas and LaTeX commands; a formula that is never closed counts as text."""
-    parts, formula, closing = [], [], None
+    parts: list[str] = []
+    formula: list[str] = []
+    closing: str | None = None
     for piece in _DELIMITER.split(text):
         if closing is None:
             closing = _CLOSING.get(piece)

@@ -203,7 +203,7 @@ class HubTables(Tables):
         super().__init__(name, origin, dataset.features.arrow_schema, len(dataset))
 
     def tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
-        return self._dataset.with_format("arrow").iter(_BATCH)
+        yield from self._dataset.with_format("arrow").iter(_BATCH)
 
 
 def open_file(path: Path, hub: Hub | None = None) -> Input:

@@ -105,8 +105,11 @@ def expected_steps(config: Path) -> int:
     """Optimizer steps of a run: whole rollout batches of its questions, times the episodes."""
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     with open(ROOT / settings["data"]["prompt_dataset"], encoding="utf-8") as rows:
-        questions = min(sum(1 for _ in rows), settings["data"]["max_samples"])
-    return questions // settings["rollout"]["batch_size"] * settings["train"]["num_episodes"]
+        most: int = settings["data"]["max_samples"]
+        questions = min(sum(1 for _ in rows), most)
+    batch: int = settings["rollout"]["batch_size"]
+    episodes: int = settings["train"]["num_episodes"]
+    return questions // batch * episodes
 
 
 def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:

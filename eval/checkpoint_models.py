@@ -29,6 +29,7 @@ from toolkit.outputs import json_or_none
 
 MARKER = "converted_from.json"
 _FORMAT = 1  # of a converted folder; raised when the conversion changes what it writes
+Kind = Literal["model", "adapter", "deepspeed"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class CheckpointModel:
     label: str
     step: int | None
     source: Path
-    kind: Literal["model", "adapter", "deepspeed"]
+    kind: Kind
     run: Run = field(repr=False, compare=False)
     problem: str | None = None
 
@@ -214,7 +215,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _export(label: str, step: int | None, folder: Path, run: Run) -> CheckpointModel:
-    kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
+    kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
     return CheckpointModel(label, step, folder, kind, run, export_problem(folder))
 
 

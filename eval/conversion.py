@@ -22,10 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, TaskType, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from eval.training_run import Run
 from openrlhf_mel.errors import UserError, first_line
@@ -167,7 +175,7 @@ def _config(place: str) -> Any:
     return config
 
 
-def _with_lora(model: nn.Module, run: Run) -> nn.Module:
+def _with_lora(model: PreTrainedModel, run: Run) -> PreTrainedModel | PeftModel:
     """`model`, or its wrapping in adapters as OpenRLHF's `Actor` makes it."""
     rank = run.config.get("ds.lora.rank") or 0
     if not rank:
@@ -222,11 +230,11 @@ def _refuse(source: Path, origin: str, faults: dict[str, list[str]]) -> None:
         raise UserError(f"{source}: its weights are not those of the model in {origin}; {'; '.join(found)}")
 
 
-def _merged(holder: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _merged(holder: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
     return holder.float().merge_and_unload().to(dtype)
 
 
-def _save(model: nn.Module, origin: str, target: Path) -> None:
+def _save(model: PreTrainedModel, origin: str, target: Path) -> None:
     """Write the model's folder. Raises UserError before a weight is written when the disk has no room for all."""
     target.mkdir(parents=True)
     needed = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -63,7 +63,8 @@ def avg_at_n(correct: ArrayLike) -> float:
 
 def pass_at_ks(correct: ArrayLike) -> Floats:
     """Unbiased Pass@k for every k, (n,), Pass@1 first."""
-    return question_passes(correct).mean(axis=0)
+    passes: Floats = question_passes(correct).mean(axis=0)
+    return passes
 
 
 def pass_at_k(correct: ArrayLike, k: int) -> float:
@@ -126,7 +127,8 @@ def effective_questions(mean: ArrayLike, squares: ArrayLike, n_questions: int) -
     if n_questions == 1:
         return np.ones_like(np.asarray(mean, dtype=float))
     largest = n_questions * np.asarray(mean) * (1 - np.asarray(mean))
-    return n_questions * (largest + _LEAN) / (np.minimum(squares, largest) + _LEAN)
+    effective: Floats = n_questions * (largest + _LEAN) / (np.minimum(squares, largest) + _LEAN)
+    return effective
 
 
 def wilson_ends(share: ArrayLike, total: ArrayLike) -> tuple[Floats, Floats]:
@@ -158,7 +160,8 @@ def wilson_coverage(shares: ArrayLike, total: int) -> Floats:
     right = np.arange(total + 1)
     low, high = wilson_ends(right / total, total)
     true = np.asarray(shares, dtype=float)[:, None]
-    return (stats.binom.pmf(right, total, true) * ((low <= true) & (true <= high))).sum(axis=1)
+    coverage: Floats = (stats.binom.pmf(right, total, true) * ((low <= true) & (true <= high))).sum(axis=1)
+    return coverage
 
 
 def coverage_note(method: str, n_questions: int, value: float, interval: Interval) -> str | None:
@@ -264,8 +267,8 @@ def macro_average(parts: Sequence[Estimate]) -> Estimate:
         raise ValueError("macro-average: found no benchmark, expected at least 1")
     values = np.array([part.value for part in parts])
     below, above = np.abs(np.array([part.interval for part in parts]).T - values)
-    mean, errors = float(values.mean()), [part.se for part in parts]
-    se = None if None in errors else float(np.linalg.norm(errors) / len(parts))
+    mean, errors = float(values.mean()), [part.se for part in parts if part.se is not None]
+    se = float(np.linalg.norm(errors) / len(parts)) if len(errors) == len(parts) else None
     ends = mean - np.linalg.norm(below) / len(parts), mean + np.linalg.norm(above) / len(parts)
     note = None
     if all(part.method == PAIRED_T for part in parts):

@@ -59,7 +59,7 @@ class Grader:
     def __enter__(self) -> Grader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is KeyboardInterrupt:
             self._end_soon()
             return
@@ -192,7 +192,8 @@ def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
     if gold is None or answer is None or gold.value is None or answer.value is None:
         return verdict
     percent = question.unit == "%"  # then the tolerance is in percent as well
-    first, second = (n.value * 100 if percent and n.percent else n.value for n in (gold, answer))
+    first = gold.value * 100 if percent and gold.percent else gold.value
+    second = answer.value * 100 if percent and answer.percent else answer.value
     within = abs(first - second) <= Fraction(str(question.tolerance or 0))
     return Verdict("correct", verdict.extracted) if within else verdict
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,7 +93,7 @@ class Backend(Protocol):
     def identity(self) -> dict[str, Any]:
         """What of the model, its weights and the software could change a response; JSON, small, no secrets."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
         """Responses as they are finished, in any order, one for each request. Raises BackendError.
 
         A caller that stops early closes the iterator; nothing then keeps running.

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -216,7 +215,7 @@ def _data_url(picture: bytes) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: Any = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m eval.report",
         description="Write DIR/index.html, one file that works without a network, and the plots beside it as PNG.",
     )

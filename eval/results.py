@@ -72,7 +72,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
         "scorer": drawn.questions[0].scorer if drawn.questions else MATH,
     }
     entry |= {metric: estimate.value for metric, estimate in estimates.items()}
-    passes = estimators.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
+    passes: Iterable[float] = estimators.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
     entry |= {
         "pass@k": {str(k): float(value) for k, value in enumerate(passes, start=1)},
         "se": {metric: estimate.se for metric, estimate in estimates.items()},

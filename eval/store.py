@@ -230,9 +230,10 @@ def single(folder: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of an evaluation's folder. Raises UserError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected a file that eval.run wrote") from None
+    return content
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -167,7 +167,7 @@ def _beside_the_paper(result: Mapping[str, Any], metrics: Sequence[str], paper: 
 
 def _same_benchmarks(result: Mapping[str, Any], paper: PaperRow) -> bool:
     """Averages are only comparable over the same benchmarks."""
-    return result["benchmarks"].keys() == paper.values.keys() - {"average"}
+    return set(result["benchmarks"]) == set(paper.values) - {"average"}
 
 
 def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:

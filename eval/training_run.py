@@ -24,7 +24,8 @@ class Run:
     @property
     def base(self) -> str:
         """The model that training started from: a folder, or a name on the hub."""
-        return self.config["actor.model_name_or_path"]
+        name: str = self.config["actor.model_name_or_path"]
+        return name
 
     @property
     def chat(self) -> bool:

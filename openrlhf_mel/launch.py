@@ -88,8 +88,9 @@ def worker_python(settings: Settings) -> Iterator[str | None]:
 def _log_as_asked() -> None:
     """vLLM has read the driver's level when the driver imported it."""
     logger = logging.getLogger("vllm")
-    for one in (logger, *logger.handlers):
-        one.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    logger.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    for handler in logger.handlers:
+        handler.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def _address() -> str:

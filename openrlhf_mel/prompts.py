@@ -99,9 +99,10 @@ class PromptFormat:
     def _wrap(self, text: str) -> str:
         if not self.chat:
             return text
-        return self.tokenizer.apply_chat_template(
+        wrapped: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
+        return wrapped
 
 
 def question_of(value: Any) -> str | None:

@@ -6,6 +6,7 @@ judged here is the response alone, since a prompt may hold an answer.
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from openrlhf_mel.verifier import STATUSES, Verdict, verify
 
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 _already_logged: set[str] = set()
 
 
-def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> dict:
+def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Reward 1.0 for a correct answer, else 0.0; never raises.
 
     Returns `rewards` and `scores`, tensors of shape (queries,), and in `extra_logs` one such tensor for each status,

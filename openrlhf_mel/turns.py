@@ -53,7 +53,8 @@ def of_folder(folder: Path) -> str | None:
 
 
 def _json(read: Callable[[str], str | None], name: str) -> dict[str, Any]:
-    return json.loads(read(name) or "{}")
+    content: dict[str, Any] = json.loads(read(name) or "{}")
+    return content
 
 
 def _special_tokens(read: Callable[[str], str | None], tokenizer: dict[str, Any]) -> dict[int, str]:

@@ -97,7 +97,7 @@ def pretrain(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus
                 ignore_index=_IGNORED,
                 reduction="sum",
             )
-            (loss / targets).backward()
+            torch.autograd.backward(loss / targets)
             total += loss.item() / targets
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -24,4 +24,5 @@ def make(name: str, **options: Any) -> Backend:
     if name not in BACKENDS:
         raise UserError(f"--backend {name}: unknown; expected one of {', '.join(BACKENDS)}")
     module, cls = BACKENDS[name]
-    return getattr(importlib.import_module(module), cls)(**options)
+    backend: Backend = getattr(importlib.import_module(module), cls)(**options)
+    return backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class HFBackend:
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
         """See `records.Backend`. Batch by batch, the longest prompts first: what needs too much memory fails at once."""
         if not requests:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
@@ -32,7 +32,7 @@ class LoopThread:
 
     def map(
         self, work: Callable[[A, asyncio.Event], Awaitable[B | None]], items: Iterable[A], concurrency: int
-    ) -> Iterator[B]:
+    ) -> Generator[B, None, None]:
         """What `work` makes of each item, as it comes, at most `concurrency` at a time; None is left out.
 
         Items are taken as they are needed; no more than twice `concurrency` results wait to be fetched. When one `work`

@@ -118,7 +118,8 @@ class Encoder:
         if self._chat:
             messages = [{"role": "user", "content": text}]
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _check_not_empty(self, request: Request, ids: list[int]) -> None:
         if not ids:

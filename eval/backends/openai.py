@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -110,7 +110,7 @@ class OpenAIBackend:
         """
         served = None
         try:
-            models = self._loop.call(self._persist("GET", "models", read_models, tries=_LOOKUPS))
+            models: Any = self._loop.call(self._persist("GET", "models", read_models, tries=_LOOKUPS))
         except _Refused as error:
             if error.status not in (404, 405):
                 raise
@@ -121,7 +121,7 @@ class OpenAIBackend:
             served = models[self._model]
         return {"backend": "openai", "model": self._model, "chat": self._chat, "served": served}
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
         """See `records.Backend`, and `LoopThread.map` for what happens when a request is given up."""
 
         async def answer(request: Request, stopping: asyncio.Event) -> Response | None:

@@ -26,7 +26,7 @@ class SeededSampling(LogitsProcessor):
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores` (B, V), the logits of the next token; returns those whose argmax is the token drawn."""
         if not self._generators:
             return scores

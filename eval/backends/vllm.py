@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -89,7 +89,7 @@ class VLLMBackend:
             "versions": {self._build.distribution: self._build.version, **versions},
         }
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
         """See `records.Backend`. Each engine is given the next request when it has room, so all are busy to the end."""
         if not requests:
             return

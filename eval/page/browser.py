@@ -44,19 +44,14 @@ class Browser:
         """Add question `number`, counted from 0 in its benchmark, with what model number `model` answered."""
         if self.first is not None and number >= self.first:
             return
-        item = {
-            "model": model,
-            "question": question,
-            "number": number,
-            "samples": [
-                [*(getattr(sample, name) for name in _FIELDS), shorten(sample.response, self.limit)]
-                for sample in samples
-            ],
-        }
-        for row in item["samples"]:
+        rows = [
+            [*(getattr(sample, name) for name in _FIELDS), shorten(sample.response, self.limit)] for sample in samples
+        ]
+        for row in rows:
             for name in ("extracted", "lenient_extracted"):
                 place = _FIELDS.index(name)
                 row[place] = None if row[place] is None else shorten(str(row[place]), _EXTRACTED)
+        item = {"model": model, "question": question, "number": number, "samples": rows}
         self._items.append(item)
         self._count(item)
         while self.size > self._max_bytes and self._tighten():

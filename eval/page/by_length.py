@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def accuracy_by_length(responses: Sequence[Measured], tokens: bool) -> list[Bin]
     return [_bin(length[index == i], question[index == i], correct[index == i]) for i in range(len(starts))]
 
 
-def _bin(length: NDArray, question: NDArray, correct: NDArray) -> Bin:
+def _bin(length: NDArray[Any], question: NDArray[Any], correct: NDArray[Any]) -> Bin:
     return Bin(
         float(length.min()),
         float(np.median(length)),
@@ -74,7 +75,7 @@ def _bin(length: NDArray, question: NDArray, correct: NDArray) -> Bin:
     )
 
 
-def clustered_interval(correct: NDArray, question: NDArray) -> tuple[float, float]:
+def clustered_interval(correct: NDArray[Any], question: NDArray[Any]) -> tuple[float, float]:
     """95% interval of the share of right responses, which depend on each other within a question.
 
     Wilson's at the number of independent responses that would give the same variance: that of a ratio, linearised, with

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from eval.page.by_length import Bin
@@ -24,7 +25,7 @@ _PANEL = (4.0, 2.8)  # inches
 DPI = 150
 
 
-def _theme(ground: str, ink: str, faint: str) -> dict[str, Any]:
+def _theme(ground: str, ink: str, faint: str) -> dict[Any, Any]:
     return {
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), ground),
         **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), ink),
@@ -109,7 +110,8 @@ def draw_steps(evaluations: Sequence[Evaluation]) -> Figure | None:
         part.suptitle(metric_title(metric), fontweight="bold", fontsize=13, x=0.015, ha="left")
         for name, axes in _fill(part, names):
             for number, found in enumerate(runs.values()):
-                points = sorted((e.step, *_score(e, name, metric)) for e in found if _score(e, name, metric))
+                scores = [(e.step, _score(e, name, metric)) for e in found if e.step is not None]
+                points = sorted((step, *score) for step, score in scores if score)
                 intervals = [point[2] for point in points] if len(runs) <= _WITH_INTERVALS else []
                 _line(axes, [p[0] for p in points], [p[1] for p in points], intervals, _COLOURS[number % 8])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -127,6 +129,7 @@ def draw_radar(evaluations: Sequence[Evaluation]) -> Figure | None:
         return None
     figure = Figure((6.4, 5.6), layout="constrained")
     axes = figure.add_subplot(projection="polar")
+    assert isinstance(axes, PolarAxes)
     axes.set(theta_offset=math.pi / 2, theta_direction=-1)
     axes.set_title(f"{metric_title(metric)}, percent", pad=22)
     angles = [2 * math.pi * i / len(names) for i in range(len(names))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +39,14 @@ class Evaluation:
     @property
     def model(self) -> str:
         """What the results call the model."""
-        return self.metrics["model"]
+        name: str = self.metrics["model"]
+        return name
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
         """Benchmark -> its fields in metrics.json."""
-        return self.metrics["benchmarks"]
+        fields: dict[str, dict[str, Any]] = self.metrics["benchmarks"]
+        return fields
 
     @cached_property
     def settings(self) -> Flat:
@@ -151,7 +153,7 @@ def read(folder: Path, label: str) -> Evaluation:
     return Evaluation(folder, label, metrics)
 
 
-def metric_names(rows: list[Mapping[str, Any]]) -> list[str]:
+def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The metrics that at least one of `rows` has a value of, in the order of the paper's table."""
     found = {name for row in rows for name, value in row.items() if _METRIC.fullmatch(name) and value is not None}
     return sorted(found, key=metric_key)
@@ -159,7 +161,9 @@ def metric_names(rows: list[Mapping[str, Any]]) -> list[str]:
 
 def metric_key(name: str) -> tuple[int, int]:
     """Where a metric stands among the others: its family, then its number."""
-    family, number = _METRIC.fullmatch(name).groups()
+    metric = _METRIC.fullmatch(name)
+    assert metric, f"{name} is no metric"
+    family, number = metric.groups()
     return _FAMILIES.index(name if name == "pass@1" else family), int(number)
 
 

@@ -106,7 +106,9 @@ def overview(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[list[flo
     return rows
 
 
-def pass_at_k_table(evaluations: Sequence[Evaluation], benchmark: str) -> tuple[list[int], list[tuple[str, list]]]:
+def pass_at_k_table(
+    evaluations: Sequence[Evaluation], benchmark: str
+) -> tuple[list[int], list[tuple[str, list[float | None]]]]:
     """Every k, and each model's Pass@k at it."""
     curves = {e.label: pass_at_k(e.benchmarks.get(benchmark, {})) for e in evaluations}
     numbers = sorted({int(k) for curve in curves.values() for k in curve})

@@ -37,6 +37,7 @@ def packed_attention(
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    assert position_ids is not None, "packed rows are told apart by their positions"
     row = (position_ids == 0).cumsum(-1)
     length = query.shape[2]
     causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()

@@ -25,11 +25,12 @@ def main() -> None:
     command = _without_options(argv)
     files = [number for number in map(int, os.listdir("/proc/self/fd")) if number < 3 or _inherited(number)]
     files = [number for number in files if _is_open(number)]
-    connection, fork = None, 0
+    connection: socket.socket | None = None
+    fork = 0
     if _can_be_a_fork(command):
         with contextlib.suppress(OSError):
             connection, fork = _ask(path, command, files)
-    if not fork:
+    if connection is None or not fork:
         os.execv(sys.executable, [sys.executable, *argv])
     for number in _CAUGHT:
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -20,6 +20,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+# Names of these are used that are not public, so that type checkers do not know them.
+_finalize: Any = weakref.finalize
+_process: Any = multiprocessing.process
+_threading: Any = threading
+_tracker: Any = multiprocessing.resource_tracker._resource_tracker
+_util: Any = multiprocessing.util
+
 
 def become(request: dict[str, Any], files: list[int], program: str, ready: Callable[[], None]) -> NoReturn:
     """Run the request's command line and end as Python ends.
@@ -38,7 +45,7 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
         _take_environment(request["env"])
         os.umask(request["umask"])
         os.chdir(request["cwd"])
-        multiprocessing.process.ORIGINAL_DIR = request["cwd"]
+        _process.ORIGINAL_DIR = request["cwd"]
         multiprocessing.spawn.set_executable(program)
         ready()
         code = _run(request["argv"], request["blocked"])
@@ -51,15 +58,14 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
 def _forget() -> None:
     """What this process is to tidy up at its end is its own alone, and none of its random numbers is another fork's."""
     atexit._clear()
-    weakref.finalize._registry.clear()
-    weakref.finalize._registered_with_atexit = False
-    multiprocessing.util._finalizer_registry.clear()
-    multiprocessing.process._children.clear()
-    tracker = multiprocessing.resource_tracker._resource_tracker
-    tracker._fd = tracker._pid = None
+    _finalize._registry.clear()
+    _finalize._registered_with_atexit = False
+    _util._finalizer_registry.clear()
+    _process._children.clear()
+    _tracker._fd = _tracker._pid = None
     # As their modules did when the owner imported them.
     atexit.register(logging.shutdown)
-    atexit.register(multiprocessing.util._exit_function)
+    atexit.register(_util._exit_function)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
 
@@ -120,14 +126,15 @@ def _run(argv: list[str], blocked: list[int]) -> int:
         print(end.code, file=sys.stderr)
         return 1
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__.tb_next)  # without this function's own line
+        own = error.__traceback__
+        sys.excepthook(type(error), error, own and own.tb_next)  # without this function's own line
         return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
 def _end(code: int) -> NoReturn:
     """Wait for threads, tidy up, flush, end: each whatever becomes of the one before."""
-    for step in (threading._shutdown, atexit._run_exitfuncs):
+    for step in (_threading._shutdown, atexit._run_exitfuncs):
         with contextlib.suppress(BaseException):
             step()
     for stream in filter(None, (sys.stdout, sys.stderr)):

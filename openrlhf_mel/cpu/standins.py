@@ -71,7 +71,7 @@ def install_beside_vllm() -> None:
 
 
 def _cuda() -> None:
-    torch.cuda.current_device = lambda: _CPUDevice("cpu")
+    torch.cuda.current_device = lambda: _CPUDevice("cpu")  # type: ignore[assignment, return-value]  # an int on CUDA
     for name in ("set_device", "synchronize", "empty_cache", "current_stream"):
         setattr(torch.cuda, name, lambda *_: None)
 

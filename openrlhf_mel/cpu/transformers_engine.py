@@ -35,7 +35,7 @@ class _Request(NamedTuple):
 class TransformersEngine(RolloutEngine):
     """`RolloutRayActor`'s methods over `transformers` generation on a CPU."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
         self, model: str, dtype: str, seed: int, agent_func_path: str | None, remote_rm_url: Any = None
     ) -> None:
         from transformers import AutoModelForCausalLM

@@ -18,7 +18,7 @@ class VLLMOnCPU(RolloutEngine):
 
     dtype = "bfloat16"
 
-    async def __init__(self, *args: Any, **kwargs: Any) -> None:
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray awaits it
         told = vllm_arguments.engine_arguments(kwargs["max_model_len"], ENGINES)
         await super().__init__(*args, **(kwargs | told | {"dtype": self.dtype, **_OURS}))
 

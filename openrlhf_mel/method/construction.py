@@ -75,6 +75,9 @@ class Constructor:
 
     def __init__(self, config: MELConfig, prompts: PromptFormat, engine: Engine, max_len: int) -> None:
         """`config` has its lengths filled in; `max_len` is `data.max_len`, in tokens."""
+        assert config.max_new_tokens is not None and config.replay_max_new_tokens is not None, (
+            "lengths: see with_lengths"
+        )
         self.config, self.prompts, self.engine, self.max_len = config, prompts, engine, max_len
         self._analysis = EngineSampling(config.temperature, config.top_p, config.max_new_tokens)
         self._replay = EngineSampling(config.replay_temperature, 1.0, config.replay_max_new_tokens)

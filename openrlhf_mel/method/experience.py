@@ -49,8 +49,8 @@ class Group:
 
         A truncated response is in neither: what it would have answered is not known.
         """
-        judged = [t for t in self.trajectories if t.score is not None and not t.truncated]
-        return [t for t in judged if t.score >= correct_at], [t for t in judged if t.score < correct_at]
+        judged = [(t, t.score) for t in self.trajectories if t.score is not None and not t.truncated]
+        return [t for t, score in judged if score >= correct_at], [t for t, score in judged if score < correct_at]
 
     def success_rate(self, correct_at: float) -> float:
         """Share of the group's responses that score at least `correct_at`."""
@@ -125,7 +125,7 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _order(trajectory: Trajectory) -> tuple:
+def _order(trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
     return trajectory.token_ids, trajectory.text
 
 

@@ -116,12 +116,13 @@ class _Series:
     """The first and the last `window` values of a quantity, each with its step."""
 
     def __init__(self, window: int) -> None:
+        self.window = window
         self.first: list[tuple[int, float]] = []
         self.last: deque[tuple[int, float]] = deque(maxlen=window)
 
     def add(self, step: int, value: float) -> None:
         self.last.append((step, value))
-        if len(self.first) < self.last.maxlen:
+        if len(self.first) < self.window:
             self.first.append((step, value))
 
 
@@ -156,7 +157,7 @@ class CollapseGuard:
             self._series[quantity].add(step, value)
         for sign, alarm in zip(SIGNS, self._alarms, strict=True):
             series = self._series[sign.quantity]
-            if sign.quantity in values and len(series.last) == series.last.maxlen:
+            if sign.quantity in values and len(series.last) == series.window:
                 evidence = self._evidence(sign, series)
                 if alarm.rings(evidence is not None):
                     warnings.append(f"step {step}: {sign.meaning}: {evidence}; {sign.advice}")

@@ -34,8 +34,8 @@ def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], 
     kept = [m for m in candidates if m.kept]
     written = [m for m in candidates if m.text]
     judged = [m for m in candidates if any(s is not None for s in m.replay_scores)]
-    told = [m for m in candidates if m.leaked is not None]
-    metrics = {
+    told = [m.leaked for m in candidates if m.leaked is not None]
+    metrics: dict[str, float] = {
         "mel/groups_mixed": sum(all(g.split(correct_at)) for g in groups),
         "mel/candidates": len(candidates),
         "mel/kept": len(kept),
@@ -50,7 +50,7 @@ def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], 
     if kept:
         metrics["mel/distinct_share"] = len({normalised(m.text) for m in kept}) / len(kept)
     if told:
-        metrics["mel/leak_rate"] = sum(m.leaked for m in told) / len(told)
+        metrics["mel/leak_rate"] = sum(told) / len(told)
     if judged:
         metrics["mel/replay_gain"] = sum(replay_gain(m, correct_at) for m in judged) / len(judged)
     return metrics

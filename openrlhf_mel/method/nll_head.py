@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
@@ -41,9 +41,16 @@ def token_nll(
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), ids, reduction="none")
 
     chunk = chunk or chunk_length(targets.numel())
-    states, ids = hidden.reshape(-1, hidden.size(-1)).split(chunk), targets.reshape(-1).split(chunk)
+    states, ids = torch.split(hidden.reshape(-1, hidden.size(-1)), chunk), torch.split(targets.reshape(-1), chunk)
     parts = [checkpoint(part, s, i, use_reentrant=False) for s, i in zip(states, ids, strict=True)]
     return torch.cat(parts).view_as(targets)
+
+
+class CausalModel(Protocol):
+    """What is used here of a causal language model of transformers, besides calling it."""
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
 
 
 class NLLHead:
@@ -54,9 +61,9 @@ class NLLHead:
     scale) gets them made as it makes them, at the needed positions alone but at all of these together.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: CausalModel) -> None:
         """`module` is the causal language model itself, not an engine around it."""
-        self._head: nn.Module = module.get_output_embeddings()
+        self._head = module.get_output_embeddings()
         self._last: bool | None = None  # whether the head's output is the model's; not known yet
 
     def nll(
@@ -74,7 +81,8 @@ class NLLHead:
             logits = model(logits_to_keep=positions, **inputs).logits
             return token_nll(lambda chosen: chosen, logits, targets)
         with self._replaced(lambda own, hidden: token_nll(own, hidden, targets)[..., None]):
-            return model(logits_to_keep=positions, **inputs).logits[..., 0]
+            nll: torch.Tensor = model(logits_to_keep=positions, **inputs).logits[..., 0]
+        return nll
 
     @torch.no_grad()
     def _is_last(self, model: Callable[..., Any], device: torch.device) -> bool:

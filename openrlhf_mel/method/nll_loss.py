@@ -132,8 +132,8 @@ def _spread(rows: list[Row], bins: int) -> list[list[Row]]:
 def _micro_batches(rows: list[WeightedRow], max_rows: int, max_tokens: int | None) -> list[list[WeightedRow]]:
     batches: list[list[WeightedRow]] = []
     for weighted in rows:  # longest first, so the first row of a batch is what the others are padded to
-        batch = batches[-1] if batches else None
-        fits = batch is not None and len(batch) < max_rows
+        batch = batches[-1] if batches else []
+        fits = 0 < len(batch) < max_rows
         if fits and max_tokens is not None:
             fits = len(batch[0].row) * (len(batch) + 1) <= max_tokens
         if fits:
@@ -143,5 +143,5 @@ def _micro_batches(rows: list[WeightedRow], max_rows: int, max_tokens: int | Non
     return batches
 
 
-def _order(row: Row) -> tuple:
+def _order(row: Row) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
     return len(row), row.question, row.context_ids, row.token_ids

@@ -31,6 +31,7 @@ from openrlhf_mel.preflight.problems import Problem, refusals, warning
 from openrlhf_mel.prompts import Templates
 from openrlhf_mel.run import folder
 from openrlhf_mel.settings import flags, inputs
+from openrlhf_mel.settings.mel_options import Device
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import Settings, resolve
 from openrlhf_mel.upstream import AGENT_EXECUTOR, contract
@@ -95,7 +96,7 @@ def _positive(kind: type) -> Any:
 def check(own: argparse.Namespace, rest: list[str]) -> Report:
     """Every check and estimate. Raises UserError when the configuration cannot be read at all."""
     described = own.nodes or own.gpus_per_node or own.gpu_memory_gb
-    device = "cuda" if described or os.path.exists("/dev/nvidiactl") else "cpu"
+    device: Device = "cuda" if described or os.path.exists("/dev/nvidiactl") else "cpu"
     contradictions: list[str] = []
     given = resolve(own.config, rest, device=device, agent_executor=AGENT_EXECUTOR, contradictions=contradictions)
     settings = workload.usable(given)

@@ -124,7 +124,9 @@ def question_lengths(data: Any, key: str, tokens: Tokens) -> tuple[int, int]:
     return round(sum(counts) / len(counts)), max(tokens.count(longest) + counts)
 
 
-def disk(settings: Settings, checkpoint: float, model_bytes: float, saves: int | None) -> tuple[list[Problem], dict]:
+def disk(
+    settings: Settings, checkpoint: float, model_bytes: float, saves: int | None
+) -> tuple[list[Problem], dict[str, Any]]:
     """Room for `ckpt.max_num` checkpoints, the best, one being written, and the final model, less what a resume finds.
 
     Hugging Face copies (`ckpt.save_hf`) are never rotated by upstream: one for each of the run's `saves`.

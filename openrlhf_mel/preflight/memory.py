@@ -112,9 +112,9 @@ def training_pass(plan: MemoryPlan, tokens: int, nll: bool = False) -> Parts:
     else:
         entries, kept = s.vocabulary * tokens, FP32
         at_head = 16 if plan.entropy else 10 if plan.temperature == 1 else 12
-    head = {ACTIVATIONS: stored + 9 * s.hidden * tokens, LOGITS: at_head * entries}
+    head: Parts = {ACTIVATIONS: stored + 9 * s.hidden * tokens, LOGITS: at_head * entries}
     within = max(2 * BF16 * s.ffn + 3 * s.hidden, 12 * s.hidden) + plan.checkpointing * layer_bytes(s)
-    layer = {ACTIVATIONS: stored + within * tokens, LOGITS: kept * entries}
+    layer: Parts = {ACTIVATIONS: stored + within * tokens, LOGITS: kept * entries}
     return max(head, layer, key=lambda parts: sum(parts.values()))
 
 

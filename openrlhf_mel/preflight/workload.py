@@ -41,7 +41,10 @@ class Hardware:
 @cache
 def cards() -> dict[str, dict[str, float]]:
     """`cards.yaml`."""
-    return yaml.safe_load(Path(__file__).with_name("cards.yaml").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, float]] = yaml.safe_load(
+        Path(__file__).with_name("cards.yaml").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def hardware(name: str, memory_gib: float | None, nodes: int | None, gpus_per_node: int | None) -> Hardware:
@@ -82,7 +85,7 @@ def budget(
         mean_question=mean_question,
         longest_question=longest_question,
         response=values["rollout.max_new_tokens"] or max(1, room),
-        m=mel.max_new_tokens if mel.enable else 0,
+        m=(mel.max_new_tokens or 0) if mel.enable else 0,
         replay_response=mel.replay_max_new_tokens or 1,
     )
 
@@ -143,9 +146,10 @@ def _log_prob_tokens(settings: Settings, lengths: Budget, responses: Responses) 
     """
     values = settings.upstream
     if not values["train.dynamic_batch_enable"]:
-        return values["rollout.micro_batch_size"] * lengths.sequence
-    most = values["rollout.max_tokens_per_gpu"] or values["train.max_tokens_per_gpu"]
-    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+        rows: int = values["rollout.micro_batch_size"]
+        return rows * lengths.sequence
+    most: int = values["rollout.max_tokens_per_gpu"] or values["train.max_tokens_per_gpu"]
+    samples: int = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
     total = samples * (lengths.question + lengths.mean_question + responses.average)
     ranks = batches.ranks(values)
     count = max(ranks, math.ceil(total / most) // ranks * ranks)

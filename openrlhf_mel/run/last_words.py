@@ -48,6 +48,7 @@ def last_words(output: Iterable[str], number: int) -> LastWords:
         if line.strip():
             last.append(line)
         head = _HEAD.match(line)
+        assert head  # all of it is optional
         process, log, level = head["process"], head["log"] or "", head["level"]
         text = line[head.end() :]
         under_way = reading.get(process)

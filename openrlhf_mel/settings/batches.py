@@ -15,8 +15,9 @@ from typing import Any
 
 def ranks(values: Mapping[str, Any]) -> int:
     """Data-parallel ranks of the policy, from upstream's flags by dotted name; at least 1, so that a check can go on."""
-    world = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
-    return max(1, world // max(1, values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]))
+    world: int = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+    shards: int = values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]
+    return max(1, world // max(1, shards))
 
 
 def unit(args: Any) -> int:

@@ -21,8 +21,8 @@ from openrlhf_mel.errors import UserError
 class Parser(argparse.ArgumentParser):
     """argparse that raises a UserError instead of printing its usage (hundreds of lines) and exiting."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
     scope: dict[str, Any] = {"argparse": _Argparse, "datetime": datetime}
     exec(compile(ast.Module(statements, type_ignores=[]), str(path), "exec"), scope)
-    return scope["parser"]
+    built: Parser = scope["parser"]
+    return built
 
 
 def actions() -> dict[str, argparse.Action]:
@@ -100,4 +101,5 @@ def to_argv(name: str, value: Any) -> list[str]:
 def _expected(action: argparse.Action) -> str:
     if action.choices:
         return "one of " + ", ".join(map(str, action.choices))
-    return {int: "a whole number", float: "a number"}.get(action.type, "a text")
+    kinds: dict[object, str] = {int: "a whole number", float: "a number"}
+    return kinds.get(action.type, "a text")

@@ -154,13 +154,18 @@ def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None)
             f"{', '.join(keys)}, or none"
         )
     column = values["data.input_key"]
-    learned = {" ".join(question_of(value).split()) for value in train[column]}
+    learned = {_words(value) for value in train[column]}
     for i, (value, source) in enumerate(zip(evaluation[column], sources, strict=True)):
-        if source == keys[key] and " ".join(question_of(value).split()) in learned:
+        if source == keys[key] and _words(value) in learned:
             raise UserError(
                 f"--ckpt.best_metric_key {key}: question {i + 1} of {values['eval.dataset']} is also trained on, so that "
                 "the choice would reward memory; split them (data/prepare_train.py --validation)"
             )
+
+
+def _words(value: Any) -> str:
+    """A question without what its white space says."""
+    return " ".join((question_of(value) or "").split())
 
 
 def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings.paradigms import Algorithm
 
 Runtime = Literal["auto", "cuda", "cpu"]
+Device = Literal["cuda", "cpu"]  # what a run finds on a machine
+CPUEngine = Literal["auto", "vllm", "transformers"]
 
 
 def option(
@@ -84,7 +86,7 @@ class MELConfig:
         True, "compare the engine's log-probs of a rollout with the policy's, each step (rollout/logprob_diff_mean)"
     )
     trust_remote_code: bool = option(False, "allow models and data with Python code of their own")
-    cpu_engine: Literal["auto", "vllm", "transformers"] = option(
+    cpu_engine: CPUEngine = option(
         "auto", "rollout engine of the CPU runtime; auto: vLLM where its CPU build is installed, else transformers"
     )
     cpu_dtype: Literal["fp32", "bf16"] = option(
@@ -92,7 +94,8 @@ class MELConfig:
     )
 
     def __post_init__(self) -> None:
-        hints, found = get_type_hints(type(self)), []
+        hints = get_type_hints(type(self))
+        found: list[str] = []
         for f in dataclasses.fields(self):
             try:
                 _check(f"--mel.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)

@@ -6,11 +6,12 @@ The YAML nests upstream's dotted names and `mel:`; the command line wins over it
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import yaml
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings import flags, mel_options, vllm_build
 from openrlhf_mel.settings.contradictions import find_contradictions
-from openrlhf_mel.settings.mel_options import MELConfig
+from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
 from openrlhf_mel.settings.paradigms import PARADIGMS
 
 # What may name a local path, and what always does.
@@ -173,7 +174,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which does not let the last of two equal keys win in silence."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
@@ -190,7 +191,7 @@ def _absolute(value: str | None) -> str | None:
     return ",".join(os.path.abspath(part) if os.path.exists(part) else part for part in parts)
 
 
-def _flatten(tree: dict, known: set[str], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(tree: dict[str, Any], known: set[str], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if value is None and any(n.startswith(f"{name}.") for n in known):
@@ -229,7 +230,7 @@ def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _argument(name: str, values: list[str], actions: dict) -> Any:
+def _argument(name: str, values: list[str], actions: dict[str, argparse.Action]) -> Any:
     if not name.startswith("mel."):
         if flags.is_switch(actions[name]):
             if len(values) > 1:
@@ -259,14 +260,14 @@ def _nearest(name: str, known: set[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; see --help and --help-upstream"
 
 
-def here() -> str:
+def here() -> Device:
     """`cuda` or `cpu`: what a run finds on this machine."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _runtime(asked: str, device: str | None) -> str:
+def _runtime(asked: Runtime, device: Device | None) -> Runtime:
     """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
     if asked == "cpu" or (asked == "cuda" and device):
         return asked
@@ -276,7 +277,7 @@ def _runtime(asked: str, device: str | None) -> str:
     return found
 
 
-def _cpu_engine(mel: MELConfig) -> str:
+def _cpu_engine(mel: MELConfig) -> CPUEngine:
     """`vllm` or `transformers` on the CPU runtime; on CUDA, where it means nothing, as it is."""
     if mel.runtime != "cpu" or mel.cpu_engine == "transformers":
         return mel.cpu_engine

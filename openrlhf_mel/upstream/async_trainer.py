@@ -18,16 +18,17 @@ from openrlhf_mel.errors import Stopped
 from openrlhf_mel.upstream import samples_generator
 from openrlhf_mel.upstream.trainer import MELSteps
 
-_UpstreamGenerator = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
-_UpstreamTraining = ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class
-_UpstreamAsync = ppo_trainer_async.PPOTrainerAsync.__ray_metadata__.modified_class
+_UpstreamGenerator: Any = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
+_UpstreamTraining: Any = ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class
+_UpstreamAsync: Any = ppo_trainer_async.PPOTrainerAsync.__ray_metadata__.modified_class
 
 
 class ReadAhead:
     """The rollout queue. Its next evaluation can be taken out first; what stood before it is read afterwards, in order."""
 
     def __init__(self, queue: Any) -> None:
-        self._queue, self._passed = queue, deque()
+        self._queue = queue
+        self._passed: deque[Any] = deque()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
@@ -63,6 +64,8 @@ class GeneratingActor(_UpstreamGenerator):
 
 class TrainingActor(MELSteps, _UpstreamTraining):
     """Upstream's, with MEL's steps."""
+
+    rollout_queue: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

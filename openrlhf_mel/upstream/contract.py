@@ -217,7 +217,7 @@ def _find(name: str) -> Any:
             continue
         for part in parts[length:]:
             # Classes wrapped by `@ray.remote` keep the plain one inside.
-            target = getattr(target, "__ray_metadata__", None).modified_class if _is_remote(target) else target
+            target = target.__ray_metadata__.modified_class if _is_remote(target) else target
             target = getattr(target, part)
         return target
     raise ImportError(name)

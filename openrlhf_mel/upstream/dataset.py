@@ -36,6 +36,7 @@ class QuestionDataset(PromptDataset):
         room = args.data.max_len - (args.rollout.max_new_tokens or 1)
         for row in dataset:
             question = question_of(row[args.data.input_key])
+            assert question is not None, "settings.inputs refuses a row without a question"
             prompt = prompts.question(question)
             if len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) > room:
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from openrlhf.trainer.ray import vllm_engine
 
-_UpstreamEngine = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
+_UpstreamEngine: Any = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
 _POLL_S = 1.0
 
 

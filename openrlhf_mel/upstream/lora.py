@@ -60,7 +60,10 @@ def _merge(layer: Any) -> torch.Tensor:
 
 def _own(parameter: nn.Parameter) -> torch.Tensor:
     """What this process holds of a parameter: its part under ZeRO-3, else all of it."""
-    return parameter.ds_tensor.data if hasattr(parameter, "ds_id") else parameter.data
+    if hasattr(parameter, "ds_id"):
+        partition: torch.Tensor = parameter.ds_tensor  # type: ignore[attr-defined]  # DeepSpeed's
+        return partition.data
+    return parameter.data
 
 
 def _base_names(module: PeftModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,8 +26,8 @@ from openrlhf_mel.upstream.internalizer import Internalizer
 from openrlhf_mel.upstream.policy_losses import policy_loss
 from openrlhf_mel.upstream.rejection import CorrectCountingBuffer, iter_counting_correct
 
-_UpstreamTrainer = ppo_actor.ActorPPOTrainer
-_UpstreamActor = ppo_actor.PolicyModelActor.__ray_metadata__.modified_class
+_UpstreamTrainer: Any = ppo_actor.ActorPPOTrainer
+_UpstreamActor: Any = ppo_actor.PolicyModelActor.__ray_metadata__.modified_class
 
 
 class JointStrategy:
@@ -85,8 +85,8 @@ class JointTrainer(_UpstreamTrainer):
                 self.micro_train_batch_size,
                 0,  # no limit
                 True,  # kept in host memory
-                args.ds.packing_samples,
-                args.train.dynamic_batch_enable,
+                self.args.ds.packing_samples,
+                self.args.train.dynamic_batch_enable,
             )
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:

@@ -37,6 +37,7 @@ class RejectionPolicyLoss(nn.Module):
             log_probs, action_mask: (B, T). The other tensors are not used: RFT knows no ratio and no advantage.
             global_batch_size: correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`).
         """
+        assert self.correct is not None and global_batch_size is not None, "set for each micro-batch"
         loss = nll_loss.rejection_loss(log_probs, action_mask, self.correct, global_batch_size, dp_size)
         zero = torch.zeros((), device=log_probs.device)
         return loss, zero, zero, None, None

@@ -67,7 +67,9 @@ class RayEngine:
 
     def _replay(self, response: dict[str, Any]) -> Replay:
         tokens = _own_tokens(response)
-        return Replay(self.decode(tokens), len(tokens), None if unjudged(response) else float(response["scores"]))
+        return Replay(
+            self.decode(tuple(tokens)), len(tokens), None if unjudged(response) else float(response["scores"])
+        )
 
     async def _call(self, method: str, weight: int, *args: Any, **kwargs: Any) -> Any:
         index = self._load.index(min(self._load))
@@ -106,6 +108,8 @@ class MetaExperienceGenerator(SamplesGenerator):
         rollouts: made so far; set on a resume.
         stop_file: looked for whenever a response arrives; where it is, `Stopped` is raised. None: not looked for.
     """
+
+    args: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -195,10 +199,11 @@ class MetaExperienceGenerator(SamplesGenerator):
     def _filtered_out(self, group: Group) -> bool:
         """Whether upstream's dynamic filtering is about to turn the group away: it trains on none of it."""
         scores = [t.score for t in group.trajectories]
-        if not self.args.algo.dynamic_filtering_enable or None in scores:
+        judged = [score for score in scores if score is not None]
+        if not self.args.algo.dynamic_filtering_enable or len(judged) < len(scores):
             return False
         low, high = self.args.algo.dynamic_filtering_range
-        return not low < sum(scores) / len(scores) < high
+        return not low < sum(judged) / len(judged) < high
 
     def _group(self, responses: list[dict[str, Any]]) -> Group:
         """Upstream's `prompt` and `label` become the question and the answer."""

@@ -23,11 +23,13 @@ from openrlhf_mel.upstream.samples_generator import MetaExperienceGenerator
 from openrlhf_mel.upstream.unwatched import unwatched
 
 logger = init_logger(__name__)
-_UpstreamTrainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
+_UpstreamTrainer: Any = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
 _STATES = ("episode", "global_step", "total_consumed_prompts", "data_loader_state_dict")  # upstream's, in a checkpoint
 
+_Steps: Any = object  # what `MELSteps` extends: one of upstream's trainers, which have no types
 
-class MELSteps:
+
+class MELSteps(_Steps):
     """What MEL adds to each of upstream's trainers, the synchronous and the asynchronous one.
 
     A step reads like the paper: rollout, pair, construct and replay (by the generator), then internalize.

@@ -17,6 +17,7 @@ __all__ = [
     "MATH",
     "SCORER",
     "STATUSES",
+    "Extraction",
     "Reference",
     "Verdict",
     "Verifier",

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import EXTRACTIONS, SCORER, STATUSES, Reference, Verifier, VerifierError
+from openrlhf_mel.verifier import EXTRACTIONS, SCORER, STATUSES, Extraction, Reference, Verifier, VerifierError
 
 _BATCH = 2_000
 _PROGRESS_EVERY_S = 5.0
@@ -78,7 +78,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _judge_all(
-    rows: Iterator[dict], verifier: Verifier, extraction: str, out: TextIO, counts: collections.Counter[str]
+    rows: Iterator[dict[str, Any]],
+    verifier: Verifier,
+    extraction: Extraction,
+    out: TextIO,
+    counts: collections.Counter[str],
 ) -> None:
     reported = started = time.monotonic()
     while batch := list(islice(rows, _BATCH)):
@@ -94,14 +98,14 @@ def _judge_all(
             reported = now
 
 
-def _reference(row: dict) -> str:
+def _reference(row: dict[str, Any]) -> str:
     """The row's answer, with its scorer where it names one."""
     if not (scorer := row.get(SCORER)) or not isinstance(row["answer"], str):
         return row["answer"]
     return Reference(row["answer"], scorer, str(row.get("question", "")))
 
 
-def _rows(path: Path, lines: TextIO) -> Iterator[dict]:
+def _rows(path: Path, lines: TextIO) -> Iterator[dict[str, Any]]:
     try:
         for number, line in enumerate(lines, start=1):
             line = line.lstrip("\ufeff")  # the file's mark of its encoding; another where files were joined

@@ -98,9 +98,9 @@ def _equal_expressions(gold: str, answer: str) -> bool:
         return packed(_without_braces(gold)) == packed(_without_braces(answer))
     if _only_as_text(gold) or _only_as_text(answer):
         return False
-    numbers = parse_number(gold), parse_number(answer)
-    if all(numbers):
-        return same_number(*numbers)
+    number, other = parse_number(gold), parse_number(answer)
+    if number and other:
+        return same_number(number, other)
     if bases_differ(gold, answer) or ("vmatrix" in gold) != ("vmatrix" in answer):
         return False
     if not structure.shapes_agree(structure.shape(gold), structure.shape(answer)):
@@ -115,8 +115,9 @@ def _equal_expressions(gold: str, answer: str) -> bool:
 
 def _value(text: str) -> str | None:
     """The text with the names of its elements dropped ("x=2, y=3" is "2, 3"); None where a left side says more."""
-    values = [sides.value(element) for element in structure.elements(text)]
-    return None if None in values else ", ".join(values)
+    elements = structure.elements(text)
+    values = [value for element in elements if (value := sides.value(element)) is not None]
+    return ", ".join(values) if len(values) == len(elements) else None
 
 
 def _first_side(text: str) -> str:
@@ -170,12 +171,14 @@ def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
 # A question's reference answer comes once for each of its samples, and so do many of their answers. Nobody changes the lists.
 @lru_cache(maxsize=512)
 def _parse(math: str) -> Parsed:
-    return parse(f"\\boxed{{{math}}}", extraction_config=_BOXED, parsing_timeout=None)
+    parsed: Parsed = parse(f"\\boxed{{{math}}}", extraction_config=_BOXED, parsing_timeout=None)
+    return parsed
 
 
 @lru_cache(maxsize=256)
 def _parse_lenient_gold(gold: str) -> Parsed:
-    return parse(gold, parsing_timeout=None)
+    parsed: Parsed = parse(gold, parsing_timeout=None)
+    return parsed
 
 
 def _same(gold: Parsed, answer: Parsed) -> bool:

@@ -12,11 +12,11 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openrlhf_mel import child_process
 from openrlhf_mel.verifier.scorers import MATH
-from openrlhf_mel.verifier.verdict import VerifierError
+from openrlhf_mel.verifier.verdict import Status, VerifierError
 
 _START_LIMIT_S = 120.0  # for importing sympy on a busy machine with a slow disk
 _ATTEMPTS = 2
@@ -26,7 +26,7 @@ _BOOT = "import sys; from openrlhf_mel.verifier.worker import run_nursery; run_n
 class Outcome(NamedTuple):
     """What became of a job: a status, and what the worker says beside it (`worker.judge`)."""
 
-    status: str
+    status: Status
     extracted: str | None = None
 
 
@@ -63,13 +63,13 @@ class Nursery:
     def _ask(self, request: bytes, fds: list[int], restart: bool = True) -> int:
         with self._lock:
             for _ in range(_ATTEMPTS):
-                if self._control is None:
-                    if not restart:
-                        break
-                    self._start()
+                if self._control is None and not restart:
+                    break
+                control = self._control or self._start()
                 try:
-                    socket.send_fds(self._control, [request], fds)
-                    return self._receive()["pid"]
+                    socket.send_fds(control, [request], fds)
+                    pid: int = _receive(control)["pid"]
+                    return pid
                 except OSError:
                     self._discard()
         raise VerifierError("the process that starts the verifier's workers died; is the machine out of memory?")
@@ -79,7 +79,7 @@ class Nursery:
         self._control, self._process = child_process.start(_BOOT, *arguments, kind=socket.SOCK_SEQPACKET)
         self._control.settimeout(_START_LIMIT_S)
         try:
-            answer = self._receive()
+            answer = _receive(self._control)
         except OSError as error:
             self._discard()
             raise VerifierError(
@@ -88,12 +88,7 @@ class Nursery:
         if "error" in answer:
             self._discard()
             raise VerifierError(f"the verifier's worker cannot import Math-Verify ({answer['error']}): reinstall it")
-
-    def _receive(self) -> dict:
-        data = self._control.recv(4096)
-        if not data:
-            raise ConnectionResetError("it ended at once")
-        return json.loads(data)
+        return self._control
 
     def _discard(self) -> None:
         if self._control is not None:
@@ -103,6 +98,14 @@ class Nursery:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _receive(control: socket.socket) -> dict[str, Any]:
+    data = control.recv(4096)
+    if not data:
+        raise ConnectionResetError("it ended at once")
+    answer: dict[str, Any] = json.loads(data)
+    return answer
 
 
 class Pool:

@@ -33,7 +33,7 @@ def readings(text: str) -> list[Reading]:
     if named := _NAMED_CHOICE.fullmatch(text):
         return [Reading(named[1].upper())]
     choice = _CHOICE.fullmatch(text)
-    letter = choice and (choice[1] or choice[2])
+    letter = (choice[1] or choice[2]) if choice else ""
     if not choice or not letter.isupper() or _NO_VALUE.match(choice["value"]):
         return _readings_of_value(text)
     value = _balanced(choice["value"])

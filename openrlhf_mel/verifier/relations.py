@@ -25,10 +25,11 @@ _BUILDER = re.compile(
 
 def union(text: str) -> str | None:
     """Rewrite "x<1, x>2", read as alternatives, as "(-\\infty,1)\\cup(2,\\infty)"; None when a part is anything else."""
-    parts = [_interval(part) for part in elements(text)]
-    if len(parts) < 2 or None in parts or len({name for name, _ in parts}) != 1:
+    parts = elements(text)
+    intervals = [interval for part in parts if (interval := _interval(part))]
+    if not len(parts) == len(intervals) > 1 or len({name for name, _ in intervals}) != 1:
         return None
-    return "\\cup ".join(interval for _, interval in parts)
+    return "\\cup ".join(interval for _, interval in intervals)
 
 
 def common(text: str) -> str | None:
@@ -45,7 +46,9 @@ def common(text: str) -> str | None:
 def of_builder(text: str) -> str | None:
     """Rewrite "\\{x \\mid 5<x<9\\}" as "(5,9)"; None when it is anything else."""
     builder = _BUILDER.fullmatch(text)
-    interval = _interval(builder["condition"]) if builder else None
+    if not builder:
+        return None
+    interval = _interval(builder["condition"])
     return interval[1] if interval and interval[0] == builder["x"] else None
 
 

@@ -118,7 +118,8 @@ def _is_bound(text: str) -> bool:
     bound = _BOUND.match(text)
     if not bound:
         return False
-    rest = text[_BOUND_SCRIPTS.match(text, bound.end()).end() :]
+    scripts = _BOUND_SCRIPTS.match(text, bound.end())
+    rest = text[scripts.end() if scripts else bound.end() :]
     if rest.startswith("("):
         return closing_brackets(rest).get(0) == len(rest) - 1 or bool(_DIFFERENTIAL.search(rest))
     outside = elements(rest, "+-/=")

@@ -1,6 +1,7 @@
 """The brackets and commas of an answer: its elements, and whether it is a point, an interval, a set or a list. Pure."""
 
 import re
+from typing import TypeAlias
 
 _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": "", "\\lfloor": "", "\\lceil": ""}
@@ -24,6 +25,8 @@ _PLUS_OR_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])|(?<=\\)\s+")
 _EXPLICIT_LIST = re.compile(r"[0-9,]+")
 
+Shape: TypeAlias = "str | tuple[Shape, ...]"
+
 
 def elements(text: str, separators: str = ",;") -> list[str]:
     """Split at the separators that stand outside every bracket and brace."""
@@ -40,7 +43,7 @@ def elements(text: str, separators: str = ",;") -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-def shape(text: str) -> tuple | str:
+def shape(text: str) -> Shape:
     """Return ("set" | "point" | "list", shapes of its elements) of a text in brackets or with commas; "value" for others.
 
     An interval is a "point" of two, also where it is written with signs of order.
@@ -59,7 +62,7 @@ def shape(text: str) -> tuple | str:
     return (kind, *map(shape, inner)) if len(inner) > 1 else shape(content)
 
 
-def shapes_agree(gold: tuple | str, answer: tuple | str) -> bool:
+def shapes_agree(gold: Shape, answer: Shape) -> bool:
     """A set is no point and no interval. A list without brackets may be either, and a value anything."""
     if isinstance(gold, str) or isinstance(answer, str):
         return True

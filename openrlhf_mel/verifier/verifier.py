@@ -38,7 +38,7 @@ class Verifier:
         self._settings = (workers, timeout_s, memory_mb)
         self._lock = threading.Lock()
         self._pool: Pool | None = None
-        self._closing: weakref.finalize | None = None
+        self._closing: weakref.finalize[[Pool], Verifier] | None = None
 
     def verify(self, response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
         """Judge one response; see `verify_many`."""

@@ -199,7 +199,7 @@ def _unit(match: re.Match[str]) -> str:
     words = WORD.findall(match[2])
     counted = match.string[match.start() - 1].isdigit()
     rest = match.string[match.end() : match.end() + 1]
-    kept = []
+    kept: list[str] = []
     for position, word in enumerate(words):
         following = words[position + 1] if position + 1 < len(words) else None
         if not kept and word in vocabulary.FILLER_AFTER and following != "than":

@@ -28,7 +28,8 @@ def main(model: str, device: str) -> int:
     llm = vllm.LLM(model=model, max_model_len=_CONTEXT, seed=0, **arguments)
 
     def said() -> str:
-        return llm.generate([_PROMPT], vllm.SamplingParams(temperature=0, max_tokens=16))[0].outputs[0].text
+        text: str = llm.generate([_PROMPT], vllm.SamplingParams(temperature=0, max_tokens=16))[0].outputs[0].text
+        return text
 
     first, found = said(), {}
     if cuda:

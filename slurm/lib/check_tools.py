@@ -107,8 +107,8 @@ def driver(cuda: str, library: str = "libcuda.so.1") -> Iterator[str]:
 def nvcc(cuda: str, deadline: float) -> Iterator[str]:
     """CUDA's compiler: where torch looks for it, of a version that DeepSpeed takes, with the libraries' headers."""
     found = which("nvcc")
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    home = Path(home or (Path(found).parents[1] if found else "/usr/local/cuda"))
+    asked = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    home = Path(asked or (Path(found).parents[1] if found else "/usr/local/cuda"))
     program = home / "bin" / "nvcc"
     advice = f"DeepSpeed compiles its Adam with it; `module load cuda/{cuda}` in slurm/site.env, or {_INSTALL}"
     said: list[str] = []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from typing import Any
 
 GRACE_S = 10  # between SIGTERM and SIGKILL
 _KILL_S = 5  # until what is killed is gone: a process inside a driver's call takes a while
@@ -18,8 +19,8 @@ def run(command: list[str], patience: float) -> subprocess.CompletedProcess[str]
     Raises:
         subprocess.TimeoutExpired: it took longer than `patience` seconds.
     """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, start_new_session=True, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             out, err = process.communicate(timeout=patience)
         finally:
@@ -27,7 +28,7 @@ def run(command: list[str], patience: float) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def end(process: subprocess.Popen, grace: float | None = None) -> None:
+def end(process: subprocess.Popen[Any], grace: float | None = None) -> None:
     """End the group that `process` leads: SIGTERM, and after `grace` seconds (GRACE_S; 0: at once) SIGKILL."""
     for number, patience in ((signal.SIGTERM, GRACE_S if grace is None else grace), (signal.SIGKILL, _KILL_S)):
         if not patience:
@@ -43,7 +44,7 @@ def end(process: subprocess.Popen, grace: float | None = None) -> None:
         process.wait(_KILL_S)
 
 
-def _lives(process: subprocess.Popen) -> bool:
+def _lives(process: subprocess.Popen[Any]) -> bool:
     """Whether anything is left of the group, its leader or what that has started."""
     process.poll()  # else its own remains count
     try:

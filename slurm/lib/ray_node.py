@@ -75,7 +75,7 @@ def make_folder() -> Path:
     raise SystemExit(f"{base}: holds a hundred folders mel-{job}*; remove them")
 
 
-def hold(ray: subprocess.Popen) -> int:
+def hold(ray: subprocess.Popen[bytes]) -> int:
     """Wait until Ray has ended, or is to be. Returns its exit code, or 0 when it was to end."""
     told = False
 

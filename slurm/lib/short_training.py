@@ -71,7 +71,7 @@ class ShortTraining:
             process_group.end(second)
         return f"the resumed training ended with exit code {code}" if code else ""
 
-    def _watch(self, process: subprocess.Popen, step: int, least: dict[int, float]) -> bool:
+    def _watch(self, process: subprocess.Popen[bytes], step: int, least: dict[int, float]) -> bool:
         """Wait for the checkpoint of `step`, and note in `least` the least of each GPU's memory that was used since the one
         before: a whole step, so that the phases are the same. Returns whether the process has ended before it."""
         deadline = time.monotonic() + TRAINING_S
@@ -95,7 +95,7 @@ class ShortTraining:
         path = self.run_dir / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "openrlhf_mel.train", "--config", self._config, "--ckpt.load_enable"]
         return subprocess.Popen(list(map(str, command)), cwd=ROOT, start_new_session=True)
 
@@ -103,4 +103,4 @@ class ShortTraining:
         """Whether the checkpoint of `step`, or a later one, is whole: `latest` is written last."""
         path = self.run_dir / "checkpoints" / "_actor" / "latest"
         found = re.search(r"(\d+)$", path.read_text().strip()) if path.exists() else None
-        return bool(found) and int(found[1]) >= step
+        return found is not None and int(found[1]) >= step

@@ -37,7 +37,7 @@ def address() -> str:
     Raises:
         LookupError: there is none.
     """
-    here = {
+    here: dict[str, list[str]] = {
         name: [a.address for a in addresses if a.family == socket.AF_INET]
         for name, addresses in psutil.net_if_addrs().items()
     }
@@ -74,7 +74,7 @@ def source(host: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))
-            found = probe.getsockname()[0]
+            found: str = probe.getsockname()[0]
         except OSError:
             return None
     return None if is_loopback(found) else found
