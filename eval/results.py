@@ -66,11 +66,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
     estimates = _estimates(drawn, draws, lenient=False)
     lenient = _estimates(drawn, draws, lenient=True)
     samples = drawn.all
-    entry: dict[str, Any] = {
-        "n_questions": len(drawn.questions),
-        "n_samples": len(samples),
-        "scorer": drawn.questions[0].scorer if drawn.questions else MATH,
-    }
+    entry: dict[str, Any] = {"n_questions": len(drawn.questions), "n_samples": len(samples)}
     entry |= {metric: estimate.value for metric, estimate in estimates.items()}
     passes: Iterable[float] = estimators.pass_at_ks(_correct(drawn.sampled, False)) if draws.n else []
     entry |= {
@@ -84,6 +80,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
         "ended_otherwise": dict(Counter(s.finish_reason for s in samples if s.finish_reason not in (STOP, LENGTH))),
         "tokens_mean": _mean([sample.tokens for sample in samples if sample.tokens is not None]),
         "lenient": {metric: estimate.value for metric, estimate in lenient.items()},
+        "scorer": drawn.questions[0].scorer if drawn.questions else MATH,
     }
     return entry, estimates
 

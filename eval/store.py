@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.messages import Question, Request
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import STATUSES
+from openrlhf_mel.verifier import MATH, STATUSES
 from toolkit.outputs import json_lines, write_lines
 
 SAMPLES, QUESTIONS = "samples", "questions"
@@ -119,7 +119,11 @@ class Store:
 
     def write_questions(self, benchmark: str, questions: Iterable[Question]) -> None:
         """Write the questions beside their samples, so that the folder can be read alone."""
-        rows = ({k: v for k, v in asdict(q).items() if k != "benchmark" and v is not None} for q in questions)
+        unsaid = {"unit": None, "tolerance": None, "scorer": MATH}
+        rows = (
+            {k: v for k, v in asdict(q).items() if k != "benchmark" and (k not in unsaid or v != unsaid[k])}
+            for q in questions
+        )
         write_lines(self.folder / QUESTIONS / f"{benchmark}.jsonl", json_lines(rows))
 
     def flush(self) -> None:

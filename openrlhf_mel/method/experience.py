@@ -166,13 +166,13 @@ def leaks(text: str, question: str, answer: str) -> bool | None:
     return bool(alone.search(text)) and not alone.search(question)
 
 
-def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, rollouts_before: int) -> list[MetaExperience]:
+def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, steps_before: int) -> list[MetaExperience]:
     """The control `mel.experience: shuffled`: each context gets the M of another question.
 
     Contexts stand in blocks, a block a question, in random order; Ms are rotated by the size of the largest block.
     No question then meets its own M, unless one holds more than half of them: such rows are left out.
     """
-    rng = random.Random(f"{seed}/{rollouts_before}")
+    rng = random.Random(f"{seed}/{steps_before}")
     questions = sorted({e.group.question for e in experiences})
     rng.shuffle(questions)
     rank = {question: i for i, question in enumerate(questions)}

@@ -83,9 +83,9 @@ class MELSteps(_Steps):
         self.monitor.record_update(step, Update(made, used, len(rows), coefficient, status))
         return status, step
 
-    def _rows(self, kept: list[MetaExperience], rollouts_before: int) -> list[Row]:
+    def _rows(self, kept: list[MetaExperience], steps_before: int) -> list[Row]:
         if self.mel.experience == "shuffled":
-            kept = shuffle_experiences(kept, self.mel.seed, rollouts_before)
+            kept = shuffle_experiences(kept, self.mel.seed, steps_before)
         return [Row(m.context_ids, m.token_ids, m.group.question) for m in kept]
 
     def _compute_rollout_stats(self, experiences: list[Any]) -> dict[str, float]:

@@ -106,10 +106,7 @@ def test_an_evaluation_of_before_there_were_scorers_goes_on_and_is_regraded_as_m
 
 def strip(out) -> None:
     """Leave the folder as a version without scorers left it."""
-    for path in (out / "questions").glob("*.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert {row.pop("scorer") for row in rows} == {"math"}
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not any("scorer" in path.read_text() for path in (out / "questions").glob("*.jsonl"))
     settings = json.loads((out / "settings.json").read_text())
     assert settings.pop("scorers") == dict.fromkeys(known.TWO, "math")
     (out / "settings.json").write_text(json.dumps(settings))

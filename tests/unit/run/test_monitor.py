@@ -102,6 +102,11 @@ def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(make):
     resumed.monitor.record_step(8, {"policy/entropy": 0.01})
     assert len(warnings(resumed)) == 1 and resumed.said == []
 
+    earlier = make()
+    earlier.monitor.restore(5)  # before the warning, which takes all six values
+    earlier.monitor.record_step(6, {"policy/entropy": 0.01})
+    assert warnings(earlier) == [warning] and earlier.said == [warning["warning"]]
+
 
 def test_a_resume_knows_the_ms_of_the_last_steps(make):
     run = make()
