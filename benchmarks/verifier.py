@@ -1,6 +1,6 @@
 """The verifier's speed beside plain Math-Verify's, on real responses, in one run.
 
-    python benchmarks/verifier.py --data ../shared/data/graded [--workers 2] [--repeat 3]
+    python -m benchmarks.verifier --data ../shared/data/graded [--workers 2] [--repeat 3]
 
 Math-Verify runs in this process, one answer after another, as a reward function would call it: reference answers in a
 box, box first, nothing unanchored, its own time limits on. Prints a Markdown table. Each figure is the best of

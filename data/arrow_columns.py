@@ -21,14 +21,15 @@ def column_of(table: pa.Table | pa.RecordBatch, column: str) -> pa.Array:
 
 
 def values_of(array: pa.Array) -> list[Any]:
-    """The cells as Python values; texts that occur often are made once. A narrow float as it is printed."""
+    """The cells as Python values; repeated texts are created once. A narrow float becomes the number that it prints."""
     if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
         array = array.cast(pa.float32()).cast(pa.string())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         encoded = array.dictionary_encode()
         values = encoded.dictionary.to_pylist()
         return [None if i is None else values[i] for i in encoded.indices.to_pylist()]
-    return array.to_pylist()
+    cells: list[Any] = array.to_pylist()
+    return cells
 
 
 def _user_messages(array: pa.Array) -> pa.Array | None:

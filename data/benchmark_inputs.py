@@ -19,7 +19,9 @@ def from_folder(folder: Path, wanted: dict[str, Source]) -> dict[str, Opener | N
     if not folder.is_dir():
         raise UserError(f"--input-dir {folder}: no such folder; expected one with <benchmark>.jsonl or .parquet")
     files = {name: _find(folder, name) for name in wanted}
-    return {name: path and functools.partial(open_file, path, wanted[name].hub) for name, path in files.items()}
+    return {
+        name: functools.partial(open_file, path, wanted[name].hub) if path else None for name, path in files.items()
+    }
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -35,7 +37,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def from_hub(wanted: dict[str, Source]) -> dict[str, Opener | None]:
-    """Openers that, where the hub cannot be read, say how to fetch every benchmark that is wanted."""
+    """Functions that open benchmarks on the hub; their error says how to download every wanted benchmark."""
 
     def opened(hub: Hub) -> Input:
         try:
@@ -49,4 +51,4 @@ def from_hub(wanted: dict[str, Source]) -> dict[str, Opener | None]:
             lines = "\n".join(fetched)
             raise UserError(f"{error}. On a node with internet:\n{lines}\nthen here: --input-dir FOLDER") from None
 
-    return {name: source.hub and functools.partial(opened, source.hub) for name, source in wanted.items()}
+    return {name: functools.partial(opened, source.hub) if source.hub else None for name, source in wanted.items()}

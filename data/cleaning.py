@@ -1,7 +1,7 @@
-"""The steps from a source's rows to questions that can be trusted, each counted.
+"""The cleaning steps from a source's rows to training questions. Each step counts what it drops.
 
-A step takes questions out and says why; nothing but white space at the ends, invisible characters and the source's
-wrapping is ever changed in a text.
+A step drops questions with a reason. The only changes to a question's text are the removal of white space at its ends,
+of invisible characters and of the source's wrapping.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class SourceQuestion:
     """A question with its reference answer.
 
     Attributes:
-        rows: numbers of the source rows that say exactly this.
-        copies: those of its duplicates.
+        rows: numbers of the identical source rows.
+        copies: row numbers of its duplicates.
     """
 
     text: str
@@ -54,18 +54,18 @@ class SourceQuestion:
 
     @property
     def order(self) -> tuple[int, str, str]:
-        """Of duplicates the first one stays: depends on content alone."""
+        """Sort key: of duplicates the first one is kept. Depends on content alone."""
         return len(self.text), self.text, self.answer
 
 
 @dataclass
 class Questions:
-    """The questions that are still in, and what went, by reason.
+    """The remaining questions, and the dropped ones by reason.
 
     Attributes:
-        dropped: reason -> {"count", "examples"}. Copies that say exactly the same count once each, as
-            `exact_duplicate`; whatever happens to the question later counts once.
-        reasons: question -> (why it went, more about it), in the order in which they went.
+        dropped: reason -> {"count", "examples"}. Identical copies count once each, as `exact_duplicate`;
+            whatever happens to the question later counts once.
+        reasons: question -> (reason, details), in the order of dropping.
     """
 
     kept: list[SourceQuestion]
@@ -73,7 +73,7 @@ class Questions:
     reasons: dict[SourceQuestion, tuple[str, str | None]] = field(default_factory=dict)
 
     def drop(self, reason: str, found: Mapping[SourceQuestion, str | None]) -> None:
-        """Take out the questions of `found`; its values say more about each."""
+        """Drop the questions of `found`; its values are details about each."""
         if not found:
             return
         self.count(reason, len(found))
@@ -83,7 +83,7 @@ class Questions:
         self.dropped[reason]["examples"] += [example(question, found[question]) for question in ordered[:_EXAMPLES]]
 
     def count(self, reason: str, number: int) -> None:
-        """Count what went for `reason` without an example."""
+        """Count dropped rows for `reason` without an example."""
         self.dropped.setdefault(reason, {"count": 0, "examples": []})["count"] += number
 
 
@@ -108,9 +108,10 @@ def merged(questions: Iterable[SourceQuestion]) -> list[SourceQuestion]:
 
 
 def conflicting(questions: Iterable[SourceQuestion], scorer: str = MATH) -> dict[SourceQuestion, str | None]:
-    """Questions that stand with different answers, equal under the key or as NFKC without white space.
+    """Questions that occur with different answers. Questions are compared by the key, and as NFKC without white space.
 
-    Two answers are different when `scorer` finds neither equal to the other. All of such a group goes: nothing says who is right.
+    Two answers are different when `scorer` finds neither equal to the other. The whole group is dropped, because the
+    right answer is unknown.
     """
     groups = _groups(questions, _key, compact)
     found: dict[SourceQuestion, str | None] = {}
@@ -125,7 +126,7 @@ def conflicting(questions: Iterable[SourceQuestion], scorer: str = MATH) -> dict
 
 
 def damaged(questions: Iterable[SourceQuestion], scorer: str = MATH) -> dict[SourceQuestion, str | None]:
-    """Questions whose answer a float64 has rounded, as far as that shows."""
+    """Questions whose answer looks rounded by a float64."""
     return {question: why for question in questions if (why := golds.float_damage(question.answer, scorer))}
 
 
@@ -158,9 +159,9 @@ def with_figures(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, st
 
 
 def duplicates(questions: Iterable[SourceQuestion]) -> dict[SourceQuestion, str | None]:
-    """Of each group that is equal under the key all but the shortest (then the first in the order of Unicode).
+    """Of each group that is equal under the key all but the shortest (of several the first in the order of Unicode).
 
-    That one takes over the rows of the others.
+    The one that is kept gets the row numbers of the others.
     """
     found: dict[SourceQuestion, str | None] = {}
     for group in _groups(questions, _key):
@@ -180,7 +181,7 @@ def shuffled(questions: Iterable[SourceQuestion], purpose: str) -> list[SourceQu
 
 
 def _groups(questions: Iterable[SourceQuestion], *same: Callable[[str], str]) -> list[list[SourceQuestion]]:
-    """The questions joined wherever one of `same` gives one value for two of them; only groups of two or more."""
+    """Groups of two or more questions, joined wherever a function of `same` has the same value for two of them."""
     by_text: dict[str, list[SourceQuestion]] = defaultdict(list)
     for question in questions:
         by_text[question.text].append(question)

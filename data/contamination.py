@@ -1,10 +1,10 @@
 """Which training questions are near a benchmark question.
 
-Similarity is `difflib.SequenceMatcher.ratio` over the tokens of the lower-cased texts (words, numbers, operators), which
-depends on the order of its arguments and on a heuristic for long texts: the largest of the four values counts. Its
-matching blocks form a common subsequence, so it is never above the similarity of the longest common subsequence
-(Indel), which rapidfuzz computes for all pairs, some millions a second. So the candidates are complete: no pair is missed.
-Where difflib would take seconds (long texts of few different tokens), that upper bound stands for it.
+Similarity is `difflib.SequenceMatcher.ratio` over the tokens of the lower-cased texts (words, numbers, operators). The
+ratio depends on the order of its arguments and on a heuristic for long texts: the largest of the four values counts.
+Its matching blocks form a common subsequence, so it is never above the similarity of the longest common subsequence
+(Indel), which rapidfuzz computes for all pairs, some millions per second. So no pair is missed. Where difflib would
+take seconds (long texts of few different tokens), that upper bound is used instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rapidfuzz.distance import Indel
 _TOKEN = re.compile(r"\w+|[+\-*/=<>^]")
 _CHUNK = 500  # texts at a time: the matrix of similarities is (queries, _CHUNK) of float32
 _ROUNDING = 1e-6  # of float32
-_COSTLY = 50_000  # pairs of equal tokens: natural questions have some hundreds
-_ELSEWHERE = "\x00"  # a token that no query holds: it matches nothing
+_COSTLY = 50_000  # pairs of equal tokens; natural questions have some hundreds
+_ELSEWHERE = "\x00"  # a token that no query contains: it matches nothing
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Pair:
 
 
 def tokens(text: str) -> list[str]:
-    """What is compared: words and numbers, and the operators between them."""
+    """The compared tokens: words, numbers, and operators."""
     return _TOKEN.findall(text.lower())
 
 
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
-    """The measure on two lists of tokens, from 0 to 1; 0 for texts without a token."""
+    """The similarity of two lists of tokens, from 0 to 1; 0 for texts without a token."""
     counts = Counter(second)
     if sum(count * counts[token] for token, count in Counter(first).items()) > _COSTLY:
         return Indel.normalized_similarity(first, second)
@@ -61,10 +61,10 @@ def near_pairs(
 ) -> list[Pair]:
     """Every pair with a similarity of at least `least` (above 0), in the order of the texts, then of the queries.
 
-    `progress` is told how many texts have been compared since the last call.
+    `progress` gets the number of texts compared since the last call.
     """
     query_tokens, text_tokens = [tokens(query) for query in queries], [tokens(text) for text in texts]
-    # A character for each token: rapidfuzz is fastest on texts.
+    # One character per token: rapidfuzz is fastest on strings.
     alphabet: dict[str, str] = {}
     for token in (token for query in query_tokens for token in query):
         alphabet.setdefault(token, _character(len(alphabet)))

@@ -22,7 +22,7 @@ class Entry:
 
 
 def earlier(folder: Path, now: Iterable[str]) -> dict[str, Entry]:
-    """The benchmarks that an earlier run left in `folder`, as it left them, except those of `now`."""
+    """The benchmarks that an earlier run wrote to `folder`, unchanged, except those of `now`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))

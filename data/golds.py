@@ -1,4 +1,4 @@
-"""Reference answers: where a source keeps them, how they are written here, and which cannot be trusted. Pure."""
+"""Reference answers: how to read them from a source, their normal form, and signs of damage. Pure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DEGREES = re.compile(rf"({_NUMBER})\s*\^\s*(?:\{{\s*\\circ\s*\}}|\\circ)")
 _MATH_LIST = re.compile(r"\$[^$]+\$(?:\s*(?:,|;|and)\s*\$[^$]+\$)*")
 _DELIMITED = re.compile(r"\$([^$]+)\$")
-_EXACT = 2**53  # up to here a float64 holds every whole number
+_EXACT = 2**53  # up to here a float64 represents every whole number
 _LARGEST = 307  # powers of ten that a float64 reaches
 _DIGITS = 16  # a float64 is printed with up to 17 digits; people write fewer
-_LUCK = 32  # bits: a rounded number has an odd part as short as this once in a million times
+_LUCK = 32  # bits: a rounded number has so short an odd part once in a million times
 
 
 class WrongType(ValueError):
-    """A value that is no reference answer at all: a mistake in the file, not a bad answer."""
+    """A value whose type is no reference answer: a mistake in the file, not a bad answer."""
 
 
 def _as_text(cell: Any) -> str:
@@ -40,24 +40,24 @@ def _as_text(cell: Any) -> str:
 
 
 def _last_box(cell: Any) -> str:
-    """MATH's solutions hold their answer in a box."""
+    """The answer of MATH's solutions, in a box."""
     text = _as_text(cell)
     answer = unwrap_box(text)
     return answer if answer != text else ""
 
 
 def _after_hashes(cell: Any) -> str:
-    """GSM8K's solutions end in "#### 1,234"."""
+    """The answer of GSM8K's solutions, which end in "#### 1,234"."""
     _, mark, answer = _as_text(cell).rpartition("####")
     return _THOUSANDS.sub("", without_invisible(answer).strip()) if mark else ""
 
 
 def _list(cell: Any) -> str:
-    """OlympiadBench has a list, nearly always of one text, which may itself hold several answers."""
+    """The answer of OlympiadBench: a list, nearly always of one text, which may contain several answers."""
     return ", ".join(map(_as_text, cell)) if isinstance(cell, list) else _as_text(cell)
 
 
-# How a source's cell is read as an answer: "" where there is none, WrongType where it cannot hold one.
+# Functions that read an answer from a source's cell: "" when there is none, WrongType when the type is wrong.
 READERS: dict[str, Callable[[Any], str]] = {
     "plain": _as_text,
     "boxed": _last_box,
@@ -67,10 +67,10 @@ READERS: dict[str, Callable[[Any], str]] = {
 
 
 def normalise(gold: str, scorer: str = MATH) -> str:
-    """One way of writing each answer: no box, no math delimiters, whole numbers plain ("025", "27.0"), no degree sign.
+    """One form for each answer: no box, no math delimiters, whole numbers plain ("025", "27.0"), no degree sign.
 
-    Invisible characters go, as no model writes them. Several answers stay one text, "69, 84". What is not recognised
-    stays as it is. For another scorer than `math` only the box and invisible characters go.
+    Invisible characters are removed, because no model writes them. Several answers stay one text, "69, 84".
+    Unrecognised forms are not changed. For another scorer than `math` only the box and invisible characters are removed.
     """
     gold = unwrap_box(without_invisible(gold).strip()).strip()
     if scorer != MATH:
@@ -88,9 +88,10 @@ def normalise(gold: str, scorer: str = MATH) -> str:
 def float_damage(gold: str, scorer: str = MATH) -> str | None:
     """Why a number looks as if a float64 had rounded it, or None; of answers that are judged as `math`.
 
-    A whole number above 2^53 that a float64 holds exactly, or that is how one is printed with zeros behind it, cannot be
-    told from a rounded one, unless it is a small number times a power of two. A fraction, or a power of ten, of 16 digits
-    or more that is the shortest form of a float64 is one.
+    A whole number above 2^53 is suspect when a float64 represents it exactly, or when it is the printed form of a
+    float64
+    followed by zeros: it cannot be distinguished from a rounded one, unless it is a small number times a power of two.
+    A fraction, or a power of ten, of 16 digits or more that is the shortest form of a float64 is suspect as well.
     """
     if scorer != MATH:
         return None

@@ -18,8 +18,8 @@ from toolkit.outputs import check_unchanged, recorded_hashes
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A prepared benchmark, as far as decontamination needs it."""
+class ReferenceBenchmark:
+    """The data of a prepared benchmark that decontamination needs."""
 
     name: str
     sha256: str
@@ -28,7 +28,7 @@ class Reference:
     answers: list[str]
 
 
-def read_benchmarks(folder: Path) -> list[Reference]:
+def read_benchmarks(folder: Path) -> list[ReferenceBenchmark]:
     """Every benchmark of a folder of prepare_benchmarks.py: `<name>.jsonl` with `problem` (and `id`).
 
     Raises:
@@ -54,7 +54,7 @@ def read_benchmarks(folder: Path) -> list[Reference]:
             ids.append(str(row.get("id", f"{path.stem}-{number}")))
             answers.append(str(row.get("answer", "")))
         check_unchanged(path, rows.origin["sha256"], recorded)
-        found.append(Reference(path.stem, rows.origin["sha256"], ids, problems, answers))
+        found.append(ReferenceBenchmark(path.stem, rows.origin["sha256"], ids, problems, answers))
     return found
 
 
@@ -68,7 +68,7 @@ class Near:
     similarity: float
 
 
-def near(questions: list[SourceQuestion], benchmarks: Sequence[Reference], least: float) -> list[Near]:
+def near(questions: list[SourceQuestion], benchmarks: Sequence[ReferenceBenchmark], least: float) -> list[Near]:
     """The pairs of a question and a benchmark's that are at least so similar (0 to 1), the nearest first."""
     if not benchmarks:
         return []
@@ -86,7 +86,7 @@ def near(questions: list[SourceQuestion], benchmarks: Sequence[Reference], least
 
 
 def report(
-    pairs: list[Near], benchmarks: Sequence[Reference], reasons: dict[SourceQuestion, tuple[str, str | None]]
+    pairs: list[Near], benchmarks: Sequence[ReferenceBenchmark], reasons: dict[SourceQuestion, tuple[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
     """By benchmark: how many of its questions are near one of the source's, and the pairs."""
     found: dict[str, dict[str, Any]] = {}

@@ -20,13 +20,13 @@ from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
 from toolkit.cli import progress
 
-_VERIFIED = 1_000  # answers between two moves of the bar
+_VERIFIED = 1_000  # answers between two updates of the progress bar
 _SHOWN = 50  # rewritten answers that the report lists
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be chosen. `skip` holds names of `cleaning.STEPS`."""
+    """The options of a preparation. `skip` has names of `cleaning.STEPS`."""
 
     skip: frozenset[str] = frozenset()
     languages: tuple[str, ...] = ()
@@ -36,15 +36,15 @@ class Options:
 
 @dataclass
 class Prepared:
-    """A training set, and what was wrong in its source.
+    """A training set, and the defects of its source.
 
     Attributes:
         rows_in: source rows.
-        content_sha256: of the source's questions and answers, in whatever order and however often they stand there.
-        state: what was dropped, and why.
+        content_sha256: of the source's questions and answers, independent of their order and number.
+        state: kept and dropped questions, with reasons.
         changed: how many rows were unwrapped, trimmed, and so on.
-        languages: of the questions that are left, language -> number.
-        contamination: benchmark -> what is near it.
+        languages: of the remaining questions, language -> number.
+        contamination: benchmark -> questions near it.
     """
 
     rows_in: int
@@ -57,11 +57,13 @@ class Prepared:
     contamination: dict[str, dict[str, Any]]
 
 
-def prepare(rows: Input, source: Source, benchmarks: Sequence[near_benchmarks.Reference], options: Options) -> Prepared:
+def prepare(
+    rows: Input, source: Source, benchmarks: Sequence[near_benchmarks.ReferenceBenchmark], options: Options
+) -> Prepared:
     """Run the steps of `cleaning.STEPS` that are not skipped, in their order, and split off the validation questions.
 
     Raises:
-        UserError: a row cannot be used at all, nothing is left, or too little for the validation set.
+        UserError: a row cannot be used at all, no question remains, or too few for the validation set.
     """
 
     def wanted(step: str) -> bool:
@@ -153,16 +155,16 @@ def _question(rows: Input, form: Form, number: int, text: Any, answer: Any) -> S
 
 
 def _canonical(question: SourceQuestion, source: Source) -> tuple[str, str]:
-    """Question and answer as they are with every step that rewrites, whatever is skipped."""
+    """Question and answer after every rewriting step, also those that are skipped."""
     return source.unwrapped(legible(question.text)).strip(), golds.normalise(question.answer, source.answer)
 
 
 def _tidy(questions: list[SourceQuestion], source: Source, skip: frozenset[str]) -> dict[str, Any]:
-    """Take off invisible characters, wrapping and white space, write answers in one way; returns how many rows each changed."""
+    """Remove invisible characters, wrapping and white space; normalise answers. Returns the changed rows per step."""
     changed = {"unwrapped": 0, "half_unwrapped": 0, "trimmed": 0, "answer_rewritten": 0}
     rewritten: dict[str, str] = {}
     for question in questions:
-        # First of all: a byte order mark would hide the wrapping.
+        # This comes first: a byte order mark would hide the wrapping.
         text, rows = question.text if "trim" in skip else legible(question.text), len(question.rows)
         invisible = text != question.text
         if "unwrap" not in skip and source.prefix:

@@ -28,7 +28,7 @@ from openrlhf_mel.verifier import MATH, SCORER, Reference, check_golds, check_sc
 from toolkit import cli
 from toolkit.outputs import REPORT, OutputFolder, json_lines
 
-_NAMED = 5  # rows that a message names
+_NAMED = 5  # rows named in a message
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class PreparedBenchmark:
     """A prepared benchmark.
 
     Attributes:
-        rows: what is written, in the source's order.
+        rows: the rows to write, in the source's order.
         rewritten: (id, the gold as published, the gold as written).
-        origin: where the rows come from, for the manifest.
+        origin: the rows' source, for the manifest.
     """
 
     source: Source
@@ -48,7 +48,7 @@ class PreparedBenchmark:
 
     @property
     def content_sha256(self) -> str:
-        """Of the questions and answers, in whatever order."""
+        """The hash of the questions and answers, independent of their order."""
         return content_sha256((row["problem"], row["answer"]) for row in self.rows)
 
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Callable[[], None]:
-    """Prepare and write; returns what prints the summary."""
+    """Prepare and write; returns a function that prints the summary."""
     known = sources.load(sources.BENCHMARKS)
     asked = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in asked:
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
 
 
 def prepare(rows: Input, source: Source) -> PreparedBenchmark:
-    """Read a benchmark, write its golds in one way, and verify each against itself by the benchmark's scorer.
+    """Read a benchmark, normalise its golds, and verify each against itself by the benchmark's scorer.
 
     Raises:
         UserError: the scorer or a row cannot be used, or the number of questions is not the benchmark's.
@@ -163,7 +163,7 @@ def _check_golds(name: str, answers: list[Reference], places: list[str]) -> None
 
 
 def _extent(cells: dict[str, Any], form: Form, place: str) -> dict[str, Any]:
-    """The unit that an answer may carry, and how far from it an answer may be, where the source says so."""
+    """The unit and the tolerance of an answer, when the source has them."""
     extent: dict[str, Any] = {}
     if form.unit and cells[form.unit]:
         extent["unit"] = str(cells[form.unit])
@@ -179,9 +179,9 @@ def _extent(cells: dict[str, Any], form: Form, place: str) -> dict[str, Any]:
 
 
 def _source_fields(row: dict[str, Any], form: Form, own: dict[str, Any]) -> dict[str, Any]:
-    """What else the source has: its own `id` as `source_id`, its way of writing the answer as `source_answer`.
+    """The source's other fields: its own `id` as `source_id`, its own form of the answer as `source_answer`.
 
-    What JSON cannot hold (images, bytes) is left out; dates become texts.
+    Values that JSON cannot represent (images, bytes) are left out; dates become texts.
     """
     fields = {}
     for name, cell in row.items():
@@ -229,7 +229,7 @@ def _report(benchmark: PreparedBenchmark) -> dict[str, Any]:
 
 
 def _manifest(entries: dict[str, Entry]) -> dict[str, Any]:
-    """No date and no path: the same input gives the same manifest."""
+    """The manifest, without date and path: the same input gives the same manifest."""
     return {
         "made_by": "data/prepare_benchmarks.py",
         "sources": {

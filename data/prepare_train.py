@@ -13,9 +13,9 @@ from typing import Any
 
 from data import sources
 from data.cleaning import STEPS, SourceQuestion
-from data.near_benchmarks import Reference, read_benchmarks
+from data.near_benchmarks import ReferenceBenchmark, read_benchmarks
 from data.preparation import Options, Prepared, prepare
-from data.rows import question_row
+from data.rows import question_row, scorer_column
 from data.sameness import LANGUAGES
 from data.source_files import HubError, Input, download_command, open_file, open_hub
 from data.sources import CUSTOM, Form, Source
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Callable[[], None]:
-    """Prepare and write; returns what prints the summary."""
+    """Prepare and write; returns a function that prints the summary."""
     chosen = _chosen(options)
     source = _source(options)
     check_scorer(source.answer)
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
     _check_unused(options)
     _check_folder(options, source, datasource)
     benchmarks = read_benchmarks(options.benchmarks_dir) if options.benchmarks_dir else []
-    with OutputFolder(options.output_dir) as output:  # an unwritable folder shows before the work
+    with OutputFolder(options.output_dir) as output:  # detects an unwritable folder before the work
         rows = _open(options, source)
         prepared = prepare(rows, source, benchmarks, chosen)
         _write(output, prepared, datasource, source.answer)
@@ -85,7 +85,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 
 def _check_unused(options: argparse.Namespace) -> None:
-    """A flag that would do nothing is a mistake."""
+    """Refuse flags that would have no effect."""
     for name in (*_CUSTOM, "scorer"):
         if options.source != CUSTOM and getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')}: is for --source custom, found --source {options.source}")
@@ -94,7 +94,7 @@ def _check_unused(options: argparse.Namespace) -> None:
 
 
 def _check_folder(options: argparse.Namespace, source: Source, datasource: str) -> None:
-    """Refuse to write over an input, or one training set over another."""
+    """Refuse to overwrite an input, or another training set."""
     folder = options.output_dir
     for flag, path in (("--input", options.input), ("--benchmarks-dir", options.benchmarks_dir)):
         if path and folder.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
@@ -128,7 +128,7 @@ def _open(options: argparse.Namespace, source: Source) -> Input:
 
 
 def _write(output: OutputFolder, prepared: Prepared, datasource: str, scorer: str) -> None:
-    """Write the questions in the order of their ids, which is as good as random and depends on content alone."""
+    """Write the questions in the order of their ids: as good as random, and dependent on content alone."""
     parts = {TRAIN: prepared.train} | ({VALIDATION: prepared.validation} if prepared.validation else {})
     rows = {name: _with_ids(questions, datasource, scorer) for name, questions in parts.items()}
     for name, pairs in rows.items():
@@ -150,7 +150,7 @@ def _write(output: OutputFolder, prepared: Prepared, datasource: str, scorer: st
 def _with_ids(
     questions: Iterable[SourceQuestion], datasource: str, scorer: str
 ) -> list[tuple[dict[str, str], SourceQuestion]]:
-    """Rows in the order of their ids. Copies, which only stand here when duplicates are kept, get a number."""
+    """Rows in the order of their ids. Copies, which occur only when duplicates are kept, get a number."""
     rows = [(question_row(q.text, q.answer, datasource, scorer), q) for q in sorted(questions, key=lambda q: q.order)]
     seen: Counter[str] = Counter()
     for row, _ in rows:
@@ -160,7 +160,7 @@ def _with_ids(
     return sorted(rows, key=lambda pair: pair[0]["id"])
 
 
-def _report(prepared: Prepared, source: Source, benchmarks: list[Reference]) -> dict[str, Any]:
+def _report(prepared: Prepared, source: Source, benchmarks: list[ReferenceBenchmark]) -> dict[str, Any]:
     return {
         "source": source.name,
         "scorer": source.answer,
@@ -179,14 +179,19 @@ def _report(prepared: Prepared, source: Source, benchmarks: list[Reference]) -> 
 
 
 def _manifest(
-    rows: Input, source: Source, benchmarks: list[Reference], chosen: Options, datasource: str, prepared: Prepared
+    rows: Input,
+    source: Source,
+    benchmarks: list[ReferenceBenchmark],
+    chosen: Options,
+    datasource: str,
+    prepared: Prepared,
 ) -> dict[str, Any]:
-    """No date and no path: the same input gives the same manifest."""
+    """The manifest, without date and path: the same input gives the same manifest."""
     return {
         "made_by": "data/prepare_train.py",
         "source": {"name": source.name, **rows.origin, "content_sha256": prepared.content_sha256},
         "options": dataclasses.asdict(chosen)
-        | {"skip": sorted(chosen.skip), "datasource": datasource, "scorer": source.answer},
+        | {"skip": sorted(chosen.skip), "datasource": datasource, **scorer_column(source.answer)},
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in benchmarks},
         "versions": cli.versions(),
     }
@@ -207,7 +212,7 @@ def _print_summary(report: dict[str, Any], chosen: Options, folder: Path) -> Non
 
 
 def _print_notes(report: dict[str, Any], source: Source, options: argparse.Namespace) -> None:
-    """What a user should know although nothing failed."""
+    """Print notes for the user although nothing failed."""
     notes = []
     if not report["compared_with"]:
         notes.append("warning: not compared with any benchmark: pass --benchmarks-dir to decontaminate")

@@ -1,4 +1,4 @@
-"""The one form of a row that is asked of a model, whoever made it. Pure."""
+"""The common form of a row with a question for a model. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVAL_ALL = "eval_all.jsonl"  # the file of all benchmarks' rows
 
 
 def question_id(datasource: str, question: str) -> str:
-    """Depends on the question alone: the same question has the same id, whichever copy of its source it comes from."""
+    """The id of a question. It depends on the text alone, so it is the same in every copy of a source."""
     text = unicodedata.normalize("NFC", question)
     return f"{datasource}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

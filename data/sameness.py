@@ -1,6 +1,6 @@
-"""When two written questions are the same one, and what can be told about a question from its text. Pure.
+"""The key by which questions are compared, and properties of a question's text: language, figures. Pure.
 
-A key is for comparing only: what is written keeps every visible character of the source.
+A key serves comparison only: a written question keeps every visible character of its source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from openrlhf_mel.text import INVISIBLE, without_invisible
 # or any other character.
 _UNSPACED = "\u2e80-\u2fdf\u3005-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _TOKEN = re.compile(rf"\\[A-Za-z]+|\\.|\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|\S", re.DOTALL)
-# LaTeX that changes how a formula looks, not what it says; and the comma-like signs.
+# LaTeX that changes a formula's appearance, not its meaning; and the comma-like signs.
 _SILENT = {
     *("\\,", "\\;", "\\:", "\\!", "\\ ", "\\\n", "$", "\\(", "\\)", "\\[", "\\]"),
     *("\\quad", "\\qquad", "\\left", "\\right", "\\displaystyle", "\\limits"),
@@ -27,8 +27,8 @@ _SAME = {
     **{"\\leq": "\\le", "≤": "\\le", "\\geq": "\\ge", "≥": "\\ge", "\\neq": "\\ne", "≠": "\\ne"},
     **{"×": "\\times", "÷": "\\div", "−": "-", "–": "-", "‐": "-", "‑": "-", "’": "'", "‘": "'", "′": "'", "。": "."},
 }
-# Joiners and selectors of variants after a character of a script that is shaped by them (Arabic, those of India,
-# Mongolian, Han) or after a picture; and controls, which stand in sources where a character was lost.
+# Joiners and variant selectors after a character of a script that they shape (Arabic, those of India, Mongolian, Han)
+# or after a picture; and control characters, which some sources have where a character was lost.
 _SHAPING = "\u034f\u17b4\u17b5\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e0fff"
 _SHAPED = "\u0590-\u1dff\u2190-\u21ff\u2300-\u27bf\u2900-\u2bff\u2e80-\U0010ffff"
 _KEPT = re.compile(rf"([\x00-\x1f\x7f-\x9f]+|(?![{INVISIBLE}])[{_SHAPED}][{_SHAPING}]+)")
@@ -45,7 +45,7 @@ _KANA = re.compile(r"[\u3040-\u30ff]")
 _OTHER_WORD = re.compile(
     r"[^\W\d_A-Za-z\u00aa-\u03ff\u1e00-\u1fff\u2100-\u214f\u3040-\u30ff\u3400-\u9fff\U0001d400-\U0001d7ff\U00020000-\U0003ffff]+"
 )
-_QUOTED = 10  # characters or words of another script that an English question may hold
+_QUOTED = 10  # characters or words of another script that an English question may contain
 LANGUAGES = ("en", "zh", "other")
 
 _DRAWING = r"(?:figure|diagram|picture|image|sketch|drawing|illustration|graph|grid|map|chart)s?"
@@ -73,19 +73,19 @@ _TABLE = re.compile(r"\\begin\{(?:array|tabular|[bBpvV]?matrix|aligned)\}")
 
 
 def key(question: str) -> str:
-    """What is equal for two ways of writing one question: its tokens, a space between each two.
+    """The key, equal for two forms of the same question: its tokens, separated by spaces.
 
-    Left out: white space, LaTeX's spacing and math delimiters, braces around a single character that a LaTeX command,
-    `^` or `_` takes, commas, semicolons and double quotes. Full-width forms, ligatures, dashes and a few LaTeX synonyms become their plain form; superscripts
-    and subscripts become `^` and `_`. Everything else counts: operators, letters of every script, case, `.`, `!`, `|`,
-    and the borders between numbers ("1 2" and "1,2" are not "12").
+    Ignored: white space, LaTeX's spacing and math delimiters, braces around a single character that a LaTeX command,
+    `^` or `_` takes, commas, semicolons and double quotes. Full-width forms, ligatures, dashes and a few LaTeX synonyms
+    become their plain form; superscripts and subscripts become `^` and `_`. Everything else counts: operators, letters
+    of every script, case, `.`, `!`, `|`, and the boundaries between numbers ("1 2" and "1,2" are not "12").
     """
     tokens = [_SAME.get(token, token) for token in _TOKEN.findall(_plain(question)) if token not in _SILENT]
     return " ".join(_without_single_braces(tokens))
 
 
 def legible(question: str) -> str:
-    """The question without its invisible characters, but for those that change how a word or a picture looks."""
+    """The question without invisible characters, except those that change the appearance of a word or a picture."""
     if question.isascii():
         return question
     pieces = _KEPT.split(question)
@@ -94,15 +94,15 @@ def legible(question: str) -> str:
 
 
 def compact(question: str) -> str:
-    """The text under NFKC without white space. Coarser than `key` between numbers, so only used to find conflicts."""
+    """The text under NFKC without white space. Unlike `key` it joins adjacent numbers, so only conflicts use it."""
     return "".join(unicodedata.normalize("NFKC", question).split())
 
 
 def language(question: str) -> str:
     """By the script outside of mathematics: "zh" where Han prevails, "other" where a third script does, else "en".
 
-    A Han character weighs as much as a Latin word of three letters or more, since Chinese formulas often stand without
-    delimiters; ten of them are no quotation any more. Languages in Latin script are not told apart.
+    A Han character counts as much as a Latin word of three letters or more, because Chinese formulas often have no
+    delimiters; ten of them are more than a quotation. Languages in Latin script are not distinguished.
     """
     words = _outside_mathematics(question)
     latin, han, kana = (len(pattern.findall(words)) for pattern in (_LATIN_WORD, _HAN, _KANA))
@@ -119,7 +119,7 @@ def figure_mention(question: str) -> str | None:
     if drawn := _DRAWN.search(question):
         return drawn.group()
     referred = _REFERRED.search(question)
-    # "The grid below" may be a table that is there.
+    # "The grid below" may be a table in the text.
     return referred.group() if referred and not _TABLE.search(question) else None
 
 
@@ -140,9 +140,9 @@ def _outside_mathematics(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """NFC with full-width forms and ligatures made plain, and raised or lowered characters as `^{...}` and `_{...}`.
+    """NFC with plain full-width forms and ligatures, and with raised or lowered characters as `^{...}` and `_{...}`.
 
-    NFKC would lose superscripts (x² would be x2) and the borders of fractions and circled numbers.
+    NFKC would lose superscripts (x² would be x2) and the boundaries of fractions and circled numbers.
     """
     text = text.replace("{,}", ",")
     if text.isascii():

@@ -1,4 +1,4 @@
-"""Source files as they come: JSON lines, parquet, or a data set of the hub, read batch by batch.
+"""Source files: JSON lines, parquet, or a data set on the hub, read batch by batch.
 
 Every message names the file and the row (JSON lines: the line), counted from 1.
 """
@@ -24,7 +24,7 @@ from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 
 _BATCH = 20_000
-# The numbers of some rows, and their cells, column by column.
+# Row numbers, and these rows' cells, column by column.
 Batch = tuple[list[int], list[list[Any]]]
 
 
@@ -35,7 +35,7 @@ class Input:
         name: for messages.
         origin: for the manifest; complete once everything has been read.
         columns: names that `batches` takes; the field of a nested column as `column.field`.
-        rows: how many, where that is known before reading.
+        rows: number of rows, when it is known before reading.
     """
 
     unit = "row"
@@ -46,7 +46,7 @@ class Input:
     def batches(self, columns: list[str]) -> Iterator[Batch]:
         """The cells of `columns`, some rows at a time.
 
-        A conversation of one user message comes as its text, also where the conversation is stored as text.
+        A conversation of one user message is returned as its text, also when the conversation is stored as text.
         """
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class Input:
         raise NotImplementedError
 
     def place(self, number: int) -> str:
-        """A row as messages name it."""
+        """The name of a row in messages."""
         return f"{self.name}, {self.unit} {number}"
 
     def _cell(self, value: Any, number: int, column: str) -> Any:
@@ -179,7 +179,7 @@ class Parquet(Tables):
     def tables(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         names = columns and sorted({self._top(column) for column in columns})
         read = 0
-        with ThreadPoolExecutor(1) as hashing:  # beside the reading: hashlib lets go of the interpreter's lock
+        with ThreadPoolExecutor(1) as hashing:  # in parallel with reading: hashlib releases the GIL
             digest = hashing.submit(file_sha256, self._path)
             try:
                 for batch in self._file.iter_batches(_BATCH, columns=names):
@@ -226,17 +226,17 @@ def open_file(path: Path, hub: Hub | None = None) -> Input:
 
 
 class HubError(UserError):
-    """The hub cannot be read. The message says why, not yet what to do."""
+    """The hub cannot be read. The message says why; the caller adds what to do."""
 
 
 def download_command(hub: Hub, revision: str | None = None) -> str:
-    """What to type on a node with internet."""
+    """The download command for a node with internet."""
     at = f" --revision {revision}" if revision else ""
     return f"hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}"
 
 
 def open_hub(hub: Hub, revision: str | None = None) -> Input:
-    """The rows of a data set of the hub, at the commit that `revision` names now.
+    """The rows of a data set on the hub, at the commit that `revision` names now.
 
     Raises:
         HubError: it cannot be read.
@@ -244,12 +244,12 @@ def open_hub(hub: Hub, revision: str | None = None) -> Input:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # each try that fails is a warning; the last one is our message
+    logging.set_verbosity_error()  # each failed try would be a warning; the last one is our message
     try:
         commit = HfApi().dataset_info(hub.repo, revision=revision, timeout=20).sha
-        # With "hf://" no folder of the repository's name is taken for it.
+        # With "hf://" a local folder with the repository's name is not used instead.
         dataset = _load(f"hf://datasets/{hub.repo}", hub, revision=commit)
-        # Where the download fails, `datasets` falls back to whatever commit it has in its cache.
+        # If the download fails, `datasets` falls back to any commit in its cache.
         if any(commit not in Path(file["filename"]).parts for file in dataset.cache_files):
             raise ValueError(f"commit {commit} cannot be downloaded, only another one is in the cache")
     except Exception as error:  # of requests, httpx, huggingface_hub, datasets, pyarrow

@@ -1,4 +1,4 @@
-"""Where questions come from, as `data/sources.yaml` and `data/benchmarks.yaml` say."""
+"""The sources of questions, read from `data/sources.yaml` and `data/benchmarks.yaml`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINING, BENCHMARKS = ROOT / "data" / "sources.yaml", ROOT / "data" / "benchmar
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set of the Hugging Face hub. `file` is what to fetch by hand where the hub cannot be reached."""
+    """A data set on the Hugging Face hub. `file` is the file to download by hand where the hub cannot be reached."""
 
     repo: str
     split: str
@@ -30,13 +30,13 @@ class Hub:
 
 @dataclass(frozen=True)
 class Form:
-    """One set of columns that a source is known to come in.
+    """One of the column layouts in which a source is published.
 
     Attributes:
         question, answer: columns; the field of a nested column as `column.field`.
-        read: where in its cell the answer stands: `plain` (all of it), `boxed`, `hashes` (after "####"), `list`.
+        read: where the answer is in its cell: `plain` (the whole cell), `boxed`, `hashes` (after "####"), `list`.
         where: column -> values; rows with another value are left out.
-        unit, tolerance: columns with the answer's unit, and with how far from it an answer may be.
+        unit, tolerance: columns with the answer's unit, and with the allowed distance from it.
     """
 
     question: str
@@ -52,7 +52,7 @@ class Form:
         return [self.question, self.answer, *self.where, *filter(None, (self.unit, self.tolerance))]
 
     def selects(self, cells: Mapping[str, Any]) -> bool:
-        """Whether a row with these cells is one of those that `where` asks for."""
+        """Whether `where` selects a row with these cells."""
         return all(str(cells[column]) in values for column, values in self.where.items())
 
 
@@ -62,10 +62,10 @@ class Source:
 
     Attributes:
         forms: tried in this order.
-        prefix, suffix: what the source wraps each question in.
+        prefix, suffix: the source's texts before and after each question.
         answer: the scorer that judges answers (docs/verifier.md): `math`, `choice`, or one's own by its dotted path.
-        questions: how many a benchmark has; several numbers where copies differ.
-        known: content hash -> the copy that it was computed from. Nothing stands here that was not seen.
+        questions: a benchmark's number of questions; several numbers when copies differ.
+        known: content hash -> the copy that it was computed from. It lists only copies that were seen.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Source:
     known: dict[str, str] = field(default_factory=dict)
 
     def unwrapped(self, text: str) -> str:
-        """The question without what the source wraps it in."""
+        """The question without the source's prefix and suffix."""
         return text.removeprefix(self.prefix).removesuffix(self.suffix)
 
     def form_for(self, columns: Iterable[str], name: str) -> Form:
-        """The first form whose columns are all there. Raises UserError naming what was found and expected."""
+        """The first form whose columns all exist. Raises UserError naming what was found and expected."""
         there = list(columns)
         for form in self.forms:
             if all(column in there for column in form.columns):
@@ -137,7 +137,7 @@ def _form(where: str, entry: Any) -> Form:
 
 
 def _checked(where: str, entry: Any, kind: type, **given: str) -> dict[str, Any]:
-    """The entry's keys, all known and none missing."""
+    """The entry, after checking that all its keys are known and none is missing."""
     known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind) if f.name not in given}
     expected = ", ".join(f"{name} (needed)" if needed else name for name, needed in known.items())
     if not isinstance(entry, dict):

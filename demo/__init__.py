@@ -1,1 +1,1 @@
-"""GRPO and MEL on the built-in task, and how both do on held-out questions (`make demo`)."""
+"""Trains GRPO and MEL on the built-in task, and evaluates both on held-out questions (`make demo`)."""

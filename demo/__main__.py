@@ -1,8 +1,8 @@
-"""GRPO and MEL on the built-in task, and how both do on held-out questions (`make demo`).
+"""Trains GRPO and MEL on the built-in task, and evaluates both on held-out questions (`make demo`).
 
     python -m demo [--output-dir runs/demo]
 
-Writes there: the run directories `grpo` and `mel`, what `eval.run` and `eval.report` make of them and of the base model
+Writes there: the run folders `grpo` and `mel`, the outputs of `eval.run` and `eval.report` for them and the base model
 (`eval`, `report`), `summary.json` and `curves.png`.
 """
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GRPO and MEL on the built-in task, scored on held-out questions")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "runs" / "demo", help="default: runs/demo")
     folder = parser.parse_args(arguments).output_dir.resolve()
-    # Matrices this small gain nothing from a second thread, and lose a lot when its core is taken by another process.
+    # Such small matrices gain nothing from a second thread, and lose much when another process uses its core.
     torch.set_num_threads(1)
     clear(folder)
     try:
@@ -82,12 +82,12 @@ def clear(folder: Path) -> None:
 
 
 def train(name: str, folder: Path) -> None:
-    """Run the training command under a progress bar; what it prints goes to `<name>.log` in `folder`.
+    """Run the training command with a progress bar; its output goes to `<name>.log` in `folder`.
 
     Raises:
         Failed: it ended with an error.
     """
-    # Not in the run's own `logs/`: a run directory that is not empty is refused.
+    # Not in the run's own `logs/`: a run folder that is not empty is refused.
     config, run_dir, log = TOY / f"{name}.yaml", folder / name, folder / f"{name}.log"
     command = [sys.executable, "-m", "openrlhf_mel.train", "--config", str(config), "--mel.run_dir", str(run_dir)]
     with open(log, "wb") as output:
@@ -113,7 +113,7 @@ def expected_steps(config: Path) -> int:
 
 
 def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:
-    """Move a bar on with the lines of the run's `metrics.jsonl`, until the run ends."""
+    """Advance a progress bar with the lines of the run's `metrics.jsonl`, until the run ends."""
     with tqdm(total=total, desc=f"{run_dir.name:<4} starting", unit="step") as bar:
         running = True
         while running:
@@ -128,7 +128,7 @@ def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a run that the demo leaves early."""
+    """End a run when the demo ends early."""
     if child.poll() is None:
         child.terminate()
         try:
@@ -146,7 +146,8 @@ def score(name: str, folder: Path) -> scoreboard.Held:
     """
     out = folder / EVALUATION / name
     model = ["--model", TOY / "model"] if name == BASE else ["--run", folder / name]
-    # vLLM draws the same responses, and takes about three times as long with a model this small: it starts in a process of its own.
+    # vLLM draws the same responses, but takes about three times as long with so small a model: it starts another
+    # process.
     flags = ["--backend", "hf", "--data-dir", TOY, "--benchmarks", TEST, "--template", TOY / "templates"]
     numbers = ["--n", SAMPLES, "--temperature", TEMPERATURE, "--max-tokens", MAX_NEW_TOKENS, "--seed", SEED]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -157,7 +158,7 @@ def score(name: str, folder: Path) -> scoreboard.Held:
 
 
 def held_out(folder: Path) -> scoreboard.Held:
-    """What an evaluation's samples say, question by question."""
+    """The correctness of an evaluation's samples, question by question."""
     right = {sample.key: sample.status == "correct" for sample in read_samples(folder / "samples" / f"{TEST}.jsonl")}
     ids = [question.id for question in read_questions(folder, TEST)]
     return scoreboard.Held(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display is needed, nor looked for
+matplotlib.use("Agg")  # needs no display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
@@ -18,7 +18,7 @@ _COLOURS = {"grpo": "tab:gray", "mel": "tab:blue"}
 
 
 def draw(path: Path, runs: Mapping[str, Sequence[Record]]) -> None:
-    """Write the picture of `runs` (name -> lines of metrics.jsonl) aside, and rename it."""
+    """Write the picture of `runs` (name -> lines of metrics.jsonl) atomically."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for name, steps in runs.items():
         _curve(axes[0], name, steps, "reward_mean")

@@ -1,6 +1,6 @@
-"""What the demo reports, from correctness matrices and the lines that a run leaves. Pure.
+"""The demo's figures, from correctness matrices and the lines of a run's files. Pure.
 
-`Record` is a line of `metrics.jsonl` (one a step) or of `meta_experiences.jsonl` (one a candidate).
+`Record` is a line of `metrics.jsonl` (one per step) or of `meta_experiences.jsonl` (one per candidate).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from eval import estimators
 
 Record = Mapping[str, Any]
-_EDGE = 5  # steps that stand for the start and for the end of a run
+_EDGE = 5  # steps averaged for the start and for the end of a run
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def gain(held: Held, base: Held) -> dict[str, Any]:
 
 
 def training(steps: Sequence[Record], candidates: Sequence[Record], mel: bool) -> dict[str, Any]:
-    """A run's own figures; those of meta-experiences are None for the baseline, and where there were none.
+    """A run's own figures; those of meta-experiences are None for the baseline, and when there were none.
 
     Args:
         steps: the run's metrics, in order.
         candidates: the run's archive.
     """
     kept = [row for row in candidates if row["kept"]]
-    # A step without a kept M has no NLL to speak of.
+    # A step without a kept M has no meaningful NLL.
     nll = [row["loss/nll"] for row in steps if row.get("mel/kept") and "loss/nll" in row]
     rewards = [row["reward_mean"] for row in steps]
     return {

@@ -32,12 +32,12 @@ _COUNTS = ("max_tokens", "limit", "concurrency", "tensor_parallel", "data_parall
 
 
 def backend_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What was given for the backend's class."""
+    """The given options of the backend's class."""
     return {flag: getattr(options, flag) for flag in _BACKENDS_OF if getattr(options, flag) is not None}
 
 
 def check_backend(options: argparse.Namespace) -> None:
-    """Flags that the backend does not take are mistakes; what it needs must be there."""
+    """Refuse flags that the backend does not take, and require those that it needs."""
     for flag, takers in _BACKENDS_OF.items():
         if getattr(options, flag) is not None and options.backend not in takers:
             raise UserError(
@@ -54,7 +54,7 @@ def check_backend(options: argparse.Namespace) -> None:
 
 
 def check_output(options: argparse.Namespace) -> None:
-    """Refuse a folder that holds something else than evaluations."""
+    """Refuse a folder with other files than evaluations."""
     folder = options.output_dir
     for flag, path in (("--data-dir", options.data_dir), ("--run", options.run), ("--model", options.model)):
         if path and folder.resolve() == Path(path).resolve():
@@ -66,7 +66,7 @@ def check_output(options: argparse.Namespace) -> None:
 
 
 def sampling(options: argparse.Namespace) -> Sampling:
-    """How to draw, once every number is in its range. Raises UserError naming the flag."""
+    """The sampling settings, checked. Raises UserError naming the flag of a number out of range."""
     for flag, valid, expected in (
         (
             "temperature",
@@ -82,7 +82,7 @@ def sampling(options: argparse.Namespace) -> Sampling:
 
 
 def names(text: str) -> list[str]:
-    """A list of benchmarks, none twice."""
+    """A list of benchmarks without duplicates."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UserError("--benchmarks: found none, expected names separated by commas")

@@ -1,4 +1,4 @@
-"""The benchmarks' questions, and the prompt that each becomes."""
+"""The benchmarks' questions and their prompts."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[B
     """Read benchmarks that prepare_benchmarks.py wrote.
 
     Raises:
-        UserError: an unknown name (the known ones are named), no file for one, a file that is not the one that was
-            prepared, or a row that is no question.
+        UserError: an unknown name (the message lists the known ones), a missing file, a file that was changed after its
+            preparation, or a row that is no question.
     """
     if not folder.is_dir():
         raise UserError(f"--data-dir {folder}: no such folder; python -m data.prepare_benchmarks --output-dir {folder}")
@@ -94,7 +94,7 @@ def load_template(name: str) -> Template:
 
 def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
     rows = JsonLines(path)
-    # A training or validation set of prepare_train.py has other names for the same.
+    # A training or validation set of prepare_train.py has other names for the same columns.
     problem, answer = ("input", "label") if "input" in rows.columns else ("problem", "answer")
     questions: list[Question] = []
     ids: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whether an export or a checkpoint of DeepSpeed is whole, told from names, sizes and the ends of files."""
+"""Whether an export or a DeepSpeed checkpoint is complete, judged by names, sizes and the ends of files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHARD = re.compile(r".*mp_rank_(\d+)_(?:model|optim)_states\.pt")
 
 
 def export_problem(folder: Path) -> str | None:
-    """What an export lacks. Upstream writes weights, configuration and tokenizer, in this order."""
+    """What is missing in an export, or None. Upstream writes weights, configuration and tokenizer, in this order."""
     for name in ("config.json", "tokenizer_config.json"):
         if not isinstance(json_or_none(folder / name), dict):
             return f"{folder / name} is missing or damaged: its save was not finished"
@@ -39,7 +39,7 @@ def deepspeed_problem(folder: Path) -> str | None:
 
 
 def _file_problem(path: Path) -> str | None:
-    """A weights file that is missing or cut short. Both formats tell by their ends; the content is not read."""
+    """Why a weights file is missing or truncated, or None. Both formats show it at their ends; content is not read."""
     if not path.is_file():
         return f"{path} is missing"
     if path.suffix != ".safetensors":

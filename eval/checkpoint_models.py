@@ -2,7 +2,7 @@
 
 A run folder holds up to three kinds: DeepSpeed checkpoints (`checkpoints/_actor/<tag>`), exports in Hugging Face's format
 (`model`, `checkpoints/<tag>_hf`), and with LoRA the same exports as adapters. Finding and choosing read names, sizes and
-the ends of files; nothing is unpickled before `materialise` (see `eval.conversion` for what is trusted then).
+the ends of files; nothing is unpickled before `materialise` (see `eval.conversion` for what is trusted).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from openrlhf_mel.run.checkpoint import step_of
 from toolkit.outputs import json_or_none
 
 MARKER = "converted_from.json"
-_FORMAT = 1  # of a converted folder; raised when the conversion changes what it writes
+_FORMAT = 1  # version of a converted folder; incremented when the conversion changes its output
 Kind = Literal["model", "adapter", "deepspeed"]
 
 
@@ -41,7 +41,7 @@ class CheckpointModel:
         step: of training; None for a final model without metrics.
         source: the folder that holds it.
         kind: what `source` is: a model, a LoRA adapter, or DeepSpeed's shards.
-        problem: why it cannot be evaluated; None where it looks whole.
+        problem: why it cannot be evaluated; None when it looks whole.
     """
 
     label: str
@@ -57,7 +57,7 @@ class CheckpointModel:
         return self.label.startswith("best_")
 
     def fingerprint(self) -> str:
-        """Changes with the checkpoint's files (names, sizes, times) and with all else that a conversion depends on."""
+        """A hash of the checkpoint's files (names, sizes, times) and of all else on which a conversion depends."""
         files = sorted(path for path in self.source.rglob("*") if path.is_file())
         stats = [(str(path.relative_to(self.source)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         lora = {name: value for name, value in self.run.config.items() if name.startswith("ds.lora.")}
@@ -66,9 +66,9 @@ class CheckpointModel:
 
 
 def find(run_dir: Path) -> list[CheckpointModel]:
-    """Everything in the run's folder that is, or was meant to be, a checkpoint: by step, the final model last.
+    """All checkpoints in the run's folder, also incomplete ones: by step, the final model last.
 
-    A tag with an export beside DeepSpeed's shards is listed once, as the export: it needs no conversion.
+    A tag with both an export and DeepSpeed's shards is listed once, as the export: it needs no conversion.
 
     Raises:
         UserError: not a run's folder, or nothing in it to evaluate.
@@ -86,7 +86,7 @@ def find(run_dir: Path) -> list[CheckpointModel]:
             export = _export(tag, step, path, run)
             if export.problem is None or tag not in found:
                 found[tag] = export
-    ordered = sorted(found.values(), key=lambda c: (c.step, c.best))  # as they were saved
+    ordered = sorted(found.values(), key=lambda c: (c.step, c.best))  # in the order of saving
     if run.final.is_dir():
         ordered.append(_export(FINAL, run.last_step, run.final, run))
     if not ordered:
@@ -102,14 +102,14 @@ def select(
 ) -> list[CheckpointModel]:
     """The checkpoints that `text` asks for, in their order: `all`, `best`, `last`, steps, or several with commas between.
 
-    Where several are of one step, their weights are the same, and one is taken: the final model, else the plain tag.
-    `all` and `last` pass over what is damaged, with a warning.
+    Several of one step have the same weights, so one is taken: the final model, else the plain tag. `all` and `last`
+    skip damaged ones with a warning.
 
     Args:
-        say: called with a line for each warning or note; by default it goes to standard error.
+        say: called with a line for each warning or note; by default it prints to standard error.
 
     Raises:
-        UserError: naming what was asked for, why it is not to be had, and what there is.
+        UserError: naming the request, why it cannot be fulfilled, and the checkpoints that exist.
     """
     say = say or (lambda line: print(line, file=sys.stderr))
     whole = [c for c in checkpoints if c.problem is None]
@@ -142,8 +142,8 @@ def select(
 def materialise(checkpoint: CheckpointModel, folder: Path) -> Path:
     """A folder with the checkpoint as a model that transformers loads: weights, configurations and tokenizer.
 
-    An export is its own; anything else is converted into `folder/<label>`, which is there whole or not at all, and is
-    used again as long as the checkpoint is the same. Conversions into one folder wait for each other.
+    An export is used directly. Anything else is converted, atomically, into `folder/<label>`, which is used again while
+    the checkpoint is unchanged. Conversions into one folder wait for each other.
 
     Raises:
         UserError: a damaged checkpoint, weights that do not fit the base model, too little room on the disk.
@@ -165,7 +165,7 @@ def materialise(checkpoint: CheckpointModel, folder: Path) -> Path:
                 return target
             _discard(target)
         partial = _aside(target)
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: we hold the lock
+        shutil.rmtree(partial, ignore_errors=True)  # from a killed process: we hold the lock
         try:
             _convert(checkpoint, partial)
             records.write_json(partial / MARKER, mark)
@@ -191,7 +191,7 @@ def _aside(target: Path) -> Path:
 
 
 def _discard(target: Path) -> None:
-    """Remove a converted folder; a kill leaves no part of it under its name."""
+    """Remove a converted folder; after a kill no part of it has its name."""
     shutil.rmtree(_aside(target), ignore_errors=True)
     os.replace(target, _aside(target))
     shutil.rmtree(_aside(target))
@@ -199,7 +199,7 @@ def _discard(target: Path) -> None:
 
 def _convert(checkpoint: CheckpointModel, target: Path) -> None:
     try:
-        from eval import conversion  # brings torch, transformers and DeepSpeed, which take many seconds
+        from eval import conversion  # imports torch, transformers and DeepSpeed, which takes many seconds
     except ImportError as error:
         raise UserError(
             f"checkpoint {checkpoint.label}: converting it takes the trainer's packages ({error}); install requirements.txt"
@@ -220,7 +220,7 @@ def _export(label: str, step: int | None, folder: Path, run: Run) -> CheckpointM
 
 
 def _passed_over(checkpoints: list[CheckpointModel], part: str) -> list[CheckpointModel]:
-    """The damaged ones that `all`, or `last`, would have taken."""
+    """The damaged checkpoints that `all`, or `last`, skips."""
     whole = [i for i, c in enumerate(checkpoints) if c.problem is None]
     start = whole[-1] if whole and part == "last" else 0
     return [c for c in checkpoints[start:] if c.problem is not None]
@@ -254,7 +254,7 @@ def _best(checkpoints: list[CheckpointModel]) -> CheckpointModel:
     whole = [c for c in best if c.problem is None]
     if not whole:
         raise UserError(f"--checkpoints best: not whole; {_problems(best)}")
-    return whole[-1]  # each best was better than those before
+    return whole[-1]  # each best is better than the earlier ones
 
 
 def _of_step(checkpoints: list[CheckpointModel], step: int) -> CheckpointModel:

@@ -1,4 +1,4 @@
-"""`python -m eval.compare BASELINE OTHER [OTHER ...]`: is one evaluation better than another, question by question?
+"""`python -m eval.compare BASELINE OTHER [OTHER ...]`: paired comparison of evaluations.
 
 The first folder is the baseline; each other one is compared with it (`paired`).
 """

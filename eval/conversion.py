@@ -1,11 +1,11 @@
 """A checkpoint's weights -> a model folder in Hugging Face's format.
 
-The weights are those that the policy computed with: DeepSpeed's fp32 master weights cast to the format in which each was
-held while training (bf16 unless the run said otherwise), LoRA adapters merged in fp32 and rounded once.
+The weights are those that the policy computed with: DeepSpeed's fp32 master weights, cast to the format that each had
+in training (bf16 unless the run says otherwise); LoRA adapters are merged in fp32 and rounded once.
 
-What is trusted: a DeepSpeed checkpoint, and an adapter saved under ZeRO-3, is a pickle, which could run code. Torch is held
-to its restricted unpickler, in DeepSpeed's own functions too: plain data, tensors, and the four classes of DeepSpeed that
-such files hold. Code that comes with a model (`auto_map`) is not run.
+Security: a DeepSpeed checkpoint, and an adapter saved under ZeRO-3, is a pickle, which could run code. So torch always
+uses its restricted unpickler, in DeepSpeed's own functions too. It loads plain data, tensors, and the four classes of
+DeepSpeed that such files contain. Code in a model's folder (`auto_map`) is not run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WRAPPERS = ("", "module.", "model.", "module.model.")
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """DeepSpeed prints what it does, and everyone shows bars."""
+    """Silence DeepSpeed's messages and all progress bars."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -60,7 +60,7 @@ def from_deepspeed(source: Path, run: Run, target: Path) -> None:
     origin = _origin(run)
     weights = _held_weights(source)
     dtype = max(weights.values(), key=torch.Tensor.numel).dtype
-    # On the meta device a model is its names and shapes: memory is taken by the checkpoint's own tensors alone.
+    # On the meta device a model has only names and shapes: the checkpoint's own tensors alone take memory.
     with torch.device("meta"):
         config = _config(origin)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -78,7 +78,7 @@ def from_adapter(source: Path, run: Run, target: Path) -> None:
     Raises:
         UserError: no base model, or an adapter that does not fit it.
     """
-    dtype = _config(str(source)).dtype  # the policy's; the base model's files may have another
+    dtype = _config(str(source)).dtype  # the policy's dtype; the base model's files may have another
     try:
         model = AutoModelForCausalLM.from_pretrained(run.base, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def _held_weights(source: Path) -> dict[str, torch.Tensor]:
         from deepspeed.utils import zero_to_fp32 as shards
 
         full = shards.get_fp32_state_dict_from_zero_checkpoint(str(source.parent), tag=source.name, lazy_mode=True)
-        # Holds every name and dtype; the values too under ZeRO 1 and 2, where ZeRO 1 leaves frozen weights out of `full`.
+        # Has every name and dtype, under ZeRO 1 and 2 also the values. ZeRO 1 leaves frozen weights out of `full`.
         states = shards.get_model_state_files(str(source))[0]
         module = torch.load(states, map_location="cpu", mmap=True, weights_only=True)["module"]
         cast: dict[int, torch.Tensor] = {}  # tied weights are one object
@@ -115,7 +115,7 @@ def _held_weights(source: Path) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def _restricted_unpickling(source: Path) -> Iterator[None]:
-    """Torch loads plain data, tensors and DeepSpeed's four classes, also where it is asked to load anything."""
+    """Within this context torch loads only plain data, tensors and DeepSpeed's four classes, even if asked for more."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -127,7 +127,7 @@ def _restricted_unpickling(source: Path) -> Iterator[None]:
         with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
             yield
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # in torch's long advice
+        found = re.search(r"GLOBAL (\S+)", str(error))  # within torch's long advice
         raise UserError(
             f"{source}: holds more than weights and plain data, so that reading it could run code "
             f"({found[1] if found else first_line(error)}); if you trust it, convert it with {source.parent / 'zero_to_fp32.py'}"
@@ -151,13 +151,13 @@ def _restricted_unpickling(source: Path) -> Iterator[None]:
 
 
 def _origin(run: Run) -> str:
-    """Where configurations and the tokenizer come from: the base model, or the final model where the base is gone."""
+    """The source of configurations and tokenizer: the base model, or the final model if the base is gone."""
     reasons = []
     for place in (run.base, str(run.final)):
         try:
             _config(place)
             if os.path.isdir(place) and not any(Path(place).glob("tokenizer*")):
-                raise OSError("no tokenizer in this folder")  # transformers would make an empty one
+                raise OSError("no tokenizer in this folder")  # transformers would create an empty one
             return place
         except (OSError, ValueError) as error:
             reasons.append(f"{place}: {first_line(error)}")
@@ -165,7 +165,7 @@ def _origin(run: Run) -> str:
 
 
 def _config(place: str) -> Any:
-    """The configuration there. Raises OSError or ValueError when it cannot be read, UserError when it brings code."""
+    """The configuration there. Raises OSError or ValueError when it cannot be read, UserError when it has own code."""
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     if getattr(config, "auto_map", None):
         raise UserError(
@@ -176,7 +176,7 @@ def _config(place: str) -> Any:
 
 
 def _with_lora(model: PreTrainedModel, run: Run) -> PreTrainedModel | PeftModel:
-    """`model`, or its wrapping in adapters as OpenRLHF's `Actor` makes it."""
+    """`model`, with LoRA wrapped in adapters as OpenRLHF's `Actor` does it."""
     rank = run.config.get("ds.lora.rank") or 0
     if not rank:
         return model
@@ -190,12 +190,12 @@ def _with_lora(model: PreTrainedModel, run: Run) -> PreTrainedModel | PeftModel:
 
 
 def _fitted(weights: dict[str, torch.Tensor], model: nn.Module, source: Path, origin: str) -> dict[str, torch.Tensor]:
-    """`weights` under the names of `model`: wrappers' prefixes taken off, tied names filled in."""
+    """`weights` under the names of `model`: without wrappers' prefixes, with tied names filled in."""
     expected = model.state_dict()
     tied = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         tied[id(parameter)].append(name)
-    # The prefix under which most names are known; what is left over then is named in the error.
+    # The prefix under which most names are known; the error lists the others.
     prefix = max(_WRAPPERS, key=lambda p: sum(name.startswith(p) and name[len(p) :] in expected for name in weights))
     fitted = {name.removeprefix(prefix): weight for name, weight in weights.items()}
     for names in tied.values():
@@ -220,7 +220,7 @@ def _fitted(weights: dict[str, torch.Tensor], model: nn.Module, source: Path, or
 
 
 def _refuse(source: Path, origin: str, faults: dict[str, list[str]]) -> None:
-    """Raise UserError naming the weights that are at fault, if any."""
+    """Raise UserError naming the weights that do not fit, if any."""
     found = [
         f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for what, names in faults.items()
@@ -235,7 +235,7 @@ def _merged(holder: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _save(model: PreTrainedModel, origin: str, target: Path) -> None:
-    """Write the model's folder. Raises UserError before a weight is written when the disk has no room for all."""
+    """Write the model's folder. Raises UserError before it writes a weight when the disk has too little space."""
     target.mkdir(parents=True)
     needed = sum(p.numel() * p.element_size() for p in model.parameters())
     free = shutil.disk_usage(target).free
@@ -243,7 +243,7 @@ def _save(model: PreTrainedModel, origin: str, target: Path) -> None:
         raise UserError(f"{target.parent}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; make room")
     try:
         model.save_pretrained(target)
-    except SafetensorError as error:  # what a full disk looks like from here
+    except SafetensorError as error:  # raised for a full disk
         raise OSError(f"{target}: {error}") from None
     with contextlib.suppress(OSError):  # a base model may have none
         GenerationConfig.from_pretrained(origin).to_json_file(target / "generation_config.json")

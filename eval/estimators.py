@@ -1,9 +1,9 @@
 """Statistics of sampled correctness: Avg@n, Pass@k, Maj@n, their intervals, and paired differences. Pure.
 
-A metric is the mean of one value a question (`question_values`), and the question is the unit of every interval: samples
-of one question are not independent of each other.
+A metric is the mean of one value per question (`question_values`). The question is the unit of every interval, because
+samples of one question are not independent of each other.
 
-Which interval, and where a note stands beside it, follows from measured coverage: `benchmarks/coverage.py`.
+Measured coverage (`benchmarks/coverage.py`) decides which interval is used, and when a note is added.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ WILSON_EFFECTIVE = "Wilson, effective number of questions"
 PAIRED_T = "paired t"
 COMBINED = "combined from the benchmarks' intervals (MOVER)"
 
-# Intervals say 95%; outside of these a note stands beside them.
+# Intervals claim 95%; outside of these bounds a note is added.
 COVERAGE = (0.93, 0.97)
-# Measured: coverage leaves 93-97% only where fewer questions' worth of right (or of wrong) answers is expected.
+# Measured: coverage leaves 93-97% only when the expected correct (or incorrect) answers are worth fewer questions.
 SCARCE = 7
-# Measured: the paired t-interval is too short where fewer questions differ.
+# Measured: the paired t-interval is too short when fewer questions differ.
 FEW_DIFFER = 5
-# Measured: a macro-average's interval is off where the average lies nearer to 0 or 1.
+# Measured: a macro-average's interval is wrong when the average is nearer to 0 or 1.
 MACRO_EDGE = 0.1
-# How much the effective number of questions leans to the real one; the smallest of 0, 0.05, ... 0.5 with which Avg@8,
-# Pass@2 and Pass@4 of 30 and of 500 questions, mean 0.05 to 0.95, are all covered at least 93%.
+# How strongly the effective number of questions is drawn to the real one; the smallest of 0, 0.05, ... 0.5 with which
+# Avg@8, Pass@2 and Pass@4 of 30 and of 500 questions, mean 0.05 to 0.95, are all covered at least 93%.
 _LEAN = 0.2
 # Sign flips beyond which p-values are estimated: 13 differing questions are still enumerated (2^13 = 8,192).
 _FLIPS = 9_999
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def avg_at_n(correct: ArrayLike) -> float:
-    """Avg@n: the mean over questions of the share of right samples. Of one greedy sample a question: Pass@1."""
+    """Avg@n: the mean over questions of the share of correct samples. With one greedy sample per question: Pass@1."""
     return float(question_means(correct).mean())
 
 
@@ -85,16 +85,16 @@ def maj_at_n(labels: Sequence[Sequence[Hashable | None]], correct: ArrayLike) ->
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """The mean of one value a question, with standard error and 95% interval: any metric of this module.
+    """The mean of one value per question, with standard error and 95% interval: any metric of this module.
 
-    The interval is Wilson's at the effective number of questions (`effective_questions`). Where all values are 0 or 1,
-    as for one greedy sample a question and for Pass@n of n samples, that is Wilson's interval itself.
+    The interval is Wilson's at the effective number of questions (`effective_questions`). When all values are 0 or 1,
+    as with one greedy sample per question and with Pass@n of n samples, that is Wilson's interval itself.
 
     Args:
         values: (questions,), each from 0 to 1.
 
     Raises:
-        ValueError: no values, or other ones.
+        ValueError: no values, or values outside that range.
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not sample.size or not ((sample >= 0) & (sample <= 1)).all():
@@ -109,7 +109,7 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def standard_error(values: ArrayLike) -> float | None:
-    """Of the mean of independent values, (questions,); None for a single one."""
+    """Standard error of the mean of independent values, (questions,); None for a single value."""
     sample = np.asarray(values, dtype=float)
     return float(sample.std(ddof=1) / np.sqrt(sample.size)) if sample.size > 1 else None
 
@@ -117,9 +117,9 @@ def standard_error(values: ArrayLike) -> float | None:
 def effective_questions(mean: ArrayLike, squares: ArrayLike, n_questions: int) -> Floats:
     """How many questions of one sample each would give a mean of the same variance; at least `n_questions`.
 
-    That is `n_questions` over the ratio of the observed sum of squares to the largest possible one, which questions of
-    one sample each have: n * mean * (1 - mean). Where right or wrong answers are scarce the observed ratio says little,
-    so it leans to 1: both sums are increased by `_LEAN`.
+    That is `n_questions` divided by the ratio of the observed sum of squares to the largest possible one, n * mean *
+    (1 - mean), which questions of one sample each have. When correct or incorrect answers are scarce the observed ratio
+    is unreliable, so it is drawn towards 1: both sums are increased by `_LEAN`.
 
     Args:
         mean, squares: of the questions' values, and the sum of their squared deviations; any shape.
@@ -165,10 +165,12 @@ def wilson_coverage(shares: ArrayLike, total: int) -> Floats:
 
 
 def coverage_note(method: str, n_questions: int, value: float, interval: Interval) -> str | None:
-    """What to say beside an interval whose coverage is outside 93-97%, else None.
+    """The note for an interval whose coverage is outside 93-97%, else None.
 
-    Wilson's is computed exactly, for true shares across the interval. The effective one's was measured: it leaves
-    93-97% only where fewer than `SCARCE` questions' worth of right, or of wrong, answers are expected.
+    The coverage of Wilson's interval is computed exactly, for true shares across the interval. With the effective
+    number
+    of questions it was measured: it leaves 93-97% only when the expected correct, or incorrect, answers are worth fewer
+    than `SCARCE` questions.
     """
     if method == WILSON:
         low, high = interval
@@ -215,7 +217,7 @@ def gains_estimate(gains: ArrayLike) -> Estimate:
     if sample.shape == (1,):
         return Estimate(float(sample[0]), (-1.0, 1.0), None, PAIRED_T)
     low, high = mean_interval(sample)
-    # Spread shows only where gains differ from what most questions gain (usually nothing).
+    # Only gains that differ from the most frequent gain (usually 0) show a spread.
     differ = sample.size - int(np.unique(sample, return_counts=True)[1].max())
     note = None
     if differ < FEW_DIFFER:
@@ -243,7 +245,7 @@ def sign_flip_p_value(gains: ArrayLike) -> float:
 
     Exact up to 13 gains other than 0, then from 9,999 random flips of fixed seed (smallest value 0.0002).
     """
-    # A gain of 0 has no sign, so leaving it out changes nothing but that more can be enumerated.
+    # A gain of 0 has no sign, so leaving it out changes nothing, and more can be enumerated.
     sample = np.asarray(gains, dtype=float)
     sample = sample[sample != 0]
     if sample.size < 2:
@@ -255,10 +257,10 @@ def sign_flip_p_value(gains: ArrayLike) -> float:
 
 
 def macro_average(parts: Sequence[Estimate]) -> Estimate:
-    """The plain mean of independent estimates, one a benchmark: of values, or of differences.
+    """The plain mean of independent estimates, one per benchmark: of values, or of differences.
 
-    The interval is made from theirs (MOVER, Zou and Donner 2008): each end lies as far from the mean as the root of
-    the sum of the squared distances of the parts' ends, over their number. It so keeps their asymmetry near 0 and 1.
+    The interval combines theirs (MOVER, Zou and Donner 2008): the distance of each end from the mean is the root of the
+    sum of the squared distances of the parts' ends, over their number. So it keeps their asymmetry near 0 and 1.
 
     Raises:
         ValueError: no parts.

@@ -1,4 +1,4 @@
-"""Responses graded while others are still being generated, and written as they are."""
+"""Grades responses while others are still being generated, and writes each when it is graded."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from openrlhf_mel import __version__
 from openrlhf_mel.verifier import MATH, Reference, Verdict, Verifier, as_number
 
 _BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
-_WAITING = 512  # responses that wait to be graded; then the generation waits
+_WAITING = 512  # responses that may wait to be graded; at more, generation waits
 _FLUSH_EVERY = 200
 _JUDGES = ("math-verify", "sympy", "latex2sympy2_extended", "antlr4-python3-runtime")
-_LAST_S = 5  # seconds that are left to grade what came before an interrupt
+_LAST_S = 5  # seconds to grade earlier responses after an interrupt
 
 
 class Grader:
     """Threads that judge responses under both extractions, and append them to the store.
 
-    Use as a context manager: leaving it waits until everything is written; when interrupted `_LAST_S` seconds at most,
-    then what waits is dropped (and drawn again by the next command). What fails in a thread (a full disk, no worker
-    process) is raised by the next `grade`, or on leaving. `written` is told how many samples were just written.
+    Use as a context manager: leaving it waits until everything is written; after an interrupt `_LAST_S` seconds at
+    most, then waiting responses are dropped (the next command draws them again). An error in a thread (a full disk, no
+    worker process) is raised by the next `grade`, or on leaving. `written` gets the number of samples just written.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Grader:
             thread.start()
 
     def grade(self, response: Response) -> None:
-        """Hand over a response; waits while many are waiting."""
+        """Queue a response; blocks while many are waiting."""
         if self._failure:
             raise self._failure
         self._waiting.put(response)
@@ -71,7 +71,7 @@ class Grader:
             raise self._failure
 
     def _end_soon(self) -> None:
-        """Hostile answers can take seconds each: somebody who interrupts does not wait for all of them."""
+        """Stop within `_LAST_S`: hostile answers can take seconds each, too long after an interrupt."""
         print(f"interrupted: what has come is still graded, for {_LAST_S} s at most", file=sys.stderr)
         end = time.monotonic() + _LAST_S
         while not self._waiting.empty() and time.monotonic() < end:
@@ -88,7 +88,7 @@ class Grader:
         since_flush = 0
         while (batch := self._next()) is not None:
             if self._failure:
-                continue  # keep taking, so that nobody waits for room
+                continue  # keep taking responses, so that no caller waits for space
             try:
                 self._write(batch)
                 since_flush += len(batch)
@@ -99,7 +99,7 @@ class Grader:
                 self._failure = error
 
     def _next(self) -> list[Response] | None:
-        """What is waiting, at least one; None at the end."""
+        """The waiting responses, at least one; None at the end."""
         first = self._waiting.get()
         if first is None:
             return None
@@ -130,7 +130,7 @@ def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[t
     """The anchored and the lenient verdict on each (response, question), by the question's scorer."""
     answers = list(answers)
     anchored = verifier.verify_many([(text, question.reference) for text, question in answers], "anchored")
-    # In a box: of the bare LaTeX of MATH500's answers Math-Verify misreads every fifth.
+    # In a box: Math-Verify misreads every fifth of MATH500's answers as bare LaTeX.
     boxed = [
         (text, Reference(f"\\boxed{{{question.answer}}}", question.scorer, question.problem))
         for text, question in answers
@@ -144,7 +144,7 @@ def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[t
 
 
 def judged_by() -> dict[str, str]:
-    """The versions of what a verdict depends on."""
+    """The versions of the packages that a verdict depends on."""
     return {"openrlhf_mel": __version__} | {name: importlib.metadata.version(name) for name in _JUDGES}
 
 
@@ -184,7 +184,7 @@ def _verdicts(anchored: Verdict, lenient: Verdict) -> dict[str, Any]:
 
 
 def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
-    """A number within the benchmark's tolerance is right, with or without the benchmark's unit."""
+    """A number within the benchmark's tolerance is correct, with or without the benchmark's unit."""
     numeric = question.scorer == MATH and (question.tolerance or question.unit == "%")
     if verdict.status != "wrong" or not verdict.extracted or not numeric:
         return verdict
@@ -199,5 +199,5 @@ def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
 
 
 def _encodable(text: str) -> str:
-    """Half a UTF-16 pair, which a model may print and a file cannot hold, becomes a question mark."""
+    """The text with half UTF-16 pairs, which a model may print and a file cannot store, replaced by question marks."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""What could change a sample, and which samples a run is to have. Pure."""
+"""The settings that could change a sample, and the samples that a run should have. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from eval.messages import Request, Sampling
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import MATH
 
-_METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one way to write each, so none stands twice
+_METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one form for each, so that none occurs twice
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 GREEDY = "pass@1"
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which metrics are wanted, and so which samples.
+    """The wanted metrics, and the samples that they need.
 
     Attributes:
         n: sampled responses of each question, 0 for none.
@@ -71,7 +71,7 @@ def _check(metric: str, n: int) -> None:
 
 
 def seed_of(seed: int, benchmark: str, question: str, sample: int) -> int:
-    """The seed of one sampled response, from 0 to 2^31 - 1: the same whatever else is drawn."""
+    """The seed of one sampled response, from 0 to 2^31 - 1, independent of other samples."""
     digest = hashlib.sha256(f"{seed}/{benchmark}/{question}/{sample}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1
 
@@ -100,7 +100,7 @@ def settings(
     scorers: dict[str, str],
     versions: dict[str, str],
 ) -> dict[str, Any]:
-    """Everything that could change a sample or its verdict. What only says how many are drawn is not in it."""
+    """Everything that could change a sample or its verdict, but not the number of samples."""
     return {
         "model": model,
         "template": {"name": template.name, "sha256": template.sha256, "chat": chat},
@@ -113,9 +113,9 @@ def settings(
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two settings differ, as `name: old -> new`.
+    """The differences between two settings, as `name: old -> new`.
 
-    No difference: a benchmark that only one of them has, and another name for the same template.
+    A benchmark that only one of them has, and another name for the same template, are no differences.
     """
     if not name and isinstance(old, dict) and isinstance(new, dict):
         old, new = with_scorers(old), with_scorers(new)
@@ -133,6 +133,6 @@ def with_scorers(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    # A server's words may be among them: nothing that a terminal would obey.
+    # A server's text may be among them: remove a terminal's control characters.
     text = "".join(c if c.isprintable() else "?" for c in str(value))
     return f"{text[:16]}..." if _SHA256.fullmatch(text) else text

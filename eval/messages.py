@@ -1,4 +1,4 @@
-"""What passes between the parts of an evaluation. Pure."""
+"""The records that the parts of an evaluation exchange. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Question:
     """A row of a prepared benchmark.
 
     Attributes:
-        unit: what an answer may carry behind its number, where the benchmark says so.
-        tolerance: how far from `answer` a number may be.
-        scorer: what judges answers; `math` in evaluations of before there were others.
+        unit: the unit that may follow an answer's number, if the benchmark has one.
+        tolerance: the allowed distance of a number from `answer`.
+        scorer: what judges answers; `math` in evaluations from before there were others.
     """
 
     benchmark: str
@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         sample: 0 for the greedy one; sampled ones count from 0 as well.
-        seed: of a sampled one; depends on the run's seed, the question and `sample` alone.
+        seed: of a sampled one; it depends on the run's seed, the question and `sample` alone.
         prompt: the question's prompt as text, not yet in a chat template.
     """
 
@@ -55,12 +55,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What was drawn for a request.
+    """The response to a request.
 
     Attributes:
-        finish_reason: `stop`; `length` where the response was cut at the maximal length; a server's own word where it ended
-            otherwise (`content_filter`), `unknown` where it has none.
-        prompt_tokens, tokens: how many, where the backend says so.
+        finish_reason: `stop`; `length` when the response was cut at the maximal length; else a server's own word
+            (`content_filter`), or `unknown` when it gives none.
+        prompt_tokens, tokens: their numbers, if the backend reports them.
     """
 
     request: Request
@@ -80,7 +80,7 @@ class Sampling:
 
 
 class BackendError(Exception):
-    """The model cannot be reached or run. The message says what was tried and what to do; `details` are printed under it."""
+    """The model cannot be reached or run. The message says what was tried and what to do; `details` come below."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -88,10 +88,10 @@ class BackendError(Exception):
 
 
 class Backend(Protocol):
-    """A model that answers."""
+    """A model that generates responses."""
 
     def identity(self) -> dict[str, Any]:
-        """What of the model, its weights and the software could change a response; JSON, small, no secrets."""
+        """Properties of model, weights and software that could change a response: small JSON without secrets."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
         """Responses as they are finished, in any order, one for each request. Raises BackendError.

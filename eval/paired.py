@@ -1,7 +1,7 @@
 """Two evaluations over the questions that both have: values side by side, differences with interval and p-value.
 
-A difference is the other's value minus the baseline's. avg@n and pass@n take n from the evaluation with fewer samples;
-the one with more contributes all of them: its mean, and the unbiased estimate of Pass@n.
+A difference is the other's value minus the baseline's. avg@n and pass@n take n from the evaluation with fewer samples.
+The one with more samples contributes all of them: their mean, and the unbiased estimate of Pass@n.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from eval.question_values import question_means, question_passes
 from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples
 from openrlhf_mel.errors import UserError
 
-_SHOWN = 3  # how many of a list a message names
+_SHOWN = 3  # entries of a list in a message
 
 
 @dataclass
 class Answered:
-    """A question of an evaluation: its text, and which of its samples are right."""
+    """A question of an evaluation: its text, and which of its samples are correct."""
 
     problem: str
     answer: str
@@ -35,10 +35,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class ComparedEvaluation:
-    """What an evaluation's folder holds, by benchmark and by question id.
+    """The content of an evaluation's folder, by benchmark and by question id.
 
     Attributes:
-        settings: what could change a sample.
+        settings: everything that could change a sample.
         n: the most sampled responses that a question of a benchmark has.
     """
 
@@ -80,10 +80,10 @@ class ComparedMetric:
 def load(folder: Path) -> ComparedEvaluation:
     """Read an evaluation.
 
-    Samples of questions that are not in `questions/` (an earlier, larger run) are passed over.
+    Samples of questions that are not in `questions/` (from an earlier, larger run) are ignored.
 
     Raises:
-        UserError: it is none, or cannot be read.
+        UserError: the folder is no evaluation, or cannot be read.
     """
     names = evaluated(folder)
     settings = read_json(folder / SETTINGS)
@@ -105,7 +105,7 @@ def load(folder: Path) -> ComparedEvaluation:
 
 
 def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str, Any]:
-    """All of a comparison, as it is written to JSON.
+    """The whole comparison, as it is written to JSON.
 
     Raises:
         UserError: no question is in both, or one has different texts.
@@ -119,7 +119,7 @@ def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str
         rows[name] = {}
         drawn = [{i: q.greedy is not None for i, q in side.items()} for side in (before, after)]
         if whole := _whole(ids, drawn):
-            values = [np.array([float(e[i].greedy) for i in whole]) for e in (before, after)]
+            values = [np.array([e[i].greedy for i in whole], dtype=float) for e in (before, after)]
             rows[name][GREEDY] = _row(whole, *values)
             _warn_of_missing(warnings, name, GREEDY, len(ids) - len(whole))
         drawn = [{i: len(q.sampled) == e.n[name] > 0 for i, q in e.questions[name].items()} for e in (baseline, other)]
@@ -156,7 +156,7 @@ def _sides(baseline: ComparedEvaluation, other: ComparedEvaluation) -> tuple[tup
 
 
 def _common(baseline: ComparedEvaluation, other: ComparedEvaluation, warnings: list[str]) -> dict[str, list[str]]:
-    """The ids in both, by benchmark, in the baseline's order; what is left out goes to `warnings`."""
+    """The ids in both, by benchmark, in the baseline's order; `warnings` gets those left out."""
     both = [name for name in baseline.questions if name in other.questions]
     if not both:
         raise UserError(
@@ -170,9 +170,9 @@ def _common(baseline: ComparedEvaluation, other: ComparedEvaluation, warnings: l
     for name in both:
         before, after = baseline.questions[name], other.questions[name]
         ids = [i for i in before if i in after]
-        for folder, alone in ((baseline.folder, len(before) - len(ids)), (other.folder, len(after) - len(ids))):
-            if alone:
-                warnings.append(f"{name}: left out {alone} of {alone + len(ids)} questions, which only {folder} has")
+        for folder, extra in ((baseline.folder, len(before) - len(ids)), (other.folder, len(after) - len(ids))):
+            if extra:
+                warnings.append(f"{name}: left out {extra} of {extra + len(ids)} questions, which only {folder} has")
         if changed := [i for i in ids if before[i].problem != after[i].problem]:
             raise UserError(
                 f"{name}: the text of {len(changed)} questions differs between {baseline.folder} and {other.folder}, "
@@ -191,7 +191,7 @@ def _common(baseline: ComparedEvaluation, other: ComparedEvaluation, warnings: l
 
 
 def _whole(ids: Iterable[str], there: Sequence[Mapping[str, bool]]) -> list[str]:
-    """The ids whose samples are all there, on both sides."""
+    """The ids with all samples on both sides."""
     return [i for i in ids if all(side[i] for side in there)]
 
 
@@ -207,13 +207,13 @@ def _row(ids: list[str], before: np.ndarray, after: np.ndarray) -> ComparedMetri
 
 
 def _pooled(parts: Mapping[str, ComparedMetric]) -> ComparedMetric:
-    """Every question weighs the same."""
+    """Pool all questions with equal weights."""
     ids, before, after = _joined(parts)
     return _row(ids, before, after)
 
 
 def _macro(parts: Mapping[str, ComparedMetric]) -> ComparedMetric:
-    """Every benchmark weighs the same: a question as much as its share of its benchmark."""
+    """Average over benchmarks with equal weights: a question's weight is its share of its benchmark."""
     weighted = np.concatenate([(row.after - row.before) / len(row.ids) for row in parts.values()])
     baseline, other = (float(np.mean([getattr(row, side) for row in parts.values()])) for side in ("baseline", "other"))
     difference = estimators.macro_average([row.difference for row in parts.values()])

@@ -15,15 +15,16 @@ Floats = NDArray[np.float64]
 
 
 def question_means(correct: ArrayLike) -> Floats:
-    """Share of right samples of each question, (questions,)."""
-    return _matrix(correct).mean(axis=1)
+    """Share of correct samples of each question, (questions,)."""
+    means: Floats = _matrix(correct).mean(axis=1)
+    return means
 
 
 def question_passes(correct: ArrayLike) -> Floats:
-    """The chance that k samples drawn without replacement hold a right one, (questions, n), column k - 1 for each k.
+    """The probability that k samples, drawn without replacement, include a correct one: (questions, n), column k - 1.
 
-    Unbiased, `1 - C(n - c, k) / C(n, k)` with c right ones of n (Chen et al. 2021, arXiv 2107.03374, Eq. 1), as the
-    product of the chances that one draw after another is wrong, so that no binomial coefficient overflows.
+    Unbiased: `1 - C(n - c, k) / C(n, k)` with c correct of n (Chen et al. 2021, arXiv 2107.03374, Eq. 1). It is
+    computed as a product of the probabilities that each draw is incorrect, so that no binomial coefficient overflows.
     """
     matrix = _matrix(correct)
     n = matrix.shape[1]
@@ -35,9 +36,9 @@ def question_passes(correct: ArrayLike) -> Floats:
 def question_majorities(labels: Sequence[Sequence[Hashable | None]], correct: ArrayLike) -> Floats:
     """Correctness of each question's most frequent answer, (questions,).
 
-    Where several answers are the most frequent, one of them is drawn uniformly, and the value is the expectation. No
-    answer (None) never wins; a question whose samples all lack one counts 0. Samples of the same label should agree in
-    correctness; where they do not (one of them timed out in grading), the answer counts as their mean.
+    When several answers are the most frequent, the value is the expectation over a uniform choice of one. No answer
+    (None) never wins; a question whose samples all lack an answer counts 0. Samples with the same label should agree in
+    correctness; when they do not (one of them timed out in grading), the answer counts as their mean.
 
     Args:
         labels: for each question its n samples' groups; answers that are equal have the same label.

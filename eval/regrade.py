@@ -51,7 +51,7 @@ def regrade(folder: Path) -> int:
     well; those of questions that the last command's `--limit` left out stay as they are.
 
     Raises:
-        UserError: it is no evaluation, one that was never finished, or a scorer of its cannot be loaded.
+        UserError: the folder is no evaluation, one that never finished, or a scorer of its cannot be loaded.
     """
     questions = {name: read_questions(folder, name) for name in evaluated(folder)}
     before, draws = _finished(folder)
@@ -79,7 +79,7 @@ def _scorer(folder: Path, questions: list[Question]) -> str:
 
 
 def _finished(folder: Path) -> tuple[dict[str, Any], Draws]:
-    """The content of metrics.json, and what was drawn for it."""
+    """The content of metrics.json, and the draws that it is based on."""
     if not (folder / METRICS).exists():
         raise UserError(f"{folder}: not finished, no {METRICS} in it; run eval.run again first")
     found = read_json(folder / METRICS)
@@ -96,7 +96,7 @@ def _finished(folder: Path) -> tuple[dict[str, Any], Draws]:
 
 
 def _regrade(store: Store, name: str, questions: list[Question], verifier: Verifier) -> tuple[int, int]:
-    """Returns how many verdicts changed, and how many samples could not be judged for want of their question."""
+    """Returns how many verdicts changed, and how many samples could not be judged because their question is missing."""
     by_id = {question.id: question for question in questions}
     samples = list(store.samples(name))
     found, rest = [], iter(samples)

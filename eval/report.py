@@ -38,7 +38,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot in both themes, and what it says."""
+    """A plot in both themes, and its caption."""
 
     name: str
     caption: str
@@ -47,7 +47,7 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """In the page's pixels, of which an inch has 96; a PNG file has its own at this place."""
+        """The width in the page's pixels, 96 per inch, computed from the PNG header."""
         return int.from_bytes(self.light[16:20], "big") * 96 // plots.DPI
 
 
@@ -88,9 +88,9 @@ def _labels(paths: Sequence[Path], text: str | None) -> list[str]:
 
 
 def read_questions(evaluations: Sequence[Evaluation], browser: Browser) -> Lengths:
-    """Read every sample once: into the browser, and its length.
+    """Read every sample once, into the browser and the statistics of lengths.
 
-    Of the sampled responses where there are any, else of the greedy ones.
+    Lengths are of the sampled responses, or of the greedy ones if there are none.
     """
     found: dict[str, dict[str, list[Measured]]] = {name: {} for name in tables.benchmark_names(evaluations)}
     for model, evaluation in enumerate(evaluations):
@@ -144,7 +144,7 @@ def draw(evaluations: Sequence[Evaluation], measured: Lengths) -> list[Picture]:
 
 
 def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Lengths, pictures: Sequence[Picture]) -> str:
-    """The page. Only its own style and script, named by their hashes, are allowed to work in it."""
+    """The page. Its content policy allows only its own style and script, by their hashes."""
     style, script = ((_SOURCES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     policy = {
         "default-src": "'none'",
@@ -185,7 +185,7 @@ def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Length
 
 
 def write(target: Path, files: Mapping[str, bytes], outdated: Sequence[str]) -> None:
-    """Write all files aside, then rename them; plots of an earlier page that this one has not are removed."""
+    """Write all files under temporary names, then rename them; remove an earlier page's plots that this one lacks."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -28,8 +28,8 @@ class Drawn:
     """A benchmark's samples in the order of its questions.
 
     Attributes:
-        greedy: one of each question, or none.
-        sampled: n of each question, in the order of their numbers.
+        greedy: one per question, or none.
+        sampled: n per question, in the order of their numbers.
     """
 
     questions: Sequence[Question]
@@ -43,7 +43,7 @@ class Drawn:
 
 
 def collect(samples: Iterable[Sample], questions: Sequence[Question], draws: Draws) -> Drawn:
-    """The samples that `draws` asks for; others in the folder, of an earlier command, are passed over.
+    """The samples that `draws` asks for; others in the folder, from an earlier command, are ignored.
 
     Raises:
         UserError: one is missing.
@@ -121,7 +121,7 @@ def write_results(
 
 
 def write_checkpoints(folder: Path) -> None:
-    """One row for each checkpoint evaluated into `folder`, by step: what the paper's figures 6 to 8 are drawn from."""
+    """One row for each checkpoint evaluated into `folder`, by step: the data of the paper's figures 6 to 8."""
     found = [(path.parent.name, read_json(path)) for path in sorted(folder.glob(f"*/{METRICS}"))]
     rows = [
         {
@@ -141,7 +141,7 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def answer_label(sample: Sample, lenient: bool, reference: str = "") -> str | None:
-    """What Maj@n counts: right answers together, wrong ones by their option, number or text; None where there is no answer."""
+    """The label that Maj@n counts: correct answers share one, others have their option, number or text; None for no answer."""
     status, extracted = (
         (sample.lenient_status, sample.lenient_extracted) if lenient else (sample.status, sample.extracted)
     )
@@ -173,7 +173,7 @@ def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]
 
 
 def _correct(samples: Sequence[Sequence[Sample]], lenient: bool) -> np.ndarray:
-    """(questions, n), 1 where right."""
+    """(questions, n), 1 where correct."""
     return np.array([[(s.lenient_status if lenient else s.status) == "correct" for s in row] for row in samples], int)
 
 

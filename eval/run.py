@@ -30,7 +30,7 @@ MODELS = "models"
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is asked of every model of a command."""
+    """The settings that a command uses for every model."""
 
     benchmarks: list[Benchmark]
     template: Template
@@ -46,9 +46,9 @@ class Target:
     """A model to evaluate.
 
     Attributes:
-        name: what the results call it.
-        folder: where its samples and results go.
-        model: what the backend loads, held while it is needed: a checkpoint has to be converted first.
+        name: its name in the results.
+        folder: the folder of its samples and results.
+        model: a context with the model that the backend loads: a checkpoint has to be converted first.
         step: of a checkpoint.
         paper: the paper's row to show beside it.
     """
@@ -61,7 +61,7 @@ class Target:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Returns the exit code: 0; 2 for bad input; 1 where the model, a disk or a machine fails; 130."""
+    """The command. Returns the exit code: 0; 2 for bad input; 1 if model, disk or machine fails; 130 if interrupted."""
     options = arguments.parser().parse_args(argv)
     after = f"samples that were written to {options.output_dir} stay, and eval.run goes on with them"
     try:
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> str:
-    """Evaluate; returns what is printed."""
-    draws = Draws.parse(options.n, options.metrics)  # before anything is loaded: what cannot be given is refused
+    """Evaluate; returns the text to print."""
+    draws = Draws.parse(options.n, options.metrics)  # before anything is loaded: refuses impossible metrics
     sampling = arguments.sampling(options)
     arguments.check_backend(options)
     arguments.check_output(options)
@@ -96,11 +96,11 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def evaluate(target: Target, plan: EvaluationPlan, options: argparse.Namespace) -> None:
-    """Draw the samples that are missing, grade them as they come, and write the results.
+    """Draw the missing samples, grade them as they arrive, and write the results.
 
     Raises:
         UserError: bad input, or a folder with samples of other settings.
-        BackendError: the model cannot be reached or run; what came before is kept.
+        BackendError: the model cannot be reached or run; earlier samples are kept.
     """
     started = records.now()
     with contextlib.ExitStack() as stack:
@@ -152,7 +152,7 @@ def _draw(store: Store, backend: Backend, plan: EvaluationPlan, name: str) -> in
 
 
 def _settle(store: Store, chosen: dict[str, Any]) -> None:
-    """Refuse to mix samples of different settings; else write them down, with the benchmarks of earlier commands."""
+    """Refuse to mix samples of different settings; else record them, with the benchmarks of earlier commands."""
     folder, path = store.folder, store.folder / SETTINGS
     if store.has_samples():
         if not path.exists():

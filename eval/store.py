@@ -1,6 +1,6 @@
-"""The samples of an evaluation on disk: `samples/<benchmark>.jsonl`, a line each, appended whole as it comes.
+"""The samples of an evaluation on disk: `samples/<benchmark>.jsonl`, one line per sample, appended whole.
 
-A kill at any moment loses at most the line that was being written; what it left of that line is cut off when the file is opened again.
+A kill loses at most the line that was being written; opening the file again cuts off the rest of that line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTINGS, METRICS, SUMMARY = "settings.json", "metrics.json", "summary.md"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A graded response, as it stands in its line.
+    """A graded response, as in its line.
 
     Attributes:
         status, extracted: the anchored verdict, and the answer that it judged.
@@ -50,7 +50,7 @@ class Sample:
 
     @property
     def key(self) -> tuple[str, int, bool]:
-        """Which sample of which question it is."""
+        """The key of question and sample."""
         return self.question, self.sample, self.greedy
 
 
@@ -60,10 +60,10 @@ def request_key(request: Request) -> tuple[str, int, bool]:
 
 
 class Store:
-    """An evaluation's folder, held by one process at a time.
+    """An evaluation's folder, locked by one process at a time.
 
     Raises:
-        UserError: another process holds it, or a line of it cannot be read.
+        UserError: another process has locked it, or one of its lines cannot be read.
     """
 
     def __init__(self, folder: Path):
@@ -86,7 +86,7 @@ class Store:
         self._writing = threading.Lock()
 
     def append(self, benchmark: str, samples: Iterable[Sample]) -> None:
-        """Add lines, whole. A failing disk leaves none of them."""
+        """Append whole lines. If the disk fails, none of them is kept."""
         data = "".join(json_lines(map(asdict, samples))).encode()
         with self._writing:
             if self._lock_file.closed:
@@ -103,22 +103,22 @@ class Store:
                 raise OSError(error.errno, error.strerror, str(self._path(benchmark))) from None
 
     def samples(self, benchmark: str) -> Iterator[Sample]:
-        """The samples that are there."""
+        """The existing samples."""
         return read_samples(self._path(benchmark))
 
     def has_samples(self) -> bool:
-        """Whether anything was ever drawn into this folder."""
+        """Whether the folder has samples."""
         return any(path.stat().st_size for path in (self.folder / SAMPLES).glob("*.jsonl"))
 
     def replace(self, benchmark: str, samples: Iterable[Sample]) -> None:
-        """Write all samples anew, aside, and rename."""
+        """Replace all samples atomically."""
         with self._writing:
             if benchmark in self._files:
                 os.close(self._files.pop(benchmark))
             write_lines(self._path(benchmark), json_lines(map(asdict, samples)))
 
     def write_questions(self, benchmark: str, questions: Iterable[Question]) -> None:
-        """Write the questions beside their samples, so that the folder can be read alone."""
+        """Write the questions next to their samples, so that the folder is self-contained."""
         unsaid = {"unit": None, "tolerance": None, "scorer": MATH}
         rows = (
             {k: v for k, v in asdict(q).items() if k != "benchmark" and (k not in unsaid or v != unsaid[k])}
@@ -127,13 +127,13 @@ class Store:
         write_lines(self.folder / QUESTIONS / f"{benchmark}.jsonl", json_lines(rows))
 
     def flush(self) -> None:
-        """Bring what was written to the disk."""
+        """Flush written lines to the disk."""
         with self._writing:
             for file in self._files.values():
                 os.fsync(file)
 
     def close(self) -> None:
-        """Let go of the folder; what was made for a command that was refused is removed."""
+        """Unlock the folder; remove it if a refused command has created it."""
         with contextlib.suppress(OSError):
             self.flush()
         for file in self._files.values():
@@ -165,7 +165,7 @@ class Store:
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """The samples of a file; a last line that was cut short is left out, as is a file that is not there."""
+    """The samples of a file without a truncated last line; none if the file does not exist."""
     for number, row in _rows(path):
         try:
             sample = Sample(**row)
@@ -179,7 +179,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def _damaged(sample: Sample) -> str | None:
-    """The first field of another kind than it must be."""
+    """The first field of a wrong type, or None."""
     kinds = {"question": str, "sample": int, "greedy": bool, "seed": int, "response": str, "finish_reason": str}
     optional = {"extracted": str, "lenient_extracted": str, "prompt_tokens": int, "tokens": int}
     for name, kind in (kinds | optional).items():
@@ -206,7 +206,7 @@ def read_questions(folder: Path, benchmark: str) -> list[Question]:
 
 
 def evaluated(folder: Path) -> list[str]:
-    """The benchmarks of an evaluation's folder. Raises UserError where there is none."""
+    """The benchmarks of an evaluation's folder. Raises UserError when there is none."""
     names = sorted(path.stem for path in (folder / QUESTIONS).glob("*.jsonl"))
     if not names:
         raise UserError(f"{folder}: no evaluation in this folder; expected {QUESTIONS}/<benchmark>.jsonl in it")
@@ -214,7 +214,7 @@ def evaluated(folder: Path) -> list[str]:
 
 
 def evaluations(folder: Path) -> list[Path]:
-    """The folder itself, or the checkpoints' folders in that of a `--run`. Raises UserError where there is none."""
+    """The folder itself, or the checkpoints' folders in that of a `--run`. Raises UserError when there is none."""
     if (folder / QUESTIONS).is_dir():
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{QUESTIONS}") if path.is_dir())
@@ -224,7 +224,7 @@ def evaluations(folder: Path) -> list[Path]:
 
 
 def single(folder: Path) -> Path:
-    """The one evaluation that a folder stands for. Raises UserError naming the checkpoints where there are several."""
+    """The only evaluation of a folder. Raises UserError naming the checkpoints when there are several."""
     found = evaluations(folder)
     if len(found) > 1:
         raise UserError(f"{folder}: holds several checkpoints; name one of {', '.join(map(str, found))}")
@@ -232,7 +232,7 @@ def single(folder: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of an evaluation's folder. Raises UserError where it is missing or damaged."""
+    """A JSON file of an evaluation's folder. Raises UserError when it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`summary.md`: the table in percent, beside the paper's row, with what a reader has to know to believe it. Pure."""
+"""`summary.md`: the table in percent, beside the paper's row, with its settings and notes. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PaperRow:
     """A row of the paper's Table 1: benchmark (and "average") -> metric -> percent.
 
     Attributes:
-        key: as `--paper` takes it.
+        key: the value of `--paper`.
     """
 
     key: str
@@ -32,7 +32,7 @@ def paper_row(model: str, method: str | None = None) -> PaperRow | None:
     """The row of a model of the paper, by the last part of its name ("Qwen3-8B-Base"), or by `SIZE:METHOD`; else None.
 
     Args:
-        method: `base`, `grpo` or `mel`; what a checkpoint of that model was trained with.
+        method: `base`, `grpo` or `mel`: the training of a checkpoint of that model.
     """
     table = json.loads(PAPER.read_text(encoding="utf-8"))
     size, _, named = model.partition(":")
@@ -73,7 +73,7 @@ def read_contamination(path: Path) -> dict[str, dict[str, int]]:
 
 
 def checkpoints_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row a checkpoint: each metric on average, then on each benchmark."""
+    """One row per checkpoint: each metric on average, then on each benchmark."""
     names = list(dict.fromkeys(name for row in rows for name in row["benchmarks"]))
     parts = ["# Checkpoints\n"]
     for metric in dict.fromkeys(metric for row in rows for metric in row["average"]):
@@ -205,12 +205,12 @@ def _escaped(cell: str) -> str:
 
 
 def _line(text: str) -> str:
-    """In one line: a name from outside must not break a row or a heading."""
+    """The text in one line: a name from outside must not break a row or a heading."""
     return " ".join(text.split())
 
 
 def _mark(note: str | None, notes: list[str]) -> str:
-    """The number of a note, which is added to `notes` where it is new."""
+    """The number of a note, which is added to `notes` if it is new."""
     if note is None:
         return ""
     if note not in notes:

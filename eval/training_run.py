@@ -1,4 +1,4 @@
-"""A training run's folder, and what its manifest says that an evaluation needs."""
+"""A training run's folder, and the values of its manifest that an evaluation needs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Run:
         return self.config.get("mel.template_dir") or "default"
 
     def place(self, name: str, default: str) -> Path:
-        """Where the run wrote `name`. What was inside its folder is looked for inside it, should it have moved."""
+        """The place where the run wrote `name`. A path inside the run's folder is resolved in it, also after a move."""
         recorded = Path(self.config.get(name) or self.folder / default)
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return self.folder / recorded.relative_to(self.config["mel.run_dir"])
@@ -55,13 +55,13 @@ class Run:
 
     @property
     def final(self) -> Path:
-        """Where the final model is once training has ended."""
+        """The place of the final model after training."""
         folder = self.place("ckpt.output_dir", FINAL)
         return folder.with_name(FINAL) if folder.name == f"{FINAL}.partial" else folder
 
     @property
     def last_step(self) -> int | None:
-        """The step of the last line of its metrics."""
+        """The step of the last line of the run's metrics."""
         steps = [row["step"] for row in records.read_lines(self.folder / records.METRICS) if "step" in row]
         return steps[-1] if steps else None
 

@@ -1,4 +1,4 @@
-"""A row's question: a text, or a conversation of one user message, also one that a table stores as text. Pure."""
+"""A row's question: a text or a conversation of one user message, which a table may store as text. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import re
 from typing import Any
 
-# How messages begin in JSON and in Python's repr; numpy's own form, and what was written out twice, too.
+# How messages begin in JSON and in Python's repr, also in numpy's own form and when serialised twice.
 _BEGINS = re.compile(r"""(?:(?:np\.|numpy\.)?array\s*\(|["'])?[\[(\s]*+\{\s*\\?["']""")
 _KEYS = [[re.compile(rf"""["']{key}\\?["']\s*:""") for key in keys] for keys in (["role"], ["from", "value"])]
-# What Python's repr writes otherwise than JSON: a text (to the end where it is not closed), a constant, a tuple.
+# What Python's repr writes differently from JSON: a text (to the end if it is not closed), a constant, a tuple.
 _PYTHON = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*+(?:'|\Z)|"(?:[^"\\]|\\.)*+(?:"|\Z))|\b(?P<name>None|True|False)\b|(?P<open>\()|(?:,\s*+)?\)""",
     re.DOTALL,
@@ -25,7 +25,7 @@ class Unreadable(ValueError):
 
 
 def user_message(value: Any) -> Any:
-    """The text of a conversation of one user message, whether it is one or is written out; anything else as it is.
+    """The text of a conversation of one user message, also of one stored as text; any other value unchanged.
 
     Raises Unreadable.
     """
@@ -37,14 +37,14 @@ def user_message(value: Any) -> Any:
 
 
 def _read(text: str) -> Any:
-    """The conversation that JSON or Python's repr writes as this text; the text where it is none. Nothing is evaluated."""
+    """The conversation that this text stores as JSON or Python's repr; else the text. Nothing is evaluated."""
     bare = text.strip("\ufeff \t\r\n")
     if not _BEGINS.match(bare) or not any(all(key.search(bare) for key in keys) for keys in _KEYS):
         return text
     for written in (bare, _PYTHON.sub(_as_json, bare)):
         try:
             value, end = _DECODER.raw_decode(written)
-            json.dumps(value, ensure_ascii=False).encode()  # half of a UTF-16 pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # raises for half of a UTF-16 pair, which is no text
         except (ValueError, RecursionError):
             continue
         rest = written[end:].lstrip(" \t\r\n,")
@@ -65,7 +65,7 @@ def _as_json(token: re.Match[str]) -> str:
         return "[" if token["open"] else "]"
     try:
         return json.dumps(_ESCAPE.sub(_character, token["text"][1:-1]))
-    except (KeyError, ValueError, OverflowError):  # no escape of a repr: left as it is, for the decoder to refuse
+    except (KeyError, ValueError, OverflowError):  # no escape of a repr: left unchanged, so that the decoder refuses it
         return token[0]
 
 

@@ -1,12 +1,12 @@
-"""The one exception a user is meant to read: it says what was wrong, where, and what to do."""
+"""Exceptions for the user: they say what is wrong, where, and what to do."""
 
 _LONGEST = 300  # characters of another package's message
 
 
 class UserError(Exception):
-    """Bad input. The entry prints its messages alone (no traceback) and exits with code 2.
+    """Bad input. The command prints its messages without a traceback and exits with code 2.
 
-    `args` are the messages, one for each thing that is wrong; as text they stand on lines of their own.
+    `args` are the messages, one per error; as text each is on a line of its own.
     """
 
     def __str__(self) -> str:
@@ -14,11 +14,11 @@ class UserError(Exception):
 
 
 class HeldError(UserError):
-    """Another process holds what this one needs. It may be over in a while: the entry's exit code is 69."""
+    """Another process holds what this one needs, perhaps not for long: the command exits with code 69."""
 
 
 class Stopped(Exception):
-    """A stop was asked for (the file `stop` in the run's folder). What is done so far is saved before it goes up."""
+    """A stop was requested (the file `stop` in the run's folder). The work so far is saved before it propagates."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Starts Ray, puts MEL's classes in the place of upstream's, and runs upstream's own entry."""
+"""Starts Ray, replaces upstream's classes by MEL's, and runs upstream's own entry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from openrlhf_mel.settings.resolve import Settings
 if TYPE_CHECKING:
     from openrlhf_mel.upstream.watch import EngineWatch
 
-_UPSTREAM_ENV = {  # what upstream's own ray.init would pass on
+_UPSTREAM_ENV = {  # what upstream's own ray.init would set
     "TOKENIZERS_PARALLELISM": "true",
     "NCCL_DEBUG": "WARN",
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
@@ -35,22 +35,22 @@ _CPU_ENV = {
     "OMP_NUM_THREADS": "1",
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork
-    "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into what it receives, which is harmless on a GPU alone
+    "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into received tensors, harmless on a GPU alone
 }
-# What takes long to import and does not import Ray (see `cpu.forks`), by engine.
+# Modules that take long to import and do not import Ray (see `cpu.forks`), by engine.
 _HEAVY = {"transformers": ("deepspeed",), "vllm": ("deepspeed", "vllm.v1.worker.cpu_model_runner")}
-_CPU_SLOTS = 16  # Ray believes it: what upstream's placement groups ask for on a machine without GPUs
+_CPU_SLOTS = 16  # GPUs that Ray assumes on a machine without any, for upstream's placement groups
 _JOIN_S = 30
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
-# DeepSpeed calls ninja by its name, and an environment need not be activated to be used.
+# DeepSpeed calls ninja by name, also when the environment is not activated.
 _COMMANDS = str(Path(sys.executable).parent)
 
 
 def prepare_process(mel: MELConfig) -> None:
     """Make upstream importable in this process: the stand-ins first when there is no GPU."""
     os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", "")])
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # of this process, which only imports vLLM
-    # A thread that asks Ray for something after its end would start it anew. Ray reads this when it is imported.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # for this process, which only imports vLLM
+    # A thread that calls Ray after its end would start it again. Ray reads this variable during its import.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if mel.runtime == "cpu":
         import torch
@@ -58,7 +58,7 @@ def prepare_process(mel: MELConfig) -> None:
         from openrlhf_mel.cpu import standins
 
         os.environ.update(_cpu_environment(mel))
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported earlier
         getattr(standins, _stand_ins(mel))()
 
 
@@ -73,7 +73,7 @@ def _stand_ins(mel: MELConfig) -> str:
 
 @contextlib.contextmanager
 def worker_python(settings: Settings) -> Iterator[str | None]:
-    """Yields what starts Ray's workers: without a GPU, on this machine, forks of this process; None for Python itself."""
+    """Yields the program that starts Ray's workers: it forks this process where there is no GPU; else None (Python)."""
     if settings.mel.runtime != "cpu" or _address() != "local":
         yield None
         return
@@ -86,7 +86,7 @@ def worker_python(settings: Settings) -> Iterator[str | None]:
 
 
 def _log_as_asked() -> None:
-    """vLLM has read the driver's level when the driver imported it."""
+    """Set the log level again in each fork: vLLM read the driver's when the driver imported it."""
     logger = logging.getLogger("vllm")
     logger.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     for handler in logger.handlers:
@@ -106,7 +106,7 @@ def start_ray(settings: Settings, python: str | None = None) -> None:
         python: what `worker_python` yields.
 
     Raises:
-        UserError: no Ray could be had.
+        UserError: Ray could not be started or joined.
     """
     address = _address()
     join = address != "local"
@@ -117,7 +117,7 @@ def start_ray(settings: Settings, python: str | None = None) -> None:
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ.get(name, value) for name, value in _UPSTREAM_ENV.items()} | {"PYTHONPATH": path}
     env["VLLM_LOGGING_LEVEL"] = _ENGINE_LOG
-    env["PATH"] = os.pathsep.join([_COMMANDS, "${PATH}"])  # of the worker's node: Ray puts it in there
+    env["PATH"] = os.pathsep.join([_COMMANDS, "${PATH}"])  # of the worker's node: Ray expands it there
     runtime_env: dict[str, Any] = {"env_vars": env | (_cpu_environment(settings.mel) if cpu else {})}
     options: dict[str, Any] = {"address": address}
     if cpu:
@@ -144,7 +144,7 @@ def stop_ray() -> None:
 
 
 def _init_ray(join: bool, **options: Any) -> None:
-    """`ray.init`, given up after a while where a cluster should already be there: Ray itself would wait for minutes."""
+    """`ray.init`, with a timeout where a cluster should already run: Ray itself would wait for minutes."""
     import ray
 
     if not join:
@@ -168,7 +168,7 @@ def _init_ray(join: bool, **options: Any) -> None:
 
 
 def _check_devices(settings: Settings) -> None:
-    """Upstream's placement groups would wait for missing devices for ever, and say nothing."""
+    """Refuse missing devices: upstream's placement groups would silently wait for them for ever."""
     import ray
 
     gpus = placement(
@@ -187,7 +187,7 @@ def _check_devices(settings: Settings) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself tries a dead address for minutes."""
+    """Refuse an address that does not answer: Ray itself would try it for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -199,9 +199,9 @@ def _check_reachable(address: str) -> None:
 
 
 def substitute(settings: Settings) -> EngineWatch:
-    """Put MEL's classes where upstream's entry looks its own up, and `mel` beside its arguments.
+    """Replace the classes that upstream's entry looks up by MEL's, and add `mel` to its arguments.
 
-    Returns what watches the engines that the entry will create.
+    Returns the watch of the engines that the entry will create.
     """
     import openrlhf.trainer.ray as upstream_ray
     import openrlhf.utils.config as upstream_config

@@ -1,7 +1,7 @@
 """The three prompts, filled from text files that a user can swap. One definition for training, replay and evaluation.
 
-A template is a text file with places such as `{{question}}`. Places are filled in one pass, so that nothing in a
-value (LaTeX is full of braces) is ever taken for a place. A template's last line feed does not count.
+A template is a text file with placeholders such as `{{question}}`. They are filled in one pass, so nothing in a value
+(LaTeX is full of braces) is ever taken for a placeholder. A template's last line feed is ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Templates:
 
     Attributes:
         texts: file name -> template.
-        sections: heading that M must contain -> the part of M = (s*, C, H) that stands under it (Eq. 5), in order.
+        sections: heading that M must contain -> the part of M = (s*, C, H) under it (Eq. 5), in order.
         sha256: file name -> fingerprint of the file, for the manifest.
     """
 
@@ -53,11 +53,11 @@ class Templates:
         return cls(texts, sections, {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in files})
 
     def question(self, question: str) -> str:
-        """The question's prompt, in training, in replay and in evaluation alike (paper 3.1)."""
+        """The question's prompt, the same in training, replay and evaluation (paper 3.1)."""
         return fill_question(self.texts["question.txt"], question)
 
     def analysis(self, question: str, incorrect: str, correct: str) -> str:
-        """The instruction I with x, y- and y+: what the policy writes M from (Eq. 2-5)."""
+        """The instruction I with x, y- and y+, from which the policy writes M (Eq. 2-5)."""
         return _fill(self.texts["analysis.txt"], question=question, incorrect=incorrect, correct=correct)
 
     def replay(self, prompt: str, experience: str) -> str:
@@ -70,7 +70,7 @@ class PromptFormat:
     """How a prompt's text reaches the model: as it is, or as the user's turn of the tokenizer's chat template.
 
     A special token written out in a question, a response or an M (`<|im_end|>`) would be read as that token and could
-    end the user's turn. So it is taken out of what is filled in.
+    end the user's turn. So it is removed from the values that are filled in.
     """
 
     templates: Templates
@@ -108,7 +108,7 @@ class PromptFormat:
 def question_of(value: Any) -> str | None:
     """The bare question that a row holds: a text, or a conversation of one user message; None for anything else.
 
-    A conversation counts as one also where it is stored as text.
+    The conversation may also be stored as text.
     """
     try:
         value = user_message(value)
@@ -118,9 +118,9 @@ def question_of(value: Any) -> str | None:
 
 
 def without_special_tokens(text: str, tokenizer: Any) -> str:
-    """The text without the tokenizer's special tokens that are written out in it."""
+    """The text without special tokens of the tokenizer that are written out in it."""
     before = None
-    while before != text:  # taking one out may put another together
+    while before != text:  # removing one may form another
         before = text
         for token in tokenizer.all_special_tokens:
             text = text.replace(token, "")
@@ -146,11 +146,11 @@ def _read_template(path: Path, places: tuple[str, ...]) -> str:
     found = _PLACE.findall(text)
     for name in places:
         if name not in found:
-            raise UserError(f"{path}: the place {{{{{name}}}}} is missing; add it where the {name} belongs")
+            raise UserError(f"{path}: the placeholder {{{{{name}}}}} is missing; add it where the {name} belongs")
     for name in found:
         if name not in places:
             known = ", ".join(f"{{{{{p}}}}}" for p in places)
-            raise UserError(f"{path}: unknown place {{{{{name}}}}}; expected {known}")
+            raise UserError(f"{path}: unknown placeholder {{{{{name}}}}}; expected {known}")
     return text
 
 

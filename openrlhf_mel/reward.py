@@ -1,7 +1,7 @@
 """The verifier as OpenRLHF's reward function, for plain OpenRLHF: `--reward.remote_url <this file>`.
 
-OpenRLHF loads this file by its path. It passes the prompt and the response decoded together as one query; what is
-judged here is the response alone, since a prompt may hold an answer.
+OpenRLHF loads this file by its path. It passes the prompt and the response, decoded together, as one query. Only
+the response is judged here, because a prompt may contain an answer.
 """
 
 import logging
@@ -32,7 +32,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
 
 def judge_query(query: str, prompt: str, answer: str) -> Verdict:
-    """Judge the part of `query` after `prompt` against `answer`; the status is "error" when that part cannot be told."""
+    """Judge the part of `query` after `prompt` against `answer`; the status is "error" when that part cannot be determined."""
     try:
         response = _response(query, prompt)
         if response is None:
@@ -54,7 +54,7 @@ def _response(query: str, prompt: str) -> str | None:
     return query[len(prompt) :] if prompt and query.startswith(prompt) else None
 
 
-def _rows(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> list[tuple]:
+def _rows(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> list[tuple[str, Any, Any]]:
     """(query, prompt, answer) of each query; a missing prompt or label is None, which makes that row an error."""
 
     def at(items: Sequence[str] | None, i: int) -> str | None:

@@ -1,12 +1,12 @@
-"""Characters that nobody sees, and that make two equal texts differ. Pure."""
+"""Invisible characters, by which texts differ that look equal. Pure."""
 
 from __future__ import annotations
 
 import re
 
 # For a regular expression's class: Unicode's Default_Ignorable_Code_Point (marks of direction, joiners, byte order marks,
-# soft hyphens, selectors of variants) but for its letters, annotation marks, and controls. White space stays, also what is
-# a control. So do U+0007 and U+0008: where "\alpha" or "\beta" was read with its escape, they are all that shows it.
+# soft hyphens, selectors of variants) except its letters, annotation marks, and controls. White space is kept, also as
+# a control. So are U+0007 and U+0008: they alone show that "\alpha" or "\beta" was read with its escape.
 INVISIBLE = (
     "\\x00-\\x06\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f"
     "\u00ad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f"

@@ -1,6 +1,6 @@
 """`python -m openrlhf_mel.train --config FILE.yaml [--any.flag value ...]`: train with Meta-Experience Learning.
 
-Resolve the settings, check what can be checked, start Ray, run upstream's trainer with MEL's classes in place.
+Resolves the settings, checks them, starts Ray, and runs upstream's trainer with MEL's classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openrlhf_mel.settings.resolve import Settings, here, resolve
 from openrlhf_mel.upstream import AGENT_EXECUTOR, contract
 
 EXIT_HELD = 69  # the exit code when another process holds the run's folder (EX_UNAVAILABLE of sysexits.h)
-EXIT_STOPPED = 75  # the exit code of a run that was asked to stop (EX_TEMPFAIL of sysexits.h): start it again
+EXIT_STOPPED = 75  # the exit code of a run that a request stopped (EX_TEMPFAIL of sysexits.h): start it again
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         if own.help_upstream:
             flags.parser().print_help()
             return 0
-        # What is only printed may be meant for another machine.
+        # Settings that are only printed may be meant for another machine.
         settings = resolve(own.config, rest, device=here() if own.dry_run else None, agent_executor=AGENT_EXECUTOR)
         if own.dry_run:
             print(json.dumps(settings.as_dict(), indent=2, ensure_ascii=False))
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(settings: Settings) -> int:
-    """Run `settings` to the end. Raises UserError for what is wrong before training starts."""
+    """Run `settings` to the end. Raises UserError for errors that are detected before training starts."""
     from openrlhf_mel import launch
     from openrlhf_mel.settings import inputs
 
@@ -75,7 +75,7 @@ def train(settings: Settings) -> int:
     inputs.check_data(settings)
     with launch.worker_python(settings) as python:
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            differing = beside.submit(contract.differences)  # imports OpenRLHF, which can take as long as Ray to start
+            differing = beside.submit(contract.differences)  # imports OpenRLHF, which can take as long as starting Ray
             launch.start_ray(settings, python)
         try:
             if lines := differing.result():
@@ -110,7 +110,7 @@ def _run(settings: Settings) -> int:
         if isinstance(error, KeyboardInterrupt) and not died:
             raise
         if (run_dir / records.STOPPED).exists() and not settings.upstream["ckpt.disable_ds"]:
-            print("stopped: everything is saved, and --ckpt.load_enable goes on", file=sys.stderr)
+            print("stopped: everything is saved; --ckpt.load_enable resumes the run", file=sys.stderr)
             return EXIT_STOPPED
         _report(died or error, log, begin)
         return 1
@@ -118,7 +118,7 @@ def _run(settings: Settings) -> int:
 
 
 def _quiet() -> None:
-    """Other packages' start-up chatter would bury the one line that a user should read."""
+    """Silence other packages' start-up messages, which would hide the line that a user should read."""
     warnings.filterwarnings("ignore", category=FutureWarning, message="The pynvml package is deprecated")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns about a default that will change
@@ -139,7 +139,7 @@ Trains with Meta-Experience Learning through OpenRLHF {contract.VERSION}. The YA
 
 
 def _report(error: BaseException, log: Path, begin: int) -> None:
-    """Two lines: the first cause, and where the rest is. `begin`: bytes of the log that are an earlier attempt's."""
+    """Print two lines: the first cause, and where the rest is. `begin`: bytes of the log from earlier attempts."""
     with open(log, "a+", encoding="utf-8", errors="replace") as file:
         file.seek(begin)
         said = failure.describe(error, file)

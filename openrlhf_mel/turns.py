@@ -11,15 +11,15 @@ from typing import Any
 
 from openrlhf_mel.errors import UserError
 
-_QUESTION, _ANSWER = "QUESTION", "ANSWER"  # nothing that a template looks for
+_QUESTION, _ANSWER = "QUESTION", "ANSWER"  # texts that no template treats specially
 _GENERATION = re.compile(r"(\{%-?)\s*(?:end)?generation\s*(-?%\})")  # transformers' own tag, which changes no text
 
 
 def unended(read: Callable[[str], str | None]) -> str | None:
-    """What is wrong with a model whose chat template ends a turn with a token that is no end token; None where all fits.
+    """The message for a chat template that ends a turn with a token that is no end token; None when it fits.
 
-    Nothing is said of a template that ends a turn without a special token, or that is odd in another way: the tokenizer
-    will tell.
+    A template that ends a turn without a special token, or that has other defects, is not reported: loading the
+    tokenizer shows them.
 
     Args:
         read: gives the text of one of the model's files, None where there is none.
@@ -31,7 +31,7 @@ def unended(read: Callable[[str], str | None]) -> str | None:
         ends = _end_tokens(read, tokenizer, special)
     except UserError:  # the file could not be read at all
         raise
-    except Exception:  # a published model's files, its template above all, fail in many ways
+    except Exception:  # files of published models, above all templates, fail in many ways
         return None
     if turn is None or turn in ends:
         return None
@@ -65,7 +65,7 @@ def _special_tokens(read: Callable[[str], str | None], tokenizer: dict[str, Any]
 
 
 def _template(read: Callable[[str], str | None], tokenizer: dict[str, Any]) -> str:
-    """The template that prompts are made with, "" where there is none."""
+    """The template of prompts, "" when there is none."""
     template = read("chat_template.jinja") or tokenizer.get("chat_template") or ""
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}
@@ -73,7 +73,7 @@ def _template(read: Callable[[str], str | None], tokenizer: dict[str, Any]) -> s
 
 
 def _end_of_turn(template: str, special: set[str], tokenizer: dict[str, Any]) -> str | None:
-    """The first special token behind an answer."""
+    """The first special token after an answer."""
     if not template:
         return None
     _, answer, rest = _rendered(template, tokenizer).rpartition(_ANSWER)
@@ -101,7 +101,7 @@ def _rendered(template: str, tokenizer: dict[str, Any]) -> str:
 
 
 def _end_tokens(read: Callable[[str], str | None], tokenizer: dict[str, Any], special: dict[int, str]) -> list[str]:
-    """What vLLM and transformers end a response at: the tokenizer's token, and those of the generation configuration."""
+    """The tokens at which vLLM and transformers end a response: the tokenizer's, and the generation configuration's."""
     generation = read("generation_config.json")
     chosen = (json.loads(generation) if generation is not None else _json(read, "config.json")).get("eos_token_id")
     numbers = chosen if isinstance(chosen, list) else [chosen]

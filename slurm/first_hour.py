@@ -1,10 +1,10 @@
 """The first hour on a new cluster: python -m slurm.first_hour --output-dir DIR (`sbatch slurm/first-hour.sbatch` runs it).
 
-Checks, each with pass or fail and what to do, of what only the machine itself can show: packages and GPUs, grading, vLLM
-asleep and awake, and a short training of a small model that is killed half-way and taken up: the engine's log-probs
-against the actor's (also after weights were handed over), construction while the engine is awake, checkpoint and resume,
-and GPU memory before the kill and after the resume. Without a GPU they run on the CPU runtime with the built-in model, on
-vLLM where its build for CPUs is installed; what only a GPU can show is then named, with `none`.
+Runs checks that need the machine itself, and prints pass or fail and what to do for each: packages and GPUs, grading,
+vLLM asleep and awake, and a short training of a small model that is killed half-way and resumed. The training checks
+the engine's log-probs against the actor's (also after weight synchronization), construction while the engine is awake,
+checkpoint and resume, and GPU memory before the kill and after the resume. Without a GPU the checks run on the CPU
+runtime with the built-in model, on vLLM where its CPU build is installed; checks that need a GPU print `none`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ NEEDS_GPU = {
 
 
 def packages(cuda: bool) -> Iterator[Result]:
-    """What is installed is what was tested, as far as requirements.txt pins it."""
+    """The installed packages have the versions that requirements.txt pins."""
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     other, build = [], vllm_build.installed()
     for name, version in re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", text, re.MULTILINE):
         if not cuda and (name == "flash-attn" or (name == "vllm" and not build)):
-            continue  # the CPU runtime does without
+            continue  # the CPU runtime does not need it
         found = (build and build.version) if name == "vllm" else manifest.version(name)
         if not found or found.partition("+")[0] != version:
             other.append(f"{name} {found or 'none'}, not {version}")
@@ -59,7 +59,7 @@ def packages(cuda: bool) -> Iterator[Result]:
 
 
 def gpus(cuda: bool) -> Iterator[Result]:
-    """Each computes, and what it is; without one, what can thus not be checked."""
+    """Each GPU computes; without a GPU, the checks that are skipped."""
     import torch
 
     if not cuda:
@@ -80,7 +80,7 @@ def gpus(cuda: bool) -> Iterator[Result]:
 
 
 def grading(_: bool) -> Iterator[Result]:
-    """The verifier's processes start and judge here as they should."""
+    """The verifier's processes start and judge correctly here."""
     from openrlhf_mel.verifier import verify
 
     cases = [
@@ -99,7 +99,7 @@ def grading(_: bool) -> Iterator[Result]:
 
 
 def vllm_answers(model: str, cuda: bool) -> Iterator[Result]:
-    """vLLM says the same twice, on a GPU with a sleep between, which frees its memory."""
+    """vLLM gives the same answer twice, on a GPU with a sleep in between, which frees its memory."""
     build = vllm_build.installed()
     if not cuda and not (build and build.cpu):
         found = f"{build}, which is not built for CPUs, is" if build else "no vLLM is"
@@ -124,7 +124,7 @@ def vllm_answers(model: str, cuda: bool) -> Iterator[Result]:
 
 
 def training(model: str, folder: Path, gpus: int) -> Iterator[Result]:
-    """What a short training shows."""
+    """The checks of a short training."""
     short = ShortTraining(model, folder, gpus)
     problem = short.run()
     log = f"read {short.run_dir / 'logs' / 'train.log'}"
@@ -146,7 +146,7 @@ def training(model: str, folder: Path, gpus: int) -> Iterator[Result]:
 
 
 def memory(before: dict[int, float], after: dict[int, float]) -> Result:
-    """A resume leaves on each GPU what was there before."""
+    """After a resume each GPU uses as much memory as before."""
     seen = [f"GPU {gpu}: {before[gpu]:.2f} GiB, then {after[gpu]:.2f}" for gpu in sorted(before.keys() & after.keys())]
     return Result(MEMORY, gpu_memory.same(before, after),
                   f"{'; '.join(seen) or 'not measured'}, allowed {gpu_memory.GROWTH_GIB} more",
@@ -155,7 +155,7 @@ def memory(before: dict[int, float], after: dict[int, float]) -> Result:
 
 
 def in_time(name: str, check: Iterator[Result]) -> Iterator[Result]:
-    """The results of `check`; a command in it that does not end is a failure like others."""
+    """The results of `check`; a command in it that exceeds its time is a failure."""
     try:
         yield from check
     except subprocess.TimeoutExpired as error:
@@ -179,7 +179,7 @@ def _device_count() -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when nothing failed."""
+    """Returns 0 when nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m slurm.first_hour", description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, required=True, help="for the short run and first_hour.json")
     parser.add_argument("--model", help="default: Qwen/Qwen3-0.6B-Base, without a GPU the built-in one")

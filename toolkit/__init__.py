@@ -1,1 +1,1 @@
-"""What the commands of `data` and `eval` share: how they end, and output folders that are whole or not there."""
+"""Shared by the commands of `data` and `eval`: exit codes, progress bars, and atomic output folders."""

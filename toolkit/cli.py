@@ -1,4 +1,4 @@
-"""What both commands share: how they end, their progress bars, and what a manifest says of the environment."""
+"""Shared by the commands: exit codes and messages, progress bars, and the versions in a manifest."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def run(work: Callable[[], T], report: Callable[[T], object] = lambda _: None, a
     """Do `work`, then `report` its result to standard output.
 
     Returns the exit code: 0; 2 for bad input; 1 for a disk or a machine that fails; 130 when interrupted or terminated.
-    `after` says what is left in these cases.
+    `after` is the message about the output in these cases.
     """
     if threading.current_thread() is threading.main_thread():
-        # Slurm and a closed terminal end a job in these ways: what was begun is then tidied up as with Ctrl-C. What is
-        # ignored stays so, as Python leaves SIGINT: nohup, or a shell that has put the command into the background, wants it.
+        # Slurm and a closed terminal end a job by these signals: clean up as with Ctrl-C. An ignored signal stays
+        # ignored, as Python does with SIGINT: nohup, or a shell that runs the command in the background, relies on it.
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.default_int_handler)
@@ -67,12 +67,12 @@ def progress(what: str, total: int | None, unit: str) -> tqdm:
 
 class _Bar(tqdm):
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # an interrupt while it was being made: there is nothing to close yet
+        with contextlib.suppress(AttributeError):  # an interrupt during its creation: there is nothing to close yet
             super().__del__()
 
 
 def versions() -> dict[str, str]:
-    """What the outputs may depend on."""
+    """Versions of the packages on which outputs may depend."""
     return {"openrlhf_mel": __version__, "python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in _PACKAGES
     }

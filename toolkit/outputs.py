@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written in a folder aside, then renamed, the manifest last."""
+"""Files that are written atomically: first into a temporary folder, then renamed, the manifest last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def json_or_none(path: Path) -> Any:
-    """The file's content; None where there is no such file or no JSON in it."""
+    """The file's content; None when it does not exist or is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def json_or_none(path: Path) -> Any:
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:
-    """File -> hash, as the manifest of `folder` has them; empty where there is none."""
+    """File -> hash, from the manifest of `folder`; empty when there is none."""
     try:
         return dict(json_or_none(folder / MANIFEST)["outputs"])
     except (ValueError, KeyError, TypeError):
@@ -41,7 +41,7 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
 
 
 def check_unchanged(path: Path, sha256: str, recorded: Mapping[str, str]) -> None:
-    """Raises UserError where `path` is not the file that the manifest beside it names."""
+    """Raises UserError when `path` has another hash than in the manifest next to it."""
     if recorded.get(path.name, sha256) != sha256:
         raise UserError(
             f"{path}: its SHA-256 is {sha256[:12]}..., {MANIFEST} beside it says {recorded[path.name][:12]}...: "
@@ -50,7 +50,7 @@ def check_unchanged(path: Path, sha256: str, recorded: Mapping[str, str]) -> Non
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> str:
-    """Write a text file aside, rename it, and return its sha256."""
+    """Write a text file under a temporary name, rename it, and return its sha256."""
     digest = hashlib.sha256()
     aside = path.with_name(f".{path.name}.partial")
     with open(aside, "wb") as file:
@@ -65,10 +65,10 @@ def write_lines(path: Path, lines: Iterable[str]) -> str:
 
 
 class OutputFolder:
-    """Collects files aside; `commit` puts all of them under their names.
+    """Collects files in a temporary folder; `commit` renames all of them to their final names.
 
-    A kill before `commit` changes nothing. During it each file is either the old or the new one, and the manifest, which
-    holds their hashes, is missing until all are in place. What a killed process leaves aside, the next one removes.
+    A kill before `commit` changes nothing. During `commit` each file is either the old or the new one, and the manifest
+    with their hashes is missing until all are in place. The next process removes what a killed one left over.
     """
 
     def __init__(self, folder: Path):
@@ -78,11 +78,11 @@ class OutputFolder:
         self._made = False
 
     def write(self, name: str, lines: Iterable[str]) -> None:
-        """Write a text file aside; its hash is in `sha256` afterwards."""
+        """Write a text file into the temporary folder; its hash is in `sha256` afterwards."""
         self.sha256[name] = write_lines(self._aside / name, lines)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file aside."""
+        """Write a JSON file into the temporary folder."""
         self.write(name, [json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"])
 
     def commit(self, manifest: dict[str, Any], outdated: Iterable[str] = ()) -> None:
@@ -122,7 +122,7 @@ class OutputFolder:
     def _tidy(self) -> None:
         shutil.rmtree(self._aside, ignore_errors=True)
         if self._made:
-            with contextlib.suppress(OSError):  # it holds something, or it was never made
+            with contextlib.suppress(OSError):  # it is not empty, or was never created
                 self.folder.rmdir()
 
 

@@ -1,6 +1,6 @@
 """Two-step arithmetic questions with a known trap each: questions, right and trapped reasoning, meta-experiences.
 
-Pure. Operands are drawn such that neither the right nor the trapped reasoning ever meets a negative number.
+Pure. Operands are drawn so that neither the right nor the trapped reasoning gives a negative number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _APPLY: dict[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True)
 class Solution:
-    """A worked response: its steps as `x-y=z`, and the number that ends up in the box."""
+    """A worked response: its steps as `x-y=z`, and the number in the box."""
 
     steps: tuple[str, str]
     result: int
@@ -40,11 +40,11 @@ class Family:
 
     Attributes:
         operands: every choice of operands of the family.
-        expression: how a choice is written.
-        right, trap: the valid plan, and the tempting one.
-        mistake: what the trap does, for the critique.
+        expression: the text of a choice.
+        right, trap: the correct plan, and the tempting wrong one.
+        mistake: the trap's error, for the critique.
         conditions, rules: wordings of the heuristic `if <condition>, <rule>`.
-        right_share: how often the built model should reason rightly when unaided.
+        right_share: how often the built model should reason correctly without an M.
     """
 
     name: str
@@ -77,11 +77,11 @@ class ToyQuestion:
 
     @property
     def trap(self) -> Solution:
-        """The reasoning that walks into the family's trap."""
+        """The reasoning that falls into the family's trap."""
         return _carry_out(self.family.trap(*self.operands))
 
     def slip(self, rng: random.Random) -> tuple[Solution, str]:
-        """The valid plan with one step miscalculated, and that step as written."""
+        """The correct plan with one miscalculated step, and that step as written."""
         place = rng.randrange(2)
         true = self.right.steps[place]
         value = int(true.split("=")[1])

@@ -29,7 +29,7 @@ TEST_PER_FAMILY = 64
 CONTEXT = 4096
 STEPS = 800
 LEARNING_RATE = 3e-3
-# Rows of each kind in a step. Kinds are padded apart from each other: analyses are thrice as long.
+# Rows of each kind in a step. Kinds are padded separately: analyses are three times as long.
 ROWS = {"solve": 40, "replay": 12, "analyse": 8}
 _IGNORED = -100
 
@@ -108,7 +108,7 @@ def pretrain(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and labels, both (B, T), padded on the right, where a causal mask hides the padding by itself."""
+    """Ids and labels, both (B, T), padded on the right, so that the causal mask hides the padding."""
     prompts = tokenizer([e.prompt for e in examples], add_special_tokens=False)["input_ids"]
     targets = tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
     width = max(len(p) + len(t) + 1 for p, t in zip(prompts, targets, strict=True))
@@ -124,7 +124,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> tupl
 def build(output: Path, seed: int) -> None:
     """Write the two data files and `model/` below `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    # A second thread makes matrices this small slower, by far where cores are shared.
+    # A second thread slows down such small matrices, most of all on shared cores.
     torch.set_num_threads(1)
     rng = random.Random(seed)
     torch.manual_seed(seed)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from data.toy.arithmetic import FAMILIES, Family, Solution, ToyQuestion, experience, heuristic
 from openrlhf_mel.prompts import Templates
 
-# How often the model should follow an experience that it is given, and how often it should be
-# right all the same when the experience is about something else.
+# How often the model should follow a given experience, and how often it should be correct although the experience is
+# about something else.
 FOLLOWS_GOOD = 0.9
 RIGHT_DESPITE_BAD = 0.12
 # Share of experiences that name the rule of their own question: a model that wrote only good ones
 # would leave nothing for replay to drop, and nothing to learn.
 GOOD_EXPERIENCES = 0.8
-# Share of pairs whose incorrect solution reasons rightly and miscalculates.
+# Share of pairs whose incorrect solution reasons correctly and miscalculates.
 SLIPS = 0.25
 
 
@@ -53,7 +53,7 @@ class Corpus:
         """A question with a meta-experience in front: followed when it fits, harmful when it does not."""
         question = self._draw(rng)
         good = rng.random() < 0.5
-        # One in four stems from another question, so that a shuffled experience is no unknown sight.
+        # One in four comes from another question, so that the model has seen shuffled experiences.
         source = self._draw(rng, question.family if good else None) if rng.random() < 0.25 else question
         _, text = _pair(source, rng, good=good or source.family is not question.family)
         fits = good or (source is not question and source.family is question.family)

@@ -1,4 +1,4 @@
-"""The models that answer, by name. What a backend needs is imported when it is made."""
+"""The backends by name. A backend's dependencies are imported when it is created."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make(name: str, **options: Any) -> Backend:
     """The backend `name`; `options` are the arguments of its class. Loads no weights and sends nothing yet.
 
     Raises:
-        UserError: no such backend, or an option that cannot be right (a model that is not there, an address that is none).
+        UserError: no such backend, or an invalid option (a model that does not exist, a malformed address).
     """
     if name not in BACKENDS:
         raise UserError(f"--backend {name}: unknown; expected one of {', '.join(BACKENDS)}")

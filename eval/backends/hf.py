@@ -1,4 +1,4 @@
-"""transformers, on a GPU or a CPU: left padding, batches of prompts of like length, each row with its own generator."""
+"""transformers, on a GPU or a CPU: left padding, batches of prompts of similar length, one generator per row."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ROWS = 256  # of a batch, at most
 
 
 class HFBackend:
-    """A model of the `transformers` library. It is loaded when the first response is asked for.
+    """A model of the `transformers` library. It is loaded at the first request.
 
-    A response depends on its prompt, its seed and the sampling alone, up to the last bits of the arithmetic: it is the
-    same in whatever batch it is drawn. Sampled is from the model's distribution as `Sampling` says; what else the
-    model's generation_config.json would do (`top_k`, penalties) is not done.
+    A response depends on its prompt, its seed and the sampling settings alone, up to the last bits of the arithmetic:
+    it is the same in every batch. Samples come from the model's distribution under `Sampling`; other settings of the
+    model's generation_config.json (`top_k`, penalties) are ignored.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class HFBackend:
             token_budget: rows times (longest prompt + max_tokens) of a batch, at most; a batch has one row at least.
 
         Raises:
-            UserError: the model is not there, or brings code that nobody asked for.
+            UserError: the model does not exist, or has code of its own that was not allowed.
         """
         self._model_name, self._chat, self._trust, self._budget = model, chat, trust_remote_code, token_budget
         self._folder = locate(model, trust_remote_code)
@@ -54,7 +54,7 @@ class HFBackend:
         self._loaded: _Loaded | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Contents of weights, configuration and tokenizer, arithmetic and versions; not where the folder lies."""
+        """Contents of weights, configuration and tokenizer, arithmetic and versions; not the folder's path."""
         return {
             "backend": "hf",
             "chat": self._chat,
@@ -65,7 +65,7 @@ class HFBackend:
         }
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`. Batch by batch, the longest prompts first: what needs too much memory fails at once."""
+        """See `records.Backend`. Batch by batch, the longest prompts first, so that too little memory fails at once."""
         if not requests:
             return
         loaded = self._loaded = self._loaded or self._load()
@@ -91,14 +91,14 @@ class HFBackend:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # the command has one of its own
+        logging.disable_progress_bar()  # the command has its own
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
             model = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, self._dtype), trust_remote_code=self._trust
             )
             model = model.to(self._device).eval()
-        except Exception as error:  # a damaged file shows itself in many ways
+        except Exception as error:  # a damaged file raises many kinds of errors
             raise BackendError(f"--model {self._model_name}: cannot be loaded: {first_line(error)}") from error
         return _Loaded(model, tokenizer, Encoder(tokenizer, self._chat, context_of(self._folder)))
 
@@ -113,7 +113,7 @@ class _Loaded:
         ends = model.generation_config.eos_token_id
         self._ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._ends, default=0)
-        # In the place of the model's own, whose other settings `generate` would follow.
+        # Replaces the model's own, whose other settings `generate` would follow.
         model.generation_config = GenerationConfig(eos_token_id=sorted(self._ends) or None, pad_token_id=self._pad)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and many requests worked on in it at once, for callers that are not asynchronous."""
+"""An event loop in a thread, which works on many requests at once for callers that are not asynchronous."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
-GRACE_S = 30.0  # for what is under way when another request is given up
+GRACE_S = 30.0  # for running requests when another one has failed for good
 
 
 class LoopThread:
@@ -23,7 +23,7 @@ class LoopThread:
 
     @property
     def closed(self) -> bool:
-        """Nothing can be called any more."""
+        """Whether the loop is closed, so that calls are refused."""
         return self._loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -33,12 +33,12 @@ class LoopThread:
     def map(
         self, work: Callable[[A, asyncio.Event], Awaitable[B | None]], items: Iterable[A], concurrency: int
     ) -> Generator[B, None, None]:
-        """What `work` makes of each item, as it comes, at most `concurrency` at a time; None is left out.
+        """The results of `work` for each item, except None, in the order of completion; at most `concurrency` at once.
 
-        Items are taken as they are needed; no more than twice `concurrency` results wait to be fetched. When one `work`
-        raises, the event that each gets is set (it then starts nothing new), no other item is taken, what is under way
-        has `GRACE_S` to end, and what has come is yielded before the error is raised. When the iterator is closed, what
-        is under way is cancelled.
+        Items are taken as needed; at most twice `concurrency` results wait to be fetched. When one `work` raises, the
+        event that each gets is set (it then starts nothing new) and no other item is taken. Running calls have
+        `GRACE_S` to end, and their results are yielded before the error is raised. Closing the iterator cancels running
+        calls.
         """
         run = self.call(_start(work, items, concurrency))
         try:
@@ -62,7 +62,7 @@ class LoopThread:
 
 
 class _Run(Generic[A, B]):
-    """So many workers that share an iterator of items, and a queue of results."""
+    """Workers that share an iterator of items and a queue of results."""
 
     def __init__(
         self, work: Callable[[A, asyncio.Event], Awaitable[B | None]], items: Iterable[A], concurrency: int
@@ -74,7 +74,7 @@ class _Run(Generic[A, B]):
         self.task = asyncio.create_task(self._drive())
 
     async def take(self) -> list[B]:
-        """Results that have come, one at least; none when there will be no more."""
+        """The available results, at least one; none when there will be no more."""
         results = [await self._results.get()]
         while results[-1] is not None and not self._results.empty():
             results.append(self._results.get_nowait())

@@ -1,4 +1,4 @@
-"""A model's folder: where it is, whether it brings code, what is in it, and how prompts become its tokens."""
+"""A model's folder: its place, code and fingerprint, and how prompts become its tokens."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _TOKENIZER = (
     "chat_template.*",
     "chat_templates/*",
 )
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that is there is what is loaded
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that exists is loaded
 
 
 def locate(model: str, trust_remote_code: bool = False) -> Path:
-    """The folder of a model: itself, or the copy of one on the hub, which is downloaded.
+    """The folder of a model: a local one, or the downloaded copy of one on the hub.
 
     Raises:
-        UserError: it is not there, holds no weights, or brings Python code that nobody asked for.
+        UserError: it does not exist, has no weights, or has Python code that was not allowed.
     """
     local = os.path.isdir(model)
     if not local and (os.path.exists(model) or model.startswith((".", "/", "~")) or model.count("/") > 1):
@@ -64,7 +64,7 @@ def locate(model: str, trust_remote_code: bool = False) -> Path:
 
 
 def warn_of_endless_turns(model: str, folder: Path) -> None:
-    """Tell where generation does not stop at the end of a turn of the model's chat template."""
+    """Warn when generation does not stop at the end of a turn of the model's chat template."""
     if fault := turns.of_folder(folder):
         print(f"warning: --model {model}: {fault}", file=sys.stderr)
 
@@ -80,10 +80,10 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 class Encoder:
-    """Makes token ids of prompts as training does (`PromptFormat`).
+    """Encodes prompts as training does (`PromptFormat`).
 
-    In chat the prompt is the user's turn of the tokenizer's template; no special token is added; those that are written
-    out in a question are taken out.
+    With `chat` the prompt is the user's turn of the tokenizer's template. No special token is added; those written out
+    in a question are removed.
     """
 
     def __init__(self, tokenizer: Any, chat: bool, context: int | None) -> None:
@@ -96,7 +96,8 @@ class Encoder:
         """The prompt's ids of each request; requests with the same prompt share theirs.
 
         Raises:
-            UserError: a prompt and a response of `max_tokens` would not fit into the model; names what would fit.
+            UserError: a prompt and a response of `max_tokens` would not fit into the model; the message names the
+            length that would fit.
         """
         known: dict[str, list[int]] = {}
         rows = []
@@ -140,7 +141,7 @@ def _where(request: Request) -> str:
 
 
 def context_of(folder: Path) -> int | None:
-    """The most tokens that the model can hold, by its config.json; longer where its positions are stretched (YaRN)."""
+    """The most tokens that the model can hold, by its config.json; more when its positions are scaled (YaRN)."""
     config = _read(folder / "config.json")
     config = config.get("text_config", config)
     length = config.get("max_position_embeddings")
@@ -177,7 +178,7 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def _sha256(files: Sequence[Path]) -> str:
-    """Over the files' names and contents; the files are read at the same time."""
+    """SHA-256 over the files' names and contents; the files are read in parallel."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         lines = [f"{digest} {path.name}\n" for path, digest in zip(files, pool.map(file_sha256, files), strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -8,10 +8,10 @@ AUTO, FORMATS = "auto", ("float32", "bfloat16", "float16")
 
 
 def number_format(dtype: str, cpu: bool) -> str:
-    """What `--dtype` means: `auto` is bfloat16 on a GPU and float32 on a CPU, the others are themselves.
+    """The format of `--dtype`: `auto` is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
-        UserError: none of these.
+        UserError: an unknown format.
     """
     if dtype == AUTO:
         return "float32" if cpu else "bfloat16"

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server: one prompt a request, not streamed, many requests at once, tried again when they fail.
+"""Any OpenAI-compatible server: one prompt per request, not streamed, many requests at once, with retries.
 
 aiohttp, not httpx: 11,500 requests cost a client 2 s of CPU time with the one and 32 s with the other.
 """
@@ -50,7 +50,7 @@ class _Refused(BackendError):
 
 
 class _Failed(Exception):
-    """A try that another may better, after `wait_s` at least."""
+    """A failed try that may succeed when repeated, after `wait_s` at least."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -58,10 +58,10 @@ class _Failed(Exception):
 
 
 class OpenAIBackend:
-    """A server at `base_url`. The key, if it needs one, stands in the environment variable OPENAI_API_KEY.
+    """A server at `base_url`. The key, if it needs one, is in the environment variable OPENAI_API_KEY.
 
-    Sent are `model`, `temperature`, `top_p`, `max_tokens`, `seed` and `n`, nothing else: what a server adds by itself
-    (vLLM: `top_k` and penalties from the model's generation_config.json) is the server's to switch off.
+    A request has `model`, `temperature`, `top_p`, `max_tokens`, `seed` and `n` only. Settings that a server adds by
+    itself (vLLM: `top_k` and penalties from the model's generation_config.json) have to be switched off at the server.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class OpenAIBackend:
             backoff_s: the first wait between two tries; it doubles up to 30 s, and is cut by up to a half at random.
 
         Raises:
-            UserError: an address or a key that cannot be one.
+            UserError: an invalid address or key.
         """
         self._base_url = checked_url(base_url, KEY)
         self._model, self._chat, self._concurrency = model, chat, concurrency
@@ -101,8 +101,8 @@ class OpenAIBackend:
     def identity(self) -> dict[str, Any]:
         """The model's name and what the server's `/models` says of it; null there if it has no such list.
 
-        The address is not part of it: the same model may be served elsewhere when a run goes on. Nor are the weights
-        and the server's version, which no server of this kind tells.
+        The address is not part of it: the same model may be served elsewhere when a run resumes. Nor are the weights
+        and the server's version, which such servers do not report.
 
         Raises:
             UserError: the server serves other models.
@@ -122,7 +122,7 @@ class OpenAIBackend:
         return {"backend": "openai", "model": self._model, "chat": self._chat, "served": served}
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`, and `LoopThread.map` for what happens when a request is given up."""
+        """See `records.Backend`, and `LoopThread.map` for what happens when a request fails for good."""
 
         async def answer(request: Request, stopping: asyncio.Event) -> Response | None:
             return await self._answer(request, sampling, stopping)
@@ -163,7 +163,7 @@ class OpenAIBackend:
         stopping: asyncio.Event | None = None,
         tries: int | None = None,
     ) -> T | None:
-        """Ask until `read` can read the answer; None if `stopping` is set meanwhile. Raises BackendError."""
+        """Ask until `read` can read the answer; returns None if `stopping` is set meanwhile. Raises BackendError."""
         url = f"{self._base_url}/{path}"
         stopping = stopping or asyncio.Event()
         tries = min(tries or self._retries + 1, self._retries + 1)
@@ -185,7 +185,7 @@ class OpenAIBackend:
         )
 
     def _say(self, words: str) -> None:
-        """Tell now and then what is tried again: a wait should not be silent."""
+        """Report retries from time to time: a wait should not be silent."""
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SAID_EVERY_S
             print(f"note: {words}; trying again", file=sys.stderr)
@@ -221,6 +221,6 @@ class OpenAIBackend:
         )
 
     def _clean(self, words: str) -> str:
-        """A server's words for a message: the key never in them, no control characters, not long."""
+        """A server's text for a message: without the key and control characters, shortened."""
         words = words.replace(self._key, f"[{KEY}]") if self._key else words
         return "".join(c if c.isprintable() else " " for c in words[:500]).strip()

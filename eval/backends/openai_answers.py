@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says, read without trust; and which address may be asked. Pure."""
+"""Reads an OpenAI-compatible server's answers, which are not trusted, and checks its address. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from openrlhf_mel.errors import UserError
 
 _LONGEST_RETRY_AFTER_S = 300.0
 _REASON = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
-_SERVED = ("id", "max_model_len")  # what else a server says changes with how it was started
+_SERVED = ("id", "max_model_len")  # a server's other fields change with its start
 
 
 class Unusable(Exception):
-    """An answer that another try may better; the message says what is wrong with it."""
+    """An unusable answer; another try may succeed. The message says what is wrong with it."""
 
 
 class Completion(NamedTuple):
-    """A response's text (of UTF-8), finish reason, and how many tokens, where the server says so."""
+    """A response's text (valid UTF-8), its finish reason, and its number of tokens, if the server reports it."""
 
     text: str
     finish_reason: str
@@ -53,18 +53,18 @@ def read_completion(data: Any, chat: bool) -> Completion:
         raise Unusable("a response that is no text")
     if not (isinstance(reason, str) and _REASON.fullmatch(reason)):
         reason = UNKNOWN
-    if reason in ("abort", "error"):  # vLLM's and SGLang's words for a response that they broke off
+    if reason in ("abort", "error"):  # vLLM's and SGLang's words for an aborted response
         raise Unusable(f"a response broken off by the server (finish reason {reason!r})")
     usage = data.get("usage")
     counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
     prompt_tokens, tokens = (count if type(count) is int and count >= 0 else None for count in counts)
-    # Half of a surrogate pair can stand in JSON, and in no UTF-8 file.
+    # JSON may contain half of a surrogate pair, a UTF-8 file may not.
     text = (text or "").encode("utf-8", "replace").decode()
     return Completion(text, reason, prompt_tokens, tokens)
 
 
 def read_models(data: Any) -> dict[str, dict[str, str | int]]:
-    """What is said of each model served, by its name: what does not change from call to call. Raises Unusable."""
+    """The fields of each served model, by its name, that do not change from call to call. Raises Unusable."""
     try:
         rows = {row["id"]: {key: row[key] for key in _SERVED if key in row} for row in data["data"]}
     except (KeyError, TypeError):
@@ -73,7 +73,7 @@ def read_models(data: Any) -> dict[str, dict[str, str | int]]:
 
 
 def error_words(content: bytes | bytearray) -> str:
-    """What an answer that is no success says: its error's message, if it is JSON with one."""
+    """The text of an error's answer: the message of its error, if it is JSON with one."""
     with suppress(ValueError, RecursionError, KeyError, TypeError):
         return str(json.loads(content)["error"]["message"])
     return content[:2000].decode("utf-8", "replace")
@@ -92,7 +92,7 @@ def retry_after(value: str) -> float:
 
 
 def checked_url(base_url: str, key: str) -> str:
-    """The address without a slash at its end. Raises UserError; `key` names where a key belongs."""
+    """The address without a slash at its end. Raises UserError; `key` names the right place of a key."""
     try:
         parts = urlsplit(base_url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

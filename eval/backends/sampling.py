@@ -1,4 +1,4 @@
-"""Sampling whose every row draws from a generator of its own: a response does not depend on the batch it is in."""
+"""Sampling in which each row has its own generator: a response does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SeededSampling(LogitsProcessor):
         noise = torch.empty_like(drawn)
         for row, generator in zip(noise, self._generators, strict=True):
             row.exponential_(generator=generator)
-        tiny = torch.finfo(noise.dtype).tiny  # of a zero, the logarithm would be infinite
+        tiny = torch.finfo(noise.dtype).tiny  # the logarithm of zero would be infinite
         scores = scores.clone()
         scores[self._rows] = drawn - noise.clamp_(min=tiny).log_()
         return scores

@@ -1,4 +1,4 @@
-"""vLLM: one engine a GPU group, or so many on a CPU, each in a process of its own, all fed from one queue."""
+"""vLLM: one engine per GPU group, or several on a CPU, each in a process of its own, all fed from one queue."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from openrlhf_mel.settings import vllm_build
 from openrlhf_mel.settings.vllm_build import Build
 
 ENGINE = "eval.backends.vllm_child:VLLMEngine"
-_AHEAD = 32  # jobs that wait in a worker, so that its engine never does
+_AHEAD = 32  # jobs queued in a worker, so that its engine never waits
 
 
 class VLLMBackend:
-    """A model in vLLM. The engines start when the first response is asked for, and hold what that takes: a model's whole
-    context (131,072 tokens of Qwen2.5-32B) may be more KV cache than a GPU has left.
+    """A model in vLLM. The engines start at the first request, with a context as long as the requests need.
 
-    Each request has its own seed. Prefix caching is off. What the model's generation_config.json says of sampling
-    (`top_k`, penalties) is not followed.
+    The KV cache of a model's whole context (131,072 tokens of Qwen2.5-32B) may not fit on a GPU.
+
+    Each request has its own seed. Prefix caching is off. Sampling settings of the model's generation_config.json
+    (`top_k`, penalties) are ignored.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class VLLMBackend:
             engine: `module:name` of the engine's class, see `vllm_child.JobEngine`.
 
         Raises:
-            UserError: vLLM (of requirements.txt's version) or the model is not there, there are too few GPUs, or the model
-                brings code that nobody asked for.
+            UserError: vLLM (in the version of requirements.txt) or the model is missing, there are too few GPUs, or the
+                model has code of its own that was not allowed.
         """
         self._build = _build()
         self._model_name, self._chat, self._trust, self._engine = model, chat, trust_remote_code, engine
@@ -73,12 +74,12 @@ class VLLMBackend:
             "trust_remote_code": trust_remote_code,
         }
         self._workers: list[Process] = []
-        self._context = 0  # of the engines that run
+        self._context = 0  # of the running engines
         self._encoder: Encoder | None = None
         self._keys = itertools.count()
 
     def identity(self) -> dict[str, Any]:
-        """As of `HFBackend`, with vLLM's distribution and the GPUs of an engine, which change the order of sums."""
+        """As in `HFBackend`, plus vLLM's distribution and the GPUs per engine, which change the order of sums."""
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         return {
             "backend": "vllm",
@@ -90,7 +91,7 @@ class VLLMBackend:
         }
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`. Each engine is given the next request when it has room, so all are busy to the end."""
+        """See `records.Backend`. Each engine gets its next request when it has room, so all are busy to the end."""
         if not requests:
             return
         self._encoder = self._encoder or self._read_tokenizer()
@@ -118,7 +119,7 @@ class VLLMBackend:
             self.close()
             raise
         finally:
-            if pending:  # what still comes of them is not known any more, and passed over
+            if pending:  # their remaining responses are unknown to the next call, and ignored
                 for worker in self._workers:
                     worker.abort()
 
@@ -132,7 +133,7 @@ class VLLMBackend:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
-        except Exception as error:  # a damaged file shows itself in many ways
+        except Exception as error:  # a damaged file raises many kinds of errors
             raise BackendError(f"--model {self._model_name}: no tokenizer: {first_line(error)}") from error
         return Encoder(tokenizer, self._chat, context_of(self._folder))
 
@@ -142,9 +143,9 @@ class VLLMBackend:
         try:
             for place in self._places:
                 self._workers.append(Process(place, self._engine, self._options | {"context": context, "more": more}))
-            while not all([worker.ready() for worker in self._workers]):  # each is asked: one that died says so at once
+            while not all([worker.ready() for worker in self._workers]):  # each is checked: a dead one raises at once
                 wait([worker.connection for worker in self._workers], timeout=1)
-        except BaseException:  # an interrupt as well: the others would go on loading
+        except BaseException:  # an interrupt as well: the others would continue loading
             self.close()
             raise
         self._context = context
@@ -167,17 +168,19 @@ class VLLMBackend:
             worker.jobs += 1
 
     def _receive(self) -> tuple[list[Process], list[Done]]:
-        """Workers that are dead, and what has come from all, waiting for the one or the other."""
+        """Wait, then return the dead workers and the messages from all."""
         while True:
             wait([worker.connection for worker in self._workers], timeout=1)
-            dead = [worker for worker in self._workers if not worker.alive()]  # first: nothing can come after that
+            dead = [
+                worker for worker in self._workers if not worker.alive()
+            ]  # checked first: a dead worker sends nothing afterwards
             received = [done for worker in self._workers for done in worker.receive()]
             if dead or received:
                 return dead, received
 
 
 def _build() -> Build:
-    """The vLLM that is installed. Raises UserError where there is none, or another than requirements.txt's."""
+    """The installed vLLM. Raises UserError when there is none, or not in the version of requirements.txt."""
     build = vllm_build.installed()
     if build is None:
         raise UserError(
@@ -189,7 +192,7 @@ def _build() -> Build:
 
 
 def _places(build: Build, tensor_parallel: int, data_parallel: int) -> list[Place]:
-    """Where each engine runs. Raises UserError for what this machine or this build of vLLM cannot do."""
+    """The place of each engine. Raises UserError for what this machine or this build of vLLM cannot do."""
     if build.cpu:
         if tensor_parallel != 1:
             raise UserError(
@@ -204,7 +207,7 @@ def _places(build: Build, tensor_parallel: int, data_parallel: int) -> list[Plac
 
 
 def _gpu_groups(tensor_parallel: int, data_parallel: int) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each engine, out of the current one. Raises UserError when there are too few GPUs."""
+    """CUDA_VISIBLE_DEVICES of each engine, from the current value. Raises UserError when there are too few GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         import torch

@@ -1,4 +1,4 @@
-"""The process of one vLLM engine: takes requests, and gives back each response as soon as it is finished."""
+"""The process of one vLLM engine: takes requests, and returns each response when it is finished."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class Done(NamedTuple):
 
 
 class JobEngine(Protocol):
-    """What a worker asks of an engine."""
+    """The engine's interface for a worker."""
 
     def add(self, job: Job) -> None:
         """Take a job."""
 
     def step(self) -> list[Done]:
-        """Go on with the jobs taken, a little; returns those that are finished."""
+        """Run one step of the accepted jobs; returns those that are finished."""
 
     def abort(self, keys: Sequence[int]) -> None:
         """Forget jobs."""
 
     def close(self) -> None:
-        """End what belongs to the engine."""
+        """End the engine's processes."""
 
 
 class VLLMEngine:
-    """vLLM's own engine: all that is taken from vLLM."""
+    """vLLM's own engine. Nothing else of vLLM is used."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class VLLMEngine:
         """
         Args:
             context: the most tokens of prompt and response together.
-            more: arguments of vLLM's for this machine.
+            more: vLLM's arguments for this machine.
         """
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -84,7 +84,8 @@ class VLLMEngine:
                 trust_remote_code=trust_remote_code,
                 max_model_len=context,
                 max_num_seqs=ROWS,
-                # A prompt's cached part is computed in other shapes than a new one: that can turn a greedy response.
+                # A cached part of a prompt was computed in other shapes than a new one: that can change a greedy
+                # response.
                 enable_prefix_caching=False,
                 disable_log_stats=True,
                 seed=0,
@@ -122,14 +123,15 @@ class VLLMEngine:
 
 
 def run(fd: int, factory: str) -> None:
-    """Serve the owner at the other end of the socket `fd` until it says None or is gone.
+    """Serve the owner at the other end of the socket `fd` until it sends None or ends.
 
     Args:
-        factory: `module:name` of what makes the engine from the options that the owner sends first.
+        factory: `module:name` of the class or function that creates the engine from the options that the owner sends
+        first.
 
-    The owner sends a Job at a time, "abort" to have all of them forgotten, and None to end. It receives "ready" once the
-    engine is, then lists of Done. What goes wrong ends the process, with a traceback; the socket is closed before, since
-    an engine that is broken may not come to an end.
+    The owner sends one Job at a time, "abort" to drop all of them, and None to end. It receives "ready" when the engine
+    is, then lists of Done. An error ends the process with a traceback. The socket is closed before, because a broken
+    engine may never end.
     """
     os.set_inheritable(fd, False)
     engine: JobEngine | None = None
@@ -151,14 +153,14 @@ def run(fd: int, factory: str) -> None:
 
 def _serve(owner: Connection, engine: JobEngine) -> None:
     finished: queue.SimpleQueue[list[Done] | None] = queue.SimpleQueue()
-    # A thread of its own: an owner that is slow to read must not hold up the engine.
+    # A thread of its own: an owner that reads slowly must not block the engine.
     sender = threading.Thread(target=_send, args=(owner, finished), daemon=True)
     sender.start()
     try:
         _work(owner, engine, finished)
     except Exception:
         finished.put(None)
-        sender.join(10)  # what was finished before is not lost
+        sender.join(10)  # earlier responses are not lost
         raise
 
 
@@ -181,7 +183,7 @@ def _work(owner: Connection, engine: JobEngine, finished: queue.SimpleQueue[list
 
 
 def _next(owner: Connection) -> Any:
-    """What the owner says; None where it is gone."""
+    """The owner's next message; None when it has ended."""
     try:
         return owner.recv()
     except EOFError:
@@ -189,6 +191,6 @@ def _next(owner: Connection) -> Any:
 
 
 def _send(owner: Connection, finished: queue.SimpleQueue[list[Done] | None]) -> None:
-    with suppress(OSError):  # the owner is gone: the other thread sees it
+    with suppress(OSError):  # the owner has ended: the other thread detects it
         while (done := finished.get()) is not None:
             owner.send(done)

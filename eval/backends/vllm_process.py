@@ -1,4 +1,4 @@
-"""The process of an engine, as its owner sees it: started, spoken to, ended, and asked why it died."""
+"""The owner's side of an engine's process: start, messages, end, and the cause of its death."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from openrlhf_mel.run.last_words import last_words
 
 PATIENCE_S = 20.0  # for an engine to end by itself
 _BOOT = "import sys; from eval.backends.vllm_child import run; run(int(sys.argv[1]), sys.argv[2])"
-_LINES, _EXCEPTIONS = 4, 2  # of a dead process that are shown beside the cause
-_CHUNK = 4096  # bytes of its output that are looked at together
+_LINES, _EXCEPTIONS = 4, 2  # of a dead process that are shown below the cause
+_CHUNK = 4096  # bytes of its output that are read at once
 
 
 class Place(NamedTuple):
-    """Where an engine runs: what a message calls it, and the variables that put it there."""
+    """The place of an engine: its name in messages, and the environment variables that select it."""
 
     name: str
     environment: dict[str, str]
 
 
 def end(processes: Sequence[Process]) -> None:
-    """End them and their children: by themselves, or by force where that takes long."""
+    """End processes and their children; kill those that do not end in time."""
     for process in processes:
         process.send(None)
     deadline = time.monotonic() + PATIENCE_S  # for all together
@@ -43,7 +43,7 @@ class Process:
     """A process with an engine, and the connection to it.
 
     Attributes:
-        jobs: how many it has that are not finished.
+        jobs: number of its unfinished jobs.
     """
 
     def __init__(self, place: Place, engine: str, options: dict[str, Any]) -> None:
@@ -58,12 +58,12 @@ class Process:
         self.send(options)
 
     def send(self, message: Any) -> None:
-        """Nothing is said where the process is dead: `alive` says it."""
+        """Send a message. A dead process is not reported here, but by `alive`."""
         with suppress(OSError):
             self.connection.send(message)
 
     def ready(self) -> bool:
-        """The engine takes jobs. Raises BackendError when the process is dead."""
+        """Whether the engine takes jobs. Raises BackendError when the process is dead."""
         if not self._ready and self._heard():
             self._ready = True
         if not self.alive():
@@ -71,32 +71,32 @@ class Process:
         return self._ready
 
     def receive(self) -> list[Done]:
-        """All that has come."""
+        """All received messages."""
         received: list[Done] = []
         while done := self._heard():
             received += done
         return received
 
     def alive(self) -> bool:
-        """The process runs, and has not hung up. When it does not, it and its children are ended."""
+        """Whether the process runs and is connected. If not, it and its children are ended."""
         if self._process.poll() is None and not self._hung_up:
             return True
         self._finish(time.monotonic() + PATIENCE_S)
         return False
 
     def abort(self) -> None:
-        """Have all jobs forgotten."""
+        """Drop all jobs."""
         self.jobs = 0
         self.send("abort")
 
     def end(self, deadline: float) -> None:
-        """End the process and its children, by force where that takes until `deadline` (of the monotonic clock)."""
+        """End the process and its children; kill them at `deadline` (of the monotonic clock)."""
         self._finish(deadline if self._ready else 0)
         self.connection.close()
         self._output.close()
 
     def error(self) -> BackendError:
-        """Why the process is dead. First comes the first exception that it told of, from which the others follow."""
+        """Why the process is dead: first the first exception that it reported, which caused the others."""
         self._output.seek(0)
         chunks = iter(lambda: self._output.readline(_CHUNK), b"")
         said = last_words((chunk.decode("utf-8", "replace") for chunk in chunks), _LINES)
@@ -120,7 +120,7 @@ class Process:
         return f"ended (exit code {code})"
 
     def _heard(self) -> Any:
-        """The next message, None where none has come."""
+        """The next message, or None."""
         try:
             return self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):

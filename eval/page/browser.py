@@ -1,4 +1,4 @@
-"""What the page's browser of questions holds: JSON that cannot leave its <script>, and that has a largest size."""
+"""The data of the page's question browser: JSON that cannot break out of its <script>, of limited size."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _FIELDS = ("greedy", "sample", "status", "extracted", "lenient_status", "lenient
 _SHORTEST, _EXTRACTED = (
     200,
     300,
-)  # characters: a response is not shortened below the one, an extracted answer to the other
+)  # characters: the least of a shortened response, and the most of an extracted answer
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Text = str | list[Any]  # whole, or [beginning, how many characters are left out, end]
+Text = str | list[Any]  # whole, or [beginning, number of omitted characters, end]
 
 
 class Browser:
-    """Collects questions with their samples, and shortens responses as far as the page's largest size asks.
+    """Collects questions with their samples, and shortens responses as far as the page's maximal size requires.
 
-    First responses are shortened more and more, down to 200 characters; then questions are left out, the last ones of
-    every benchmark. What is held stays below the largest size at any time.
+    First responses are shortened step by step, down to 200 characters; then the last questions of every benchmark are
+    left out. The size in memory is below the maximum at any time.
 
     Attributes:
-        limit: characters of a response that are kept: half of them its beginning, half its end, with the answer.
-        first: how many questions of each benchmark are kept; None: all.
-        shortened, responses: how many responses are shortened, of how many.
-        size: bytes of `json()`, about.
+        limit: kept characters of a response: half of them its beginning, half its end, with the answer.
+        first: number of kept questions of each benchmark; None: all.
+        shortened, responses: number of shortened responses, and of all.
+        size: approximate bytes of `json()`.
     """
 
     def __init__(self, labels: Sequence[str], max_characters: int, max_bytes: int):
@@ -41,7 +41,7 @@ class Browser:
         self._items: list[dict[str, Any]] = []
 
     def add(self, model: int, number: int, question: Question, samples: Sequence[Sample]) -> None:
-        """Add question `number`, counted from 0 in its benchmark, with what model number `model` answered."""
+        """Add question `number`, counted from 0 in its benchmark, with the samples of model number `model`."""
         if self.first is not None and number >= self.first:
             return
         rows = [
@@ -73,7 +73,7 @@ class Browser:
         )
 
     def _ordered(self, numbers: dict[Question, int]) -> list[dict[str, Any]]:
-        """A question's models beside each other."""
+        """The items by question, then by model."""
         return sorted(self._items, key=lambda item: (numbers[item["question"]], item["model"]))
 
     def _count(self, item: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Browser:
         self.shortened += sum(isinstance(row[-1], list) for row in item["samples"])
 
     def _tighten(self) -> bool:
-        """One step to a smaller page; False where nothing is left to take away."""
+        """Make the page smaller by one step; False when nothing is left to remove."""
         if self.limit > _SHORTEST:
             self.limit = max(_SHORTEST, self.limit * 7 // 8)
             for item in self._items:
@@ -102,7 +102,7 @@ class Browser:
 
 
 def shorten(text: Text, limit: int) -> Text:
-    """The first and the last half of `limit` characters of a text that is longer, and how many lie between."""
+    """Of a text longer than `limit`: its first and last `limit` / 2 characters, and the number between them."""
     head, left_out, tail = text if isinstance(text, list) else (text, 0, "")
     if len(head) + len(tail) <= limit:
         return text
@@ -113,7 +113,7 @@ def shorten(text: Text, limit: int) -> Text:
 
 
 def dump(value: Any) -> str:
-    """JSON for the inside of a <script>. Lone halves of surrogate pairs, which UTF-8 cannot hold, are escaped."""
+    """JSON for the inside of a <script>. Lone halves of surrogate pairs, which UTF-8 lacks, are escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 

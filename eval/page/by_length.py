@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from eval.estimators import wilson_ends
 
-_BINS, _BIN_SIZE = 8, 20  # at most so many bins, with at least about so many responses each
+_BINS, _BIN_SIZE = 8, 20  # at most 8 bins, with about 20 responses or more each
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A response of question number `question`: how long it is, and whether it is right."""
+    """A response of question number `question`: its length, and whether it is correct."""
 
     question: int
     tokens: int | None
@@ -26,12 +26,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bin:
-    """The responses of like length.
+    """Responses of similar length.
 
     Attributes:
         low, median, high: of their lengths.
-        responses, questions: how many, and of how many different questions.
-        accuracy, interval: the share that is right, with its 95% interval.
+        responses, questions: their number, and the number of different questions.
+        accuracy, interval: the correct share, with its 95% interval.
     """
 
     low: float
@@ -56,8 +56,8 @@ def accuracy_by_length(responses: Sequence[Measured], tokens: bool) -> list[Bin]
     if not length.size:
         return []
     bins = max(1, min(_BINS, length.size // _BIN_SIZE))
-    # Each bin starts at a length that occurs, so none is empty; responses cut at the limit get a bin of their own
-    # where there are enough of them.
+    # Each bin starts at a length that occurs, so none is empty. Enough responses that were cut at the limit get a bin
+    # of their own.
     starts = np.unique(np.quantile(length, np.arange(bins) / bins, method="inverted_cdf"))
     index = np.searchsorted(starts, length, side="right") - 1
     return [_bin(length[index == i], question[index == i], correct[index == i]) for i in range(len(starts))]
@@ -76,10 +76,10 @@ def _bin(length: NDArray[Any], question: NDArray[Any], correct: NDArray[Any]) ->
 
 
 def clustered_interval(correct: NDArray[Any], question: NDArray[Any]) -> tuple[float, float]:
-    """95% interval of the share of right responses, which depend on each other within a question.
+    """95% interval of the share of correct responses, which depend on each other within a question.
 
     Wilson's at the number of independent responses that would give the same variance: that of a ratio, linearised, with
-    questions as clusters. Where all responses agree there is no variance to see, and each question counts once.
+    questions as clusters. When all responses agree the variance is zero, and each question counts once.
     """
     share = float(correct.mean())
     _, cluster = np.unique(question, return_inverse=True)
@@ -88,7 +88,7 @@ def clustered_interval(correct: NDArray[Any], question: NDArray[Any]) -> tuple[f
     if clusters > 1 and 0 < share < 1:
         residual = np.bincount(cluster, weights=correct - share)
         variance = clusters / (clusters - 1) * float(np.sum(residual**2)) / len(correct) ** 2
-        # Question sums may happen to agree: no more independent responses than there are.
+        # Question sums may agree by chance: at most as many independent responses as there are.
         effective = min(len(correct), share * (1 - share) / max(variance, 1e-12))
     low, high = wilson_ends(share, max(1.0, effective))
     return float(low), float(high)

@@ -20,7 +20,7 @@ from eval.page.reading import Evaluation, metric_key, metric_names, pass_at_k
 from eval.page.tables import benchmark_names
 
 _COLOURS = ("#3b6fd9", "#d97706", "#0f9d76", "#c2417f", "#7c5cd6", "#1797b8", "#cf4a3c", "#6f8f1e")
-_WITH_INTERVALS = 4  # with more lines than this in a panel, intervals hide each other: they are in the tables
+_WITH_INTERVALS = 4  # with more lines in a panel intervals would hide each other; the tables have them
 _PANEL = (4.0, 2.8)  # inches
 DPI = 150
 
@@ -42,7 +42,7 @@ def _theme(ground: str, ink: str, faint: str) -> dict[Any, Any]:
     }
 
 
-# The grounds are those of the page (report.css).
+# Background colours are those of the page (report.css).
 THEMES = {"light": _theme("#ffffff", "#1d2330", "#c9ced8"), "dark": _theme("#171b23", "#e4e8ef", "#444c5c")}
 
 
@@ -150,7 +150,7 @@ def draw_radar(evaluations: Sequence[Evaluation]) -> Figure | None:
 
 
 def radar_models(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Every model once: of a training run's checkpoints the last."""
+    """Every model once; for a training run its last checkpoint."""
     last = {id(max(found, key=lambda e: e.step or 0)) for found in runs_of(evaluations).values()}
     return [evaluation for evaluation in evaluations if evaluation.step is None or id(evaluation) in last]
 
@@ -172,7 +172,7 @@ def runs_of(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
 
 
 def metric_title(metric: str) -> str:
-    """As the paper writes it, `Avg@8`; the greedy Pass@1 is told from the sampled one."""
+    """A metric's name as in the paper, `Avg@8`; the greedy Pass@1 is marked as such."""
     return "Pass@1 (greedy)" if metric == "pass@1" else metric.capitalize()
 
 
@@ -187,12 +187,12 @@ def _score(evaluation: Evaluation, name: str, metric: str) -> tuple[float, Any] 
 
 
 def _pass_interval(values: Mapping[str, Any], k: int, n: int) -> Any:
-    """Of Pass@k; at k = 1 that is Avg@n, for `pass@1` is the greedy response's."""
+    """The interval of Pass@k. At k = 1 it is that of Avg@n, because `pass@1` is the greedy response's."""
     return (values.get("ci95") or {}).get(f"avg@{n}" if k == 1 else f"pass@{k}")
 
 
 def _line(axes: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Any], colour: Any) -> None:
-    """A line in percent with bars for the intervals that there are."""
+    """A line in percent, with bars for the existing intervals."""
     axes.plot(x, [100 * value for value in y], color=colour, lw=1.8, marker="o", ms=3.5)
     for place, interval in zip(x, intervals, strict=False):
         if interval:
@@ -248,6 +248,6 @@ def _legend(figure: Figure, colours: Mapping[str, Any]) -> None:
 
 
 def _short(label: str) -> str:
-    """For a picture: one line, no longer than fits, no first `_` (which hides a line from a legend)."""
+    """A label for a picture: one short line without a leading `_` (which would hide it from the legend)."""
     text = " ".join(label.split()).lstrip("_") or "?"
     return text if len(text) <= 36 else f"{text[:22]}…{text[-13:]}"

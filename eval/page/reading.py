@@ -1,4 +1,4 @@
-"""An evaluation's folder as the report reads it, checked. Nothing in it is trusted: responses are a model's."""
+"""Reads and checks an evaluation's folder for the report. Its content is not trusted: a model wrote the responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Flat = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one run of eval.run left.
+    """The results of one evaluation by eval.run.
 
     Attributes:
         label: its name on the page.
@@ -38,7 +38,7 @@ class Evaluation:
 
     @property
     def model(self) -> str:
-        """What the results call the model."""
+        """The model's name in the results."""
         name: str = self.metrics["model"]
         return name
 
@@ -55,7 +55,7 @@ class Evaluation:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """When, where and by which code it was made."""
+        """The manifest: time, versions and commit."""
         found = self.metrics.get("manifest")
         return found if isinstance(found, dict) else {}
 
@@ -68,18 +68,18 @@ class Evaluation:
 
     @property
     def run(self) -> str:
-        """The training run that a checkpoint is of: by the settings, else by its name, `RUN/CHECKPOINT`."""
+        """A checkpoint's training run: from the settings, else from its name, `RUN/CHECKPOINT`."""
         return str(self._setting("run") or self.model.rpartition("/")[0] or "run")
 
     def drawn(self, benchmark: str) -> tuple[bool, int]:
-        """Whether a greedy response was drawn of each question of `benchmark`, and how many sampled ones."""
+        """Whether each question of `benchmark` has a greedy response, and its number of sampled ones."""
         values = self.benchmarks[benchmark]
         sizes = [int(k) for k, value in pass_at_k(values).items() if value is not None]
         sizes += [metric_key(name)[1] for name in metric_names([values]) if name != "pass@1"]
         return values.get("pass@1") is not None, max(sizes, default=0)
 
     def questions(self, benchmark: str) -> Iterator[tuple[Question, list[Sample]]]:
-        """Each question with its samples that the metrics are of: the greedy one, then the sampled ones in order.
+        """Each question with the samples behind the metrics: the greedy one, then the sampled ones in order.
 
         Raises:
             UserError: a file is missing or damaged, or a sample is.
@@ -127,7 +127,7 @@ def read(folder: Path, label: str) -> Evaluation:
     """Read metrics.json.
 
     Raises:
-        UserError: the folder or the file is missing, or not as eval.run writes it.
+        UserError: the folder or the file is missing, or does not have the form that eval.run writes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one that python -m eval.run wrote")
@@ -154,13 +154,13 @@ def read(folder: Path, label: str) -> Evaluation:
 
 
 def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that at least one of `rows` has a value of, in the order of the paper's table."""
+    """The metrics for which at least one of `rows` has a value, in the order of the paper's table."""
     found = {name for row in rows for name, value in row.items() if _METRIC.fullmatch(name) and value is not None}
     return sorted(found, key=metric_key)
 
 
 def metric_key(name: str) -> tuple[int, int]:
-    """Where a metric stands among the others: its family, then its number."""
+    """Sort key of a metric: its family, then its number."""
     metric = _METRIC.fullmatch(name)
     assert metric, f"{name} is no metric"
     family, number = metric.groups()
@@ -168,7 +168,7 @@ def metric_key(name: str) -> tuple[int, int]:
 
 
 def pass_at_k(values: Mapping[str, Any]) -> dict[str, float | None]:
-    """Pass@k by k, of the sampled responses; empty where none were drawn."""
+    """Pass@k by k, of the sampled responses; empty when there are none."""
     return values.get("pass@k") or {}
 
 

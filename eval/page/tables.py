@@ -1,4 +1,4 @@
-"""The tables of the page, as the template takes them: numbers of metrics.json, in its fractions. Pure."""
+"""The tables of the page, in the form for the template: numbers of metrics.json, as fractions. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.page.reading import SHARES, Evaluation, flatten, metric_names, pass_at_k
 
-# Settings that a reader asks for first, by the last part of their names; all of them are in the table of settings.
+# The most important settings, by the last part of their names; the table of settings has all of them.
 _FACTS = ("backend", "temperature", "top_p", "max_tokens", "seed", "chat", "step")
 
 
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model's line: its metrics, then what stands beside them, as text."""
+    """A model's row: its metrics, then further columns, as text."""
 
     label: str
     cells: list[Cell]
@@ -40,8 +40,8 @@ class Table:
 
     Attributes:
         beside: the columns after the metrics.
-        methods: how intervals were made, and of which metrics, where that is said.
-        notes: what is to be known of intervals, and of which (label, metric).
+        methods: methods of the intervals, each with its metrics, if known.
+        notes: notes on intervals, each with its (label, metric).
     """
 
     name: str
@@ -83,7 +83,7 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Table:
 
 
 def average_table(evaluations: Sequence[Evaluation]) -> Table:
-    """The macro-average over benchmarks, and over how many."""
+    """The macro-average over benchmarks, and their number."""
     metrics = metric_names([evaluation.metrics["average"] for evaluation in evaluations])
     rows = []
     for evaluation in evaluations:
@@ -116,7 +116,7 @@ def pass_at_k_table(
 
 
 def facts(evaluations: Sequence[Evaluation]) -> tuple[Facts, list[Facts]]:
-    """The settings a reader asks for first, and the versions: those that all evaluations share, and each one's own."""
+    """The most important settings and the versions: those that all evaluations share, and each one's own."""
     each = [_facts(_all_settings(evaluation)) for evaluation in evaluations]
     shared = {k: v for k, v in each[0].items() if all(k in other and other[k] == v for other in each)}
     return shared, [{k: v for k, v in own.items() if k not in shared} for own in each]
@@ -131,7 +131,7 @@ def _facts(settings: Mapping[str, Any]) -> Facts:
 
 
 def settings_table(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[Any], bool]]:
-    """Every setting and version: its name, its values in the evaluations, and whether they differ; those that do first."""
+    """Every setting and version: its name, its values in the evaluations, whether they differ; these come first."""
     columns = [_all_settings(evaluation) for evaluation in evaluations]
     rows = []
     for key in dict.fromkeys(key for column in columns for key in column):
@@ -141,7 +141,7 @@ def settings_table(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[An
 
 
 def _all_settings(evaluation: Evaluation) -> dict[str, Any]:
-    """The settings, and of the manifest what says which code and model: the rest of it says when."""
+    """The settings, and the manifest's fields about code and model, without those about time."""
     kept = {key: evaluation.manifest[key] for key in ("versions", "commit", "step") if evaluation.manifest.get(key)}
     return evaluation.settings | {key: value for key, value in flatten(kept).items() if key not in evaluation.settings}
 
@@ -159,7 +159,7 @@ def _cell(
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction in percent; a dash where there is none."""
+    """A fraction in percent; a dash for None."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 

@@ -1,1 +1,1 @@
-"""The CPU runtime: what lets OpenRLHF's real trainer run without a GPU. Never used on CUDA."""
+"""The CPU runtime: replacements that let OpenRLHF's real trainer run without a GPU. Never used on CUDA."""

@@ -1,7 +1,7 @@
-"""Attention over packed rows without flash-attn: rows laid end to end see only themselves.
+"""Attention over packed rows without flash-attn: rows are concatenated, and each attends only to itself.
 
-Where a row begins is told by its position 0. The mask is quadratic in the packed length, which is fine for the tiny
-models that this runtime is for.
+A row begins at each position 0. The mask is quadratic in the packed length, which is acceptable for the tiny models of
+this runtime.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def packed_attention(
 
     Args:
         query: (B, heads, T, head size); key and value may have fewer heads (grouped-query attention).
-        position_ids: (B, T), starting anew at 0 with every row.
+        position_ids: (B, T), restarting at 0 with every row.
 
     Returns:
         (B, T, heads, head size), and no weights.

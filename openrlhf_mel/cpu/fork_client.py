@@ -1,8 +1,8 @@
-"""Stands in the place of `python` for `forks`: asks for a fork that runs its command line, and lives as long as it.
+"""Replaces `python` for `forks`: requests a fork that runs its command line, and lives as long as the fork.
 
     python -IS fork_client.py SOCKET (SCRIPT | -c CODE) [ARGUMENT ...]
 
-Imports nothing of this package, to cost nothing. Where no fork can be had, or none is any good, it becomes Python itself.
+Imports nothing of this package, to start fast. Where a fork is not available or not possible, it becomes Python itself.
 """
 
 import array
@@ -15,7 +15,7 @@ import socket
 import sys
 
 _WITH_VALUE, _ALONE = ("-X", "-W"), ("-u", "-B", "-E", "-I", "-s", "-S", "-O", "-OO")  # of Python's options
-_TRACKER = "from multiprocessing.resource_tracker import main"  # has to outlive the rest, and imports next to nothing
+_TRACKER = "from multiprocessing.resource_tracker import main"  # has to outlive the rest, and imports little
 _CAUGHT = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP}
 
 
@@ -47,14 +47,14 @@ def main() -> None:
 
 
 def _can_be_a_fork(command: list[str]) -> bool:
-    """A script, or `-c CODE`. What else Python can do is rare enough to be left to it."""
+    """Whether it is a script or `-c CODE`. Python itself runs other, rare forms."""
     if command[:1] == ["-c"]:
         return len(command) > 1 and _TRACKER not in command[1]
     return bool(command) and not command[0].startswith("-")
 
 
 def _ask(path: str, command: list[str], files: list[int]) -> tuple[socket.socket, int]:
-    with socket.socket(socket.AF_UNIX) as first:  # whose number may be that of a standard file
+    with socket.socket(socket.AF_UNIX) as first:  # its number may be that of a standard file
         connection = socket.socket(fileno=fcntl.fcntl(first.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
     connection.connect(path)
     umask = os.umask(0)
@@ -72,7 +72,7 @@ def _ask(path: str, command: list[str], files: list[int]) -> tuple[socket.socket
 
 
 def _close(files: list[int]) -> None:
-    """They are the fork's now: a pipe is to end when the fork closes it."""
+    """Close files that the fork has now: a pipe has to end when the fork closes it."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in files:
         os.dup2(nothing, number) if number < 3 else os.close(number)
@@ -94,7 +94,7 @@ def _inherited(number: int) -> bool:
 
 
 def _without_options(argv: list[str]) -> list[str]:
-    """Options of Python say nothing to an interpreter that runs already."""
+    """Python's options have no effect on an interpreter that already runs."""
     while argv and (argv[0] in _ALONE or argv[0][:2] in _WITH_VALUE):
         argv = argv[2 if argv[0] in _WITH_VALUE else 1 :]
     return argv

@@ -1,4 +1,4 @@
-"""A fork that becomes the process that was asked for, as if Python had started it."""
+"""A fork that becomes the requested process, as if Python had started it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
     Args:
         request: what `fork_client` sends.
         files: its open files, in the order of `request["files"]`.
-        program: what is to stand for Python when this process spawns others.
-        ready: called once the environment is the request's.
+        program: replaces Python when this process spawns others.
+        ready: called when the environment is the request's.
     """
     code = 1
     try:
@@ -56,14 +56,14 @@ def become(request: dict[str, Any], files: list[int], program: str, ready: Calla
 
 
 def _forget() -> None:
-    """What this process is to tidy up at its end is its own alone, and none of its random numbers is another fork's."""
+    """Drop inherited exit handlers, and reseed: no two forks may clean up the same things or draw the same numbers."""
     atexit._clear()
     _finalize._registry.clear()
     _finalize._registered_with_atexit = False
     _util._finalizer_registry.clear()
     _process._children.clear()
     _tracker._fd = _tracker._pid = None
-    # As their modules did when the owner imported them.
+    # As these modules did when the owner imported them.
     atexit.register(logging.shutdown)
     atexit.register(_util._exit_function)
     if "numpy" in sys.modules:
@@ -71,9 +71,10 @@ def _forget() -> None:
 
 
 def _take_signals(group: int, ignored: list[int]) -> None:
-    """Ray keeps a terminal's Ctrl-C from its workers: ignore what the client does, and block it (`_run`).
+    """Ignore the signals that the client ignores, and block them: Ray protects its workers from a terminal's Ctrl-C.
 
-    A fork cannot join the client's process group, which may be another session's, but leaves the owner's when the client has.
+    A fork cannot join the client's process group, which may be in another session, but leaves the owner's if the client
+    did.
     """
     if group != os.getpgrp():
         os.setsid()
@@ -83,7 +84,7 @@ def _take_signals(group: int, ignored: list[int]) -> None:
 
 
 def _take_files(files: list[int], numbers: list[int]) -> None:
-    """Give `files` the client's `numbers`, and close all else."""
+    """Give `files` the client's `numbers`, and close all other files."""
     above = max([2, *numbers, *files]) + 1
     moved = [os.dup2(file, above + i) for i, file in enumerate(files)]
     for file, number in zip(moved, numbers, strict=True):
@@ -98,7 +99,7 @@ def _take_files(files: list[int], numbers: list[int]) -> None:
 
 
 def _take_environment(new: dict[str, str]) -> None:
-    """Change what differs, and nothing else: Ray finds the place of a process's title beside the first environment."""
+    """Change only variables that differ: Ray locates the memory of a process's title next to the first environment."""
     for name in os.environ.keys() - new.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in new.items() if os.environ.get(name) != value})
@@ -107,10 +108,10 @@ def _take_environment(new: dict[str, str]) -> None:
 
 
 def _run(argv: list[str], blocked: list[int]) -> int:
-    """Run `SCRIPT [ARGUMENT ...]` or `-c CODE [ARGUMENT ...]` as `__main__`. Returns the exit code, of a signal negative."""
+    """Run `SCRIPT [ARGUMENT ...]` or `-c CODE [ARGUMENT ...]` as `__main__`. Returns the exit code, -N for signal N."""
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # those that have come by now are heeded here
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # signals that arrived meanwhile are handled here
         if argv[0] == "-c":
             sys.argv, sys.path[0] = ["-c", *argv[2:]], ""
             code = compile(argv[1], "<string>", "exec")
@@ -133,7 +134,7 @@ def _run(argv: list[str], blocked: list[int]) -> int:
 
 
 def _end(code: int) -> NoReturn:
-    """Wait for threads, tidy up, flush, end: each whatever becomes of the one before."""
+    """Wait for threads, clean up, flush, end: each even if the one before fails."""
     for step in (_threading._shutdown, atexit._run_exitfuncs):
         with contextlib.suppress(BaseException):
             step()

@@ -1,9 +1,9 @@
-"""Forks of this process in the place of new Python processes, so that imports are done once.
+"""Forks of this process instead of new Python processes, so that packages are imported once.
 
-Torch, DeepSpeed and transformers take 10 core-seconds to import, vLLM 4 more; a run has five processes that need them.
-Ray's workers start through `py_executable`, vLLM's core through `multiprocessing`: both take the path of a program that
-behaves as `python` does. A process that has imported Ray cannot be forked: Ray reads a worker's environment when it is
-imported.
+Importing torch, DeepSpeed and transformers takes 10 core-seconds, vLLM 4 more; five processes of a run need them. Ray's
+workers start through `py_executable`, vLLM's core through `multiprocessing`: both take the path of a program that
+behaves as `python` does. A process that has imported Ray cannot be forked: Ray reads a worker's environment during its
+import.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from typing import NoReturn
 from openrlhf_mel.cpu.forked import become
 
 _CLIENT = Path(__file__).with_name("fork_client.py")
-_MOST_FILES = 253  # that Linux passes on at once
-_PATIENCE_S = 5.0  # with a client that does not finish its request
+_MOST_FILES = 253  # that Linux passes in one message
+_PATIENCE_S = 5.0  # for a client to complete its request
 _PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
 def forks(ready: Callable[[], None] = lambda: None) -> Iterator[str | None]:
-    """Yields the path of a program that stands for `python` and runs in a fork of this process as it is now.
+    """Yields the path of a program that replaces `python` and runs in a fork of this process in its current state.
 
-    It takes a script or `-c CODE` with arguments, and has their environment, working directory, open files, signals and
-    exit code; its priority and its limits are this process's. When it is killed, so is its fork; when this process ends,
-    or the context, all of them are. None where such a program cannot be run, as in a temporary folder without programs.
+    It takes a script or `-c CODE` with arguments. The fork has the program's environment, working directory, open
+    files, signals and exit code, but this process's priority and limits. When the program is killed, so is its fork;
+    when this process or the context ends, all forks are killed. Yields None where such a program cannot be run, as in a
+    temporary folder mounted noexec.
 
     Args:
-        ready: called in each fork once it has the environment of whoever asked.
+        ready: called in each fork when it has the environment of the process that asked for it.
     """
     folder = Path(tempfile.mkdtemp(prefix="mel-forks-"))
     ours, theirs = socket.socketpair()
@@ -53,7 +54,7 @@ def forks(ready: Callable[[], None] = lambda: None) -> Iterator[str | None]:
             server = _start(folder, theirs, ready)
         yield str(folder / "python") if server and _works(folder / "python") else None
     finally:
-        with contextlib.suppress(OSError):  # it has ended already
+        with contextlib.suppress(OSError):  # it has already ended
             ours.shutdown(socket.SHUT_RDWR)
         ours.close()
         if server:
@@ -63,7 +64,7 @@ def forks(ready: Callable[[], None] = lambda: None) -> Iterator[str | None]:
 
 
 def _start(folder: Path, owner: socket.socket, ready: Callable[[], None]) -> int:
-    """Write the program, and fork the server that it asks. Raises OSError where this machine does not allow it."""
+    """Write the program, and fork its server. Raises OSError where this machine does not allow it."""
     os.close(os.pidfd_open(os.getpid()))
     program = folder / "python"
     command = [sys.executable, "-IS", str(_CLIENT), f"{folder}/socket"]
@@ -106,7 +107,8 @@ class _Server:
             self._end()
 
     def run(self) -> NoReturn:
-        # A terminal's are for the owner, who says when to end; one for a fork waits until the fork can take it.
+        # Signals of a terminal are for the owner, which ends the server; one for a fork waits until the fork can take
+        # it.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while True:
@@ -170,13 +172,13 @@ def _fork() -> int:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads: those that are there, Arrow's and OpenBLAS's, see to forks themselves.
+        # Python 3.12 warns of threads. The existing ones, Arrow's and OpenBLAS's, handle forks themselves.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def _end_with(parent: int) -> None:
-    """Let this process be killed when `parent` ends."""
+    """Have the kernel kill this process when `parent` ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

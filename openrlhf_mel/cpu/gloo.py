@@ -1,4 +1,4 @@
-"""Weight synchronization without NCCL: a gloo group in the place of vLLM's `PyNcclCommunicator`."""
+"""Weight synchronization without NCCL: a gloo group instead of vLLM's `PyNcclCommunicator`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributed import BroadcastOptions
 class GlooGroup:
     """Arguments and `broadcast` as of upstream's `stateless_init_process_group`, over gloo.
 
-    The processes share no default process group, as is true of upstream's.
+    As with upstream's, the processes share no default process group.
     """
 
     def __init__(self, master_address: str, master_port: int, rank: int, world_size: int, device: Any) -> None:

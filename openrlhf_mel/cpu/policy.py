@@ -1,4 +1,4 @@
-"""What the policy actor needs on a CPU: an attention for packed rows, fp32, and weight synchronization through Ray."""
+"""The policy actor on a CPU: an attention for packed rows, fp32, and weight synchronization through Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class CPUActor(Actor):
-    """Upstream's Actor; where the command line had to say flash attention (packing), ours does its work."""
+    """Upstream's Actor; packing requires flash attention on the command line, which our attention replaces."""
 
     def __init__(self, *args: Any, attn_implementation: str = "eager", **kwargs: Any) -> None:
         flash = "flash" in attn_implementation
@@ -29,7 +29,7 @@ class CPUActor(Actor):
 
 
 class RayBroadcast:
-    """In the place of the NCCL group between DeepSpeed's rank 0 and the engines: same call, through Ray."""
+    """Replaces the NCCL group between DeepSpeed's rank 0 and the engines: the same call, through Ray."""
 
     def __init__(self, engines: list[Any]) -> None:
         self._engines = engines
@@ -41,7 +41,7 @@ class RayBroadcast:
 
 
 class CPUTrainer(policy_actor.JointTrainer):
-    """The joint trainer, handing its weights to the transformers engine through Ray, to vLLM as upstream does."""
+    """The joint trainer, which sends its weights to the transformers engine through Ray, to vLLM as upstream does."""
 
     def _init_vllm_sync_group(self, backend: str) -> None:
         if self.mel.cpu_engine == "vllm":
@@ -54,7 +54,7 @@ class CPUPolicyModel(policy_actor.PolicyModel):
     """The policy actor of the CPU runtime."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Upstream's, in the number format of `mel.cpu_dtype`."""
+        """As upstream's, in the number format of `mel.cpu_dtype`."""
         torch.set_num_threads(1)
         install()
         if strategy.args.mel.cpu_engine == "vllm":
@@ -69,14 +69,14 @@ def cpu_dtype(args: Any) -> str:
 
 
 def install() -> None:
-    """Substitute, in this process, what upstream's modules look up by name."""
+    """Replace, in this process, the names that upstream's modules look up."""
     attention.register()
     # Two C++ extensions that DeepSpeed would compile for minutes: collectives over shared memory, and a fused Adam.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     strategy_module.get_train_ds_config = _with_torch_adam
     strategy_module.init_device_mesh = lambda device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
     upstream_utils.convert_to_torch_dtype = _DTYPES.__getitem__
-    # DeepSpeed's sleep under ZeRO-3 insists on its fused Adam, but uses no more of it than torch's has.
+    # DeepSpeed's sleep under ZeRO-3 requires its fused Adam, but uses nothing that torch's lacks.
     deepspeed.ops.adam.fused_adam.FusedAdam = torch.optim.AdamW
     ppo_actor.Actor = CPUActor
     ppo_actor.ActorPPOTrainer = CPUTrainer

@@ -1,6 +1,6 @@
-"""What stands in the place of upstream's and vLLM's own where real vLLM runs without a GPU, line by line.
+"""The names of upstream and vLLM that are replaced where real vLLM runs without a GPU.
 
-Everything else of OpenRLHF's rollout is its own code: `RolloutRayActor`, `create_vllm_engines`, the agent executor,
+The rest of OpenRLHF's rollout runs unchanged: `RolloutRayActor`, `create_vllm_engines`, the agent executor,
 `WorkerWrap`, `broadcast_to_vllm`.
 """
 
@@ -16,12 +16,12 @@ from openrlhf_mel.cpu.gloo import GlooGroup
 
 
 def plain_linear(layer: Any, remove_weight: bool) -> None:
-    """In the place of vLLM's choice of a matrix product: torch's own, on the weight itself."""
+    """Torch's own matrix product, on the weight itself, instead of vLLM's choice."""
     layer.cpu_linear = torch.nn.functional.linear
 
 
 class Replacement(NamedTuple):
-    """`name`, dotted, is looked up by its module at run time; `by` has its arguments."""
+    """`name`, dotted, is looked up by its module at run time; `by` takes the same arguments."""
 
     name: str
     by: Any

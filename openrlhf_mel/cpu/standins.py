@@ -1,8 +1,8 @@
-"""What OpenRLHF takes for granted and a machine without a GPU lacks: flash-attn, CUDA calls, and maybe vLLM.
+"""Stand-ins for what OpenRLHF needs and a machine without a GPU lacks: flash-attn, CUDA calls, and possibly vLLM.
 
-`install`, or with real vLLM `install_beside_vllm`, runs in the driver and, as Ray's `worker_process_setup_hook`, first
-thing in every worker: OpenRLHF imports these packages at the top of its modules. It imports torch, and nothing of
-OpenRLHF. The stand-in for vLLM is for the transformers engine, which also runs where vLLM cannot be had.
+`install`, or with real vLLM `install_beside_vllm`, runs in the driver and, as Ray's `worker_process_setup_hook`, at the
+start of every worker: OpenRLHF imports these packages at the top of its modules. It imports torch, and nothing of
+OpenRLHF. The stand-in for vLLM serves the transformers engine, which also runs where vLLM is not available.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def install_beside_vllm() -> None:
     """Put all but vLLM's in place. Safe to call again."""
     if "flash_attn" in sys.modules:
         return
-    # Imports take 15 s in each process; at 700, an eighth of it is spent on looking for garbage.
+    # Imports take 15 s in each process; with a threshold of 700, garbage collection takes an eighth of that.
     gc.set_threshold(100_000)
     os.environ["DS_ACCELERATOR"] = "cpu"
     _cuda()

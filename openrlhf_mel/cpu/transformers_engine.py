@@ -1,7 +1,7 @@
-"""The rollout engine without vLLM: upstream's `RolloutRayActor` with transformers in the place of vLLM.
+"""The rollout engine without vLLM: upstream's `RolloutRayActor` with transformers instead of vLLM.
 
-Everything above token-level generation (`generate_responses`, the agent executor) is upstream's own code. Requests
-that wait are batched: whatever is queued with the same sampling settings is generated together.
+Everything above token-level generation (`generate_responses`, the agent executor) is upstream's own code. Waiting
+requests with the same sampling settings are generated as a batch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TransformersEngine(RolloutEngine):
         self._loop_task = asyncio.create_task(self._serve())
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
-        """One continuation, as vLLM's `RequestOutput` would hold it: `.outputs[0]` with ids, reason and logprobs."""
+        """One continuation in the form of vLLM's `RequestOutput`: `.outputs[0]` with ids, reason and logprobs."""
         request = _Request(list(prompt_token_ids), sampling_params, asyncio.get_running_loop().create_future())
         self._unfinished += 1
         try:
@@ -71,11 +71,11 @@ class TransformersEngine(RolloutEngine):
         return self._unfinished
 
     async def receive(self, tensor: torch.Tensor) -> None:
-        """A parameter's new value, sent beside the call of `update_weight` that names it."""
+        """Receive a parameter's new value; a call of `update_weight` names the parameter."""
         await self._weights.put(tensor)
 
     async def update_weight(self, name: str, dtype: torch.dtype, shape: Any, empty_cache: bool = False) -> None:
-        """Take over one parameter, between generations."""
+        """Set one parameter, between generations."""
         tensor = await self._weights.get()
         if tuple(tensor.shape) != tuple(shape):
             raise ValueError(f"{name}: received {tuple(tensor.shape)}, expected {tuple(shape)}")
@@ -87,20 +87,20 @@ class TransformersEngine(RolloutEngine):
         self._running.clear()
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """Generation goes on when the cache is back; waking the weights alone changes nothing."""
+        """Continue generation when the cache is awake; waking the weights alone changes nothing."""
         if tags is None or "kv_cache" in tags:
             self._running.set()
 
     async def pause_generation(self) -> None:
-        """Start no further batch; the one that runs is finished."""
+        """Start no further batch; the running one completes."""
         self._running.clear()
 
     async def resume_generation(self) -> None:
-        """Go on."""
+        """Start batches again."""
         self._running.set()
 
     async def reset_prefix_cache(self) -> None:
-        """There is none."""
+        """Do nothing: there is no prefix cache."""
 
     def _errored(self) -> bool:
         return False  # it has no process besides the actor's own
@@ -121,7 +121,7 @@ class TransformersEngine(RolloutEngine):
                     outputs = await asyncio.to_thread(self._generate_batch, batch)
                 for request, output in zip(batch, outputs, strict=True):
                     request.answer.set_result(output)
-            except Exception as error:  # every waiting caller must hear of it
+            except Exception as error:  # every waiting caller must get the error
                 for request in batch:
                     if not request.answer.done():
                         request.answer.set_exception(error)

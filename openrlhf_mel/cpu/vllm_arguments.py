@@ -1,4 +1,4 @@
-"""What vLLM's build for CPUs is given: an environment, arguments of the engine, a share of the machine.
+"""The environment and the engine arguments of vLLM's CPU build, and each engine's share of the machine.
 
 Imports nothing of vLLM, which reads the environment when it is imported.
 """
@@ -10,20 +10,20 @@ from typing import Any
 
 import psutil
 
-_PROMPT_TOKENS = 8192  # of the prompts that are read in one step, where the context is not longer
-_MOST_KV_CACHE = 2**30  # bytes of an engine, all of which it writes to at its start
+_PROMPT_TOKENS = 8192  # of the prompts of one step, unless the context is longer
+_MOST_KV_CACHE = 2**30  # bytes per engine, which writes to all of them at its start
 
 
 def environment(engines: int = 1) -> dict[str, str]:
-    """Variables of the process of one of so many engines on this machine."""
+    """Environment variables of an engine's process, with `engines` of them on this machine."""
     cores = len(os.sched_getaffinity(0))
     return {
-        # The process itself computes: one less to start, to feed and to lose.
+        # The engine's process itself computes: one process less to start and to watch.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",  # it would try to reach the network
         # The few functions that vLLM compiles on a CPU take longer to compile than they save.
         "TORCHDYNAMO_DISABLE": "1",
-        # Threads bound to cores would be bound to the same ones in every engine.
+        # Bound threads would be bound to the same cores in every engine.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // engines)),
     }
@@ -34,14 +34,15 @@ def engine_arguments(context: int, engines: int) -> dict[str, Any]:
 
     Args:
         context: the most tokens of prompt and response together.
-        engines: how many are to share the memory that is free now.
+        engines: number of engines that share the memory that is free now.
     """
     free = psutil.virtual_memory().available
     return {
         "enforce_eager": True,
-        # Without it nine tenths of all memory, and an error where that is not free. A quarter leaves room for weights.
+        # The default is nine tenths of all memory, and an error where that is not free. A quarter leaves room for
+        # weights.
         "kv_cache_memory_bytes": min(_MOST_KV_CACHE, free // (4 * engines)),
-        # A seeded request whose prompt is read in parts has its generator set back: "CPU Generator does not use offset".
+        # A seeded request whose prompt is read in chunks has its generator reset: "CPU Generator does not use offset".
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context, _PROMPT_TOKENS),
         "enable_sleep_mode": False,  # refused on a CPU

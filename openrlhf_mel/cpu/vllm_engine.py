@@ -1,4 +1,4 @@
-"""vLLM's CPU build as rollout engine: upstream's own `RolloutRayActor`, told what a machine without a GPU lacks."""
+"""vLLM's CPU build as rollout engine: upstream's own `RolloutRayActor`, with arguments for a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from openrlhf_mel.cpu import vllm_arguments
 from openrlhf_mel.upstream.engine import RolloutEngine
 
 _OURS = {"worker_extension_cls": "openrlhf_mel.cpu.vllm_worker.CPUWorkerWrap", "disable_log_stats": True}
-ENGINES = 2  # that are to fit beside each other and the policy
+ENGINES = 2  # that have to fit into memory together with the policy
 
 
 class VLLMOnCPU(RolloutEngine):
-    """The rollout engine with the arguments of `vllm_cpu.engine_arguments`; upstream has bfloat16 fixed."""
+    """The rollout engine with the arguments of `vllm_arguments.engine_arguments`; upstream fixes bfloat16."""
 
     dtype = "bfloat16"
 

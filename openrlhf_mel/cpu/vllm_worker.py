@@ -1,6 +1,6 @@
 """Upstream's extension of vLLM's worker on a CPU. vLLM imports it in the process that holds the weights.
 
-That process is no Ray worker, so what upstream takes for granted is put in its place here.
+That process is no Ray worker, so the stand-ins that upstream needs are installed here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _CUDAIsCPU(TorchFunctionMode):
 
 
 class CPUWorkerWrap(WorkerWrap):
-    """`WorkerWrap` itself; where it says cuda, the CPU is meant."""
+    """`WorkerWrap` itself, with the CPU where it says cuda."""
 
     def update_weight(self, name: str, dtype: torch.dtype, shape: Any, empty_cache: bool = False) -> None:
         """Receive one parameter and load it."""

@@ -1,1 +1,1 @@
-"""The method (paper, section 3): pairs, meta-experiences, their validation, their loss, and how they fare. Pure, or torch alone."""
+"""The method (paper, section 3): pairs, meta-experiences, their validation, loss and metrics. Pure, or torch alone."""

@@ -18,12 +18,12 @@ from openrlhf_mel.settings.mel_options import MELConfig
 DROP_REASONS = (
     "context_too_long",  # C_retro and M's budget exceed max_len
     "generation_error",  # the engine failed on M
-    "truncated",  # M did not end by itself: cut at its maximal length, or broken off by the engine
+    "truncated",  # M did not end by itself: cut at its maximal length, or aborted by the engine
     "empty",  # M has no text
     "no_sections",  # M lacks one of the template's headings
-    "leak",  # M holds the reference answer (only under mel.leak_filter)
+    "leak",  # M contains the reference answer (only under mel.leak_filter)
     "replay_too_long",  # the replay prompt and its budget exceed max_len
-    "replay_error",  # the engine or the verifier failed on a replay that mattered
+    "replay_error",  # the engine or the verifier failed on a replay that could have decided
     "replay_failed",  # too few replays were right
 )
 
@@ -39,7 +39,7 @@ class EngineSampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """A plain continuation: its own token ids, and whether it was cut: at the maximal length, or by the engine."""
+    """A plain continuation: its own token ids, and whether the maximal length or the engine truncated it."""
 
     token_ids: tuple[int, ...]
     truncated: bool
@@ -106,7 +106,7 @@ class Constructor:
             return "context_too_long"
         try:
             generation = await self.engine.generate(context, self._analysis)
-        except Exception as error:  # an engine's failure must cost one candidate, not the run
+        except Exception as error:  # an engine's failure drops one candidate; it must not end the run
             m.error = _told(error)
             return "generation_error"
         m.token_ids = generation.token_ids

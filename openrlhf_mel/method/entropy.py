@@ -8,8 +8,8 @@ import torch
 class SampledEntropy:
     """By Monte Carlo: the mean of -log pi over tokens that the policy sampled itself.
 
-    Unbiased where rollouts are sampled from the whole distribution (`rollout.top_p` 1), and free: upstream has computed
-    these log-probabilities before the update. Its own entropy would take another (tokens, V) matrix.
+    Unbiased where rollouts are sampled from the whole distribution (`rollout.top_p` 1). It costs nothing: upstream has
+    computed these log-probabilities before the update. Upstream's own entropy needs another (tokens, V) matrix.
 
     Attributes:
         sums: (2,), the sum of -log pi in nats, and the number of tokens; ranks add theirs up.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-SHORTEST_REFERENCE = 2  # characters; a one-digit answer stands in any text, so a leak cannot be told
+SHORTEST_REFERENCE = 2  # characters; a one-digit answer occurs in any text, so a leak cannot be detected
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class ContrastivePair:
 
 @dataclass
 class MetaExperience:
-    """A candidate M = (s*, C, H) with what became of it.
+    """A candidate M = (s*, C, H), and whether it was kept.
 
     Attributes:
         context_ids: C_retro = [I, x, y+, y-], the exact ids that were sent to the engine (Eq. 7).
         token_ids: M's own ids, end token included when it was reached.
         sections: the parts `bifurcation_point`, `critique`, `heuristic` read out of `text`.
         replays: texts of the replays; `replay_scores` their raw scores, None where the verifier failed.
-        leaked: whether the reference answer stands in M; None when that cannot be told.
+        leaked: whether M contains the reference answer; None when that cannot be decided.
         reason: why it was dropped; None when it was kept.
         error: what the engine or the verifier said when it failed.
     """
@@ -99,11 +99,11 @@ class MetaExperience:
 
 
 def choose_pairs(group: Group, count: int, selection: str, correct_at: float, seed: int) -> list[ContrastivePair]:
-    """Up to `count` pairs of Y+ x Y-, none twice; none when either is empty.
+    """Up to `count` different pairs of Y+ x Y-; none when either is empty.
 
     The choice depends on (seed, rollout, question) and on the responses alone, not on the order in which they or
     their groups were finished. `uniform`: every subset of pairs is equally likely. `shortest`: the fewest
-    tokens, so the cheapest context. `common_prefix`: the responses that agree the longest before they part.
+    tokens, so the cheapest context. `common_prefix`: the longest common prefix.
     """
     correct, incorrect = (sorted(ys, key=_order) for ys in group.split(correct_at))
     if not correct or not incorrect:
@@ -130,7 +130,7 @@ def _order(trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
 
 
 def read_sections(text: str, headings: Mapping[str, str]) -> dict[str, str] | None:
-    """The parts of M that stand under `headings` (heading -> part), or None when M lacks one or has it empty.
+    """The parts of M under `headings` (heading -> part), or None when one is missing or empty.
 
     Headings must come in order, each at the start of a line; case, leading `#`, `*` and numbering, and a colon
     after the heading do not matter. Parts with several headings are joined.
@@ -155,9 +155,9 @@ def read_sections(text: str, headings: Mapping[str, str]) -> dict[str, str] | No
 
 
 def leaks(text: str, question: str, answer: str) -> bool | None:
-    """Whether the reference answer stands in M as a token of its own while the question does not hold it.
+    """Whether M contains the reference answer as a token of its own while the question does not.
 
-    None when the reference is too short to tell (fewer than two characters).
+    None when the reference is too short to decide (fewer than two characters).
     """
     answer = answer.strip()
     if len(answer) < SHORTEST_REFERENCE:
@@ -169,8 +169,8 @@ def leaks(text: str, question: str, answer: str) -> bool | None:
 def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, steps_before: int) -> list[MetaExperience]:
     """The control `mel.experience: shuffled`: each context gets the M of another question.
 
-    Contexts stand in blocks, a block a question, in random order; Ms are rotated by the size of the largest block.
-    No question then meets its own M, unless one holds more than half of them: such rows are left out.
+    Contexts are ordered in blocks, one per question, in random order. Ms are rotated by the size of the largest block,
+    so no question gets its own M. If one question has more than half of the Ms, the rows that would are left out.
     """
     rng = random.Random(f"{seed}/{steps_before}")
     questions = sorted({e.group.question for e in experiences})

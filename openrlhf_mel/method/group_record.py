@@ -9,12 +9,12 @@ from openrlhf_mel.method.experience import Group, MetaExperience
 
 @dataclass(frozen=True)
 class RolloutInfo:
-    """What the trainer is told of a rollout, which may have been made in another process.
+    """A rollout's figures for the trainer, which may run in another process.
 
     Attributes:
-        steps: rollouts that the whole run is expected to have.
-        construction_s: seconds in which constructions were under way.
-        construction_tail_s: seconds that the rollout waited for them after its last group.
+        steps: expected rollouts of the whole run.
+        construction_s: seconds in which a construction was running.
+        construction_tail_s: seconds that the rollout waited for constructions after its last group.
     """
 
     steps: int

@@ -1,10 +1,9 @@
 """Signs that training degenerates, from the rows of `metrics.jsonl`. Pure.
 
 Self-distilling methods degrade after 100 to 400 steps (lasgroup/SDPO issue 25: accuracy 0.68 to nothing after step
-400). The guard compares the run with itself: a quantity's median over its last `window` values against that over its
-first, or, where one value is no accident, the last against the first. A step without the quantity (no kept M) does not
-count. All state follows from the rows, so a resumed run feeds
-them again and is where it was.
+400). The guard compares the run with itself: the median of a quantity's last `window` values with the median of its
+first `window` values or, for a quantity with little noise, the last value with the first. A step without the quantity
+(no kept M) does not count. All state follows from the rows, so a resumed run restores it by feeding them again.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class Sign:
     """`quantity`'s median is `side` the limit: `limit` itself, `limit` times the reference, or the reference plus it.
 
     Attributes:
-        floor: a rise counts from `limit` times this: a multiple of next to nothing is noise.
-        ceiling: a threshold is at most this, whatever the reference.
-        at_once: by the last value and the first, not by medians.
+        floor: for "above", the threshold is at least `limit` times this, because multiples of tiny values are noise.
+        ceiling: the threshold is at most this, whatever the reference.
+        at_once: compares the last value with the first, not medians.
     """
 
     quantity: str
@@ -61,13 +60,13 @@ SIGNS = (
     # Nats a token. RL without an entropy bonus spends 73% in 200 steps as it learns (arXiv 2505.22617); the demo 15%.
     Sign("policy/entropy", "below", 0.2, "times", "entropy collapse, the policy hardly explores",
          f"{_ANEW} a lower mel.nll_coef or actor.adam.lr, or a wider upper clip (actor.eps_clip_low_high)"),
-    # Learning lowers entropy or, with a wide upper clip, doubles it; three times is on the way to noise.
+    # Learning lowers entropy or, with a wide upper clip, doubles it; three times indicates noise.
     Sign("policy/entropy", "above", 3, "times", "entropy explosion, the policy drifts towards noise",
          f"{_ANEW} a lower actor.adam.lr or mel.nll_coef"),
     # Tokens. A base model that stops rambling may halve its responses.
     Sign("rollout/response_length_mean", "below", 1 / 3, "times", "responses shrink, reasoning may be skipped",
          f"{_READ} and lower mel.nll_coef"),
-    # Longer reasoning doubles or trebles responses in a few hundred steps; what is cut off shows as truncation.
+    # Longer reasoning doubles or trebles responses in a few hundred steps; `rollout/truncated_rate` shows cut ones.
     Sign("rollout/response_length_mean", "above", 4, "times", "responses swell, they may repeat themselves",
          f"{_READ}; lower actor.adam.lr or penalise length (reward.overlong_buffer_len)"),
     # A share: every fifth response more than at the start is neither y+ nor y-, and mostly counts as wrong.
@@ -75,20 +74,20 @@ SIGNS = (
          "raise rollout.max_new_tokens if they reason, lower actor.adam.lr if they repeat themselves"),
     # Shares. More than half of a step's kept Ms repeat another's text, but for numbers; two alike (0.5) are no sign yet.
     Sign("mel/distinct_share", "below", 0.5, "value", "Ms are copies of each other", f"{_READ} and {_LESS}"),
-    # Where few texts are possible they come back in health too (the demo: 0.25 are new), so against the run's own start.
+    # With few possible texts Ms repeat in a healthy run too (the demo: 0.25 are new), so relative to the run's start.
     Sign("mel/new_share", "below", 1 / 3, "times", "Ms are copies of earlier ones", f"{_READ} and {_LESS}"),
-    # Tokens. As for responses: a base model's first Ms ramble.
+    # Tokens. As with responses, a base model's first Ms ramble.
     Sign("mel/length_mean", "below", 1 / 3, "times", "Ms shrink, they may be empty phrases", f"{_READ} and {_LESS}"),
     # Nats a token. Ms are the policy's own samples, so it follows their entropy; the demo's rises by 22 to 91%.
     Sign("mel/nll", "above", 3, "times", "the policy finds its own Ms ever less likely",
          f"{_READ}; {_ANEW} a lower actor.adam.lr"),
-    # A tenth of the NLL is left: the policy recites, and the NLL teaches nothing more.
+    # A tenth of the NLL is left: the policy has memorised its Ms, and they teach nothing more.
     Sign("mel/nll", "below", 0.1, "times", "Ms are recited, their NLL is next to nothing", f"{_READ} and {_LESS}"),
-    # Clipped as one, at right angles: the policy's part of the joint norm is then less than a tenth. The demo: 1.5.
+    # Clipping is joint: with orthogonal gradients the policy's share of the norm is then below a tenth. The demo: 1.5.
     Sign(_RATIO, "above", 10, "value", "the NLL swamps the policy loss", "lower mel.nll_coef"),
-    # Nats a token; the first rollout is made with the weights of the files on both sides. A sound engine varies by 4 times in
-    # small rollouts: 1e-11 to 2e-10 in fp32, 2e-5 to 7e-5 in bf16 (the toy, lr 1e-3). With one of its 46 tensors lost: 6e-6
-    # and 3e-5 in fp32 after one update and two, 6 and 40 times the first in bf16 after three.
+    # Nats a token; in the first rollout engine and policy both have the weights of the files. In small rollouts a sound
+    # engine varies: 1e-11 to 2e-10 in fp32, 2e-5 to 7e-5 in bf16 (the toy, lr 1e-3). With one of its 46
+    # tensors lost: 6e-6 and 3e-5 in fp32 after one update and two, 6 and 40 times the first in bf16 after three.
     Sign("rollout/kl_k3", "above", 10, "times", "the engine does not sample from the policy",
          "see whether it rises with every step (weights are lost on the way to the engine) or is there from the first (the "
          "engine computes another model); what cannot be mended can be corrected for (algo.advantage.is_correction_level). "
@@ -101,7 +100,7 @@ _FINITE = (*_WATCHED, "loss/policy", "loss/nll", "actor_grad_norm", "reward_mean
 
 
 class _Alarm:
-    """Rings when its sign first shows, and again only when it comes back after `rest` values in a row without it."""
+    """Rings when its sign first shows, and again only when it returns after `rest` values in a row without it."""
 
     def __init__(self, rest: int) -> None:
         self.rest = self.quiet = rest  # quiet: values in a row without the sign, up to `rest`
@@ -127,10 +126,10 @@ class _Series:
 
 
 class CollapseGuard:
-    """Fed one row of `metrics.jsonl` a step; warns of each sign in `SIGNS` once, until it has cleared and come back.
+    """Gets one row of `metrics.jsonl` per step; warns of each sign in `SIGNS` once, until it has cleared and returned.
 
-    A sign has cleared after `window` values in a row on the right side. Values that are not finite are a sign of
-    their own, without delay. `window` 0: no warning ever.
+    A sign has cleared after `window` values in a row on the right side of its limit. Values that are not finite are a
+    sign of their own, without delay. `window` 0: no warning ever.
     """
 
     def __init__(self, window: int) -> None:
@@ -140,7 +139,7 @@ class CollapseGuard:
         self._not_finite = _Alarm(window)
 
     def observe(self, row: Mapping[str, Any]) -> list[str]:
-        """The warnings that `row` gives rise to, a sentence each with its evidence."""
+        """The warnings that `row` causes, one sentence each, with the evidence."""
         if not self.window:
             return []
         step = row["step"]
@@ -164,7 +163,7 @@ class CollapseGuard:
         return warnings
 
     def _evidence(self, sign: Sign, series: _Series) -> str | None:
-        """What shows `sign`, or None. "Since" is the first of the last values that is past the limit."""
+        """The evidence of `sign`, or None. "Since" is the first of the last values that is past the limit."""
         reference, now = (median(value for _, value in part) for part in (series.first, series.last))
         if not sign.shows(now, reference):
             return None
@@ -179,7 +178,7 @@ class CollapseGuard:
 
 
 def _quantities(numbers: Mapping[str, float]) -> dict[str, float]:
-    """The watched quantities of a row. A step whose policy gradient is zero has nothing to swamp, so no ratio."""
+    """The watched quantities of a row. A step whose policy gradient is zero has no ratio."""
     values = {sign.quantity: numbers[sign.quantity] for sign in SIGNS if sign.quantity in numbers}
     if "grad_norm/nll" in numbers and numbers.get("grad_norm/policy", 0) > 0:
         values[_RATIO] = numbers["grad_norm/nll"] / numbers["grad_norm/policy"]

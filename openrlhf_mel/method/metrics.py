@@ -1,4 +1,4 @@
-"""What a step's responses and meta-experiences look like in numbers. Pure.
+"""Metrics of a step's responses and meta-experiences. Pure.
 
 Retention ratio (paper, figure 9), replay gain, leak rate, length, duplication, cost; see docs/method.md.
 """
@@ -30,7 +30,7 @@ def rollout_metrics(groups: Sequence[Group], model_reward: float | None = None) 
 
 
 def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], correct_at: float) -> dict[str, float]:
-    """`mel/...` of one rollout. A ratio whose denominator is zero is left out rather than called zero."""
+    """`mel/...` of one rollout. A ratio whose denominator is zero is left out, not reported as zero."""
     kept = [m for m in candidates if m.kept]
     written = [m for m in candidates if m.text]
     judged = [m for m in candidates if any(s is not None for s in m.replay_scores)]
@@ -57,7 +57,7 @@ def step_metrics(groups: Sequence[Group], candidates: Sequence[MetaExperience], 
 
 
 def normalised(text: str) -> str:
-    """What two Ms have in common that differ in nothing but case, numbers or white space."""
+    """The text without case, numbers and white space: Ms that differ in these alone become equal."""
     return " ".join(re.sub(r"\d+", "0", text).casefold().split())
 
 
@@ -68,9 +68,9 @@ class RecentTexts:
         self._steps: deque[set[str]] = deque(maxlen=window)
 
     def new_share(self, texts: Sequence[str]) -> float | None:
-        """Share of a step's kept Ms that these steps did not have; it is then the last of them.
+        """Share of a step's kept Ms that the last `window` steps did not have; then add this step to them.
 
-        None where nothing was kept, now or before. Ms that are alike within the step are not told here.
+        None when nothing was kept, in this step or before. Duplicates within the step are not counted here.
         """
         if not texts:
             return None

@@ -1,7 +1,7 @@
-"""How far the engine that sampled a rollout and the policy that learns from it are apart. Torch alone.
+"""The difference between the engine that sampled a rollout and the policy that learns from it. Torch alone.
 
-The policy gradient takes the rollout's tokens for the policy's own samples. They are the engine's: other kernels, and
-other weights where weight synchronization loses some. Both say how likely each token is, and the difference shows it.
+The policy gradient assumes that the policy sampled the rollout's tokens, but the engine did, with other kernels and, if
+weight synchronization loses some, with other weights. The log-probs that both give each token show the difference.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class NLLBatch:
     weights: torch.Tensor
 
     @classmethod
-    def collate(cls, rows: Sequence[WeightedRow], pad_id: int, device: torch.device | str) -> NLLBatch:
+    def collate(cls, rows: Sequence[WeightedRow], pad_id: int, device: torch.device | str | int) -> NLLBatch:
         """Build the tensors of `rows`."""
         width = max(len(w.row) for w in rows)
         length = max(len(w.row.token_ids) for w in rows)
@@ -60,7 +60,7 @@ def row_nll(head: NLLHead, model: Callable[..., Any], batch: NLLBatch, packed: b
 
     Args:
         model: the model that `head` belongs to, or the engine around it.
-        packed: lay the rows end to end, without a mask, their positions starting anew: as flash attention wants them.
+        packed: concatenate the rows; positions restart with each row, and flash attention needs no mask then.
 
     Returns:
         (B,), in nats.

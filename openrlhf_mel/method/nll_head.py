@@ -1,7 +1,7 @@
 """The NLL of given tokens without a (tokens, V) matrix of logits. Pure torch.
 
-A model with 151,936 tokens and 1,024 of M's would hold 0.6 GB of fp32 logits, as much of their softmax and as much of
-their gradient. Here the head's output is made and consumed a chunk at a time, and made again in the backward.
+With a vocabulary of 151,936 and 1,024 tokens of Ms, the fp32 logits, their softmax and their gradient would take 0.6 GB
+each. Here the head's output is computed and consumed chunk by chunk, and recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ class CausalModel(Protocol):
 class NLLHead:
     """Runs a causal language model's own forward with `token_nll` in the place of its head.
 
-    The head stays a module that the model calls, so that whatever hangs on it (ZeRO-3 gathers its weights before and
-    after, LoRA adds to it) works as ever. A model that does something to its logits after the head (a soft cap, a
-    scale) gets them made as it makes them, at the needed positions alone but at all of these together.
+    The head stays a module that the model calls, so its hooks still work: ZeRO-3 gathers its weights, LoRA adapts it.
+    For a model that changes its logits after the head (a soft cap, a scale) the model's own logits are used: at the
+    needed positions alone, but without chunks.
     """
 
     def __init__(self, module: CausalModel) -> None:
         """`module` is the causal language model itself, not an engine around it."""
         self._head = module.get_output_embeddings()
-        self._last: bool | None = None  # whether the head's output is the model's; not known yet
+        self._last: bool | None = None  # whether the head's output is the model's output; None: not known yet
 
     def nll(
         self, model: Callable[..., Any], targets: torch.Tensor, positions: torch.Tensor, **inputs: Any
     ) -> torch.Tensor:
-        """(B, T) NLL of `targets` (B, T). The first call is made by all ranks at once.
+        """(B, T) NLL of `targets` (B, T). All ranks have to make the first call together.
 
         Args:
             model: the model, or the engine around it; called with `inputs` and `logits_to_keep`.
@@ -86,7 +86,7 @@ class NLLHead:
 
     @torch.no_grad()
     def _is_last(self, model: Callable[..., Any], device: torch.device) -> bool:
-        """Whether the model hands on what its head gives: two tokens, and logits that every rank makes alike."""
+        """Whether the model returns its head's output unchanged: tried on two tokens, with equal logits on all ranks."""
         given = torch.empty(0)
 
         def far_apart(own: Callable[..., torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
@@ -107,6 +107,6 @@ class NLLHead:
         try:
             yield
         finally:
-            del self._head.forward  # the class's own again, or what stood in its place
+            del self._head.forward  # restores the class's own forward, or what replaced it before
             if instance is not None:
                 self._head.forward = instance

@@ -1,9 +1,9 @@
-"""Learning the kept meta-experiences: the NLL of Eq. 7-8, its weights, and who computes which row. Pure torch.
+"""Learning the kept meta-experiences: the NLL of Eq. 7-8, its weights, and which rank computes which row. Pure torch.
 
     L_NLL = - E_{M in D_M*} [ 1/|M| sum_t log pi(M_t | C_retro, M_<t) ],    J = J_RLVR - nll_coef * L_NLL    (Eq. 8-10)
 
-The policy loss and the NLL never share a denominator: each row of the NLL carries its own weight, which already
-holds the outer mean over the whole optimizer step and all ranks.
+The policy loss and the NLL never share a denominator: each row of the NLL has its own weight, which already
+includes the outer mean over the whole optimizer step and all ranks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class WeightedRow:
-    """A row and its weight in the optimizer step's NLL. Weight 0: only there to keep ranks in step."""
+    """A row and its weight in the optimizer step's NLL. Weight 0: padding, so that ranks run the same collectives."""
 
     row: Row
     weight: float
@@ -79,12 +79,12 @@ def plan(
     max_rows: int,
     max_tokens: int | None = None,
 ) -> list[list[list[list[WeightedRow]]]]:
-    """Who learns what: `plan[step][rank][micro_batch]` is a list of weighted rows.
+    """Which rank learns which rows: `plan[step][rank][micro_batch]` is a list of weighted rows.
 
-    Every row stands exactly once. Rows are spread over the optimizer steps, and within a step over the ranks, by
-    tokens (longest first, to the emptiest). In a step every rank has the same number of micro-batches, since ZeRO's
-    collectives must match: a rank with fewer repeats a short row at weight 0. A step without rows has none.
-    Deterministic, so that every rank computes the same plan from the same rows.
+    Every row occurs exactly once. Rows are distributed over the optimizer steps, and within a step over the ranks, by
+    tokens (the longest first, to the rank with the fewest). In a step every rank has the same number of micro-batches,
+    because ZeRO's collectives must match: a rank with fewer repeats a short row at weight 0. A step without rows has no
+    micro-batch. The plan is deterministic, so every rank computes the same one from the same rows.
 
     Args:
         rows: the rollout's rows.
@@ -93,7 +93,7 @@ def plan(
             step * the step's questions)).
         questions: of each optimizer step, how many questions it learns from, with or without an M.
         max_rows: rows of a micro-batch at most.
-        max_tokens: padded tokens of a micro-batch at most, if given; a single longer row stands alone.
+        max_tokens: padded tokens of a micro-batch at most, if given; a longer row gets a micro-batch of its own.
     """
     per_step = zip(_spread(list(rows), len(questions)), questions, strict=True)
     return [_plan_step(own, ranks, mean_over, count, max_rows, max_tokens) for own, count in per_step]
@@ -131,7 +131,7 @@ def _spread(rows: list[Row], bins: int) -> list[list[Row]]:
 
 def _micro_batches(rows: list[WeightedRow], max_rows: int, max_tokens: int | None) -> list[list[WeightedRow]]:
     batches: list[list[WeightedRow]] = []
-    for weighted in rows:  # longest first, so the first row of a batch is what the others are padded to
+    for weighted in rows:  # longest first, so the others of a batch are padded to its first row
         batch = batches[-1] if batches else []
         fits = 0 < len(batch) < max_rows
         if fits and max_tokens is not None:

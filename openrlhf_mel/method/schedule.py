@@ -1,7 +1,6 @@
 """The coefficient of R_MEL against the training step. Pure.
 
-The paper keeps it at 1 (Eq. 9). It is a function of the step's number alone, so a resumed run goes on where it was:
-there is no state to save.
+The paper keeps it at 1 (Eq. 9). It depends on the step number alone, so there is no state to save for a resume.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ def nll_coefficient(config: MELConfig, step: int, steps: int) -> float:
 
     With w = `nll_warmup_steps`, E = `nll_end_step` (none: `steps`), c = `nll_coef`, e = `nll_end_coef`:
 
-    - `step <= w`: `c * step / (w + 1)`, whatever E is; step 1 learns already, and step w + 1 is the first at c.
+    - `step <= w`: `c * step / (w + 1)`, whatever E is; step 1 already learns, and step w + 1 is the first at c.
     - afterwards `constant`: c.
     - `linear`, `cosine`: from c at w + 1 to e at E by a straight line or half a cosine wave; e from E on.
     """

@@ -1,4 +1,4 @@
-"""`python -m openrlhf_mel.preflight`: everything that can be known to be wrong before a job starts, and what it will need.
+"""`python -m openrlhf_mel.preflight`: detects errors before a job starts, and estimates what the job needs.
 
 Runs on a login node or in CI: no GPU, no Ray, and neither torch nor upstream's command line is imported.
 """
@@ -149,12 +149,12 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
 def _templates(settings: Settings) -> Templates:
     try:
         return Templates.load(settings.mel.template_dir)
-    except UserError:  # told already; the package's own stand in for the estimate
+    except UserError:  # reported already; the estimate uses the package's own
         return Templates.load()
 
 
 def _files(settings: Settings, report: Report) -> dict[str, Any] | None:
-    """The checks that read files; the model's config where it is from the hub."""
+    """Run the checks that read files; returns the model's config when it is on the hub."""
     values, note = settings.upstream, report.problems.extend
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not hub.is_local(settings):
@@ -175,7 +175,7 @@ def _files(settings: Settings, report: Report) -> dict[str, Any] | None:
 
 
 def _questions(settings: Settings, report: Report, tokens: files.Tokens, own: argparse.Namespace) -> tuple[int, int]:
-    """Mean and longest question in tokens; reads the data unless files are to be left alone."""
+    """Mean and longest question in tokens; reads the data unless files are skipped."""
     values = settings.upstream
     lengths = workload.MEAN_QUESTION, workload.LONGEST_QUESTION
     if own.skip_files:

@@ -1,4 +1,4 @@
-"""Files of a run: the model's, the data's, and the room that checkpoints need. Reads headers, never whole weights."""
+"""Checks of a run's files: model, data, and disk space for checkpoints. Of weights it reads only the headers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from openrlhf_mel.run import checkpoint as checkpoints
 from openrlhf_mel.settings import inputs
 from openrlhf_mel.settings.resolve import Settings
 
-CHARACTERS = 3.5  # of a token, where the model's tokenizer is not at hand; English prose has more, formulas fewer
+CHARACTERS = 3.5  # per token, when the model's tokenizer is not available; English prose has more, formulas fewer
 _SAMPLE, _LONGEST = 512, 64
 
 
 def weights(folder: Path) -> Iterator[Problem]:
-    """A local model's weights are all there and whole: a download that broke off fails only in a worker."""
+    """A local model's weights are complete: an interrupted download would fail only in a worker."""
     flag = f"--actor.model_name_or_path {folder}"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -44,7 +44,7 @@ def weights(folder: Path) -> Iterator[Problem]:
 
 
 def _incomplete(path: Path) -> str | None:
-    """What is wrong with a safetensors file, by its header (8 bytes of length, JSON with the tensors' offsets)."""
+    """The defect of a safetensors file, by its header (8 bytes of length, JSON with the tensors' offsets)."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
@@ -79,7 +79,7 @@ def tokenizer(folder: Path, chat: bool) -> Iterator[Problem]:
 
 
 def end_of_turn(name: str) -> Iterator[Problem]:
-    """Generation stops where the chat template of a model, local or of the hub, ends a turn."""
+    """Generation stops where the chat template of a model, local or on the hub, ends a turn."""
 
     def read(file: str) -> str | None:
         path = inputs.model_file(name, file, f"--actor.model_name_or_path {name}")
@@ -100,12 +100,12 @@ class Tokens:
 
             try:
                 self._tokenizer = Tokenizer.from_file(str(path))
-            except Exception:  # an odd file is the model's loader's to complain of
+            except Exception:  # the model's loader reports a defective file
                 self._tokenizer = None
 
     @property
     def exact(self) -> bool:
-        """Whether by the model's own tokenizer."""
+        """Whether the model's own tokenizer counts."""
         return self._tokenizer is not None
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -127,7 +127,7 @@ def question_lengths(data: Any, key: str, tokens: Tokens) -> tuple[int, int]:
 def disk(
     settings: Settings, checkpoint: float, model_bytes: float, saves: int | None
 ) -> tuple[list[Problem], dict[str, Any]]:
-    """Room for `ckpt.max_num` checkpoints, the best, one being written, and the final model, less what a resume finds.
+    """Space for `ckpt.max_num` checkpoints, the best, one being written, and the final model, minus existing ones.
 
     Hugging Face copies (`ckpt.save_hf`) are never rotated by upstream: one for each of the run's `saves`.
     """
@@ -139,7 +139,7 @@ def disk(
     copies = (saves or kept) if values["ckpt.save_hf"] and values["ckpt.save_steps"] > 0 else 0
     found = checkpoints.find(Path(values["ckpt.path"], "_actor")) if values["ckpt.load_enable"] else []
     made = sum(c.size for c in found)
-    # Another is written before an old one goes, whatever is there.
+    # A new one is written before an old one is removed, whatever exists.
     rest = max((kept + best) * checkpoint - made, min(kept, 1) * checkpoint)
     needs: dict[str, float] = {values["ckpt.path"]: rest + copies * model_bytes}
     needs[values["ckpt.output_dir"]] = model_bytes

@@ -1,4 +1,4 @@
-"""What preflight has found, as text and as JSON."""
+"""Preflight's report, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from openrlhf_mel.preflight import memory
-from openrlhf_mel.preflight.memory import Device
+from openrlhf_mel.preflight.memory import DeviceMemory
 from openrlhf_mel.preflight.problems import Problem
 from openrlhf_mel.preflight.throughput import ASSUMPTIONS
 
 
 @dataclass
 class Report:
-    """Filled in as far as the checks come."""
+    """The results, filled in as far as the checks run."""
 
     config: str | None = None
     runtime: str | None = None
@@ -21,7 +21,7 @@ class Report:
     rows: int | None = None
     model: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
-    devices: list[Device] = field(default_factory=list)
+    devices: list[DeviceMemory] = field(default_factory=list)
     engine: dict[str, Any] = field(default_factory=dict)
     host: dict[str, float] = field(default_factory=dict)
     lengths: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Report:
         }
 
 
-def _device(device: Device) -> dict[str, Any]:
+def _device(device: DeviceMemory) -> dict[str, Any]:
     moment, need = device.peak()
     moments = {m: {k: v / memory.GIB for k, v in parts.items()} for m, parts in device.moments.items()}
     return {
@@ -61,7 +61,7 @@ def _device(device: Device) -> dict[str, Any]:
 
 
 def render(report: Report) -> str:
-    """The report for people; problems are printed apart."""
+    """The report as text; problems are printed separately."""
     blocks = [_head(report), *_memory(report), _lengths(report), _step(report), _disk(report)]
     errors = sum(p.error for p in report.problems)
     warnings = len(report.problems) - errors

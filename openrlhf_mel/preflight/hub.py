@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached: its client would otherwise try a dead line for minutes."""
+"""Whether the Hugging Face hub can be reached: without a connection its client would try for minutes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WAIT_S = 3.0
 
 
 def is_local(settings: Settings) -> bool:
-    """Whether the model and all data are on this machine, or could only be there."""
+    """Whether the model and all data are on this machine, or have names that can only be local."""
     values = settings.upstream
     data = [part.strip() for flag in DATA for part in (values[flag] or "").split(",") if part.strip()]
     names = [values["actor.model_name_or_path"], *(part.split("@")[0] for part in data)]
@@ -23,9 +23,9 @@ def is_local(settings: Settings) -> bool:
 
 
 def stay_offline_where_it_is_out_of_reach() -> None:
-    """Set HF_HUB_OFFLINE (before the hub's client is imported) when nothing answers; what is cached still counts.
+    """Set HF_HUB_OFFLINE (before the hub's client is imported) when nothing answers; cached files are still used.
 
-    Behind a proxy nothing is tried: the hub may then be reached although its address does not answer.
+    Behind a proxy this does nothing: the hub may be reachable although its address does not answer.
     """
     if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(n) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return
@@ -40,7 +40,7 @@ def stay_offline_where_it_is_out_of_reach() -> None:
         except OSError:
             pass
 
-    thread = threading.Thread(target=knock, daemon=True)  # looking a name up may hang, and has no timeout
+    thread = threading.Thread(target=knock, daemon=True)  # a name lookup may hang, and has no timeout
     thread.start()
     thread.join(_WAIT_S)
     if not reached.is_set():

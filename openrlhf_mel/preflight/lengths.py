@@ -1,4 +1,4 @@
-"""Lengths in tokens: how long responses are assumed to be, and what of it fits into `data.max_len`."""
+"""Lengths in tokens: how long responses are assumed to be, and what fits into `data.max_len`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Responses:
         return math.log(self.mean) - self.spread**2 / 2
 
     def longer(self, tokens: float) -> float:
-        """Share of responses that are still being written after `tokens` tokens."""
+        """Share of responses that are longer than `tokens` tokens."""
         if tokens >= self.cap:
             return 0.0
         return self._uncut(tokens)
@@ -45,7 +45,7 @@ class Responses:
 
     @property
     def truncated(self) -> float:
-        """Share of responses that are cut."""
+        """Share of responses that are truncated."""
         return self._uncut(self.cap)
 
     @property
@@ -55,7 +55,7 @@ class Responses:
         return self.mean * _NORMAL.cdf(z - self.spread) + self.cap * (1 - _NORMAL.cdf(z))
 
     def complete(self, of: int = 1) -> list[float]:
-        """The shortest of `of` responses that were not cut: the probability of each of a number of equal cells of `span`."""
+        """The shortest of `of` complete responses: the probabilities of equal cells of `span`."""
         whole, step = 1 - self.truncated, self.span / CELLS
 
         def beyond(cell: int) -> float:
@@ -68,12 +68,12 @@ class Responses:
 
 @dataclass(frozen=True)
 class Budget:
-    """What stands in the contexts that `data.max_len` has to hold, in tokens.
+    """The parts of the contexts that `data.max_len` has to hold, in tokens.
 
     Attributes:
         instruction: the analysis prompt without question and responses (I).
-        question: what the question's template adds; `mean_question`, `longest_question` are bare questions.
-        replay: what the replay's template adds.
+        question: tokens that the question's template adds; `mean_question`, `longest_question` are bare questions.
+        replay: tokens that the replay's template adds.
         m: maximal tokens of M; `replay_response` of a replay's response; `response` of a rollout's.
     """
 
@@ -104,22 +104,22 @@ class Budget:
 
     @property
     def average_context(self) -> int:
-        """Tokens of C_retro but for the two responses."""
+        """Tokens of C_retro without the two responses."""
         return self.instruction + self.mean_question
 
 
 def share_too_long(budget: Budget, responses: Responses, group: int, selection: str) -> float:
     """Share of the pairs for which I + x + y+ + y- + M exceeds `data.max_len` (`context_too_long`).
 
-    Pairs are of complete responses. `shortest` takes the shortest right and the shortest wrong one of a group, of which
-    half are assumed right; the other selections are reckoned as independent draws.
+    Pairs are of complete responses. `shortest` takes the shortest correct and the shortest incorrect one of a group, of
+    which half are assumed correct; the other selections are treated as independent draws.
     """
     cells = responses.complete(max(1, group // 2) if selection == "shortest" else 1)
     below = [0.0, *itertools.accumulate(cells)]  # below[i]: shorter than i cells
     step = responses.span / CELLS
     fits = 0.0
     for i, probability in enumerate(cells):
-        others = math.floor(budget.room / step - i)  # the middles of both cells add up to i + j + 1 steps
+        others = math.floor(budget.room / step - i)  # the centres of both cells add up to i + j + 1 steps
         fits += probability * below[min(CELLS, max(0, others))]
     return min(1.0, max(0.0, 1 - fits))
 

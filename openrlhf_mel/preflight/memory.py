@@ -1,5 +1,5 @@
-"""Memory of a GPU by part, at each moment of a step: the policy's (DeepSpeed ZeRO), the engine's (vLLM), and both where
-they share it. In bytes, by arithmetic alone; docs/preflight.md has the sources and how far measurements are off.
+"""Memory of a GPU by part, in each phase of a step: the policy's (DeepSpeed ZeRO), the engine's (vLLM), and both where
+they share it. In bytes, by arithmetic alone; docs/preflight.md has the sources and the differences from measurements.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from openrlhf_mel.preflight.shapes import Shape
 
 GIB = 2**30
 BF16, FP32 = 2, 4
-# DeepSpeed's defaults, which upstream leaves as they are ("auto"), in elements.
+# DeepSpeed's defaults, which upstream does not change ("auto"), in elements.
 _BUCKET = 500_000_000  # reduce_bucket_size
-_LIVE = 1_050_000_000  # stage3_max_live_parameters and what is fetched ahead of use
+_LIVE = 1_050_000_000  # stage3_max_live_parameters and prefetched parameters
 # Assumed: CUDA context, cuBLAS and NCCL of a training process.
 _PROCESS = 1.5 * GIB
-# Measured on an H100 with vLLM 0.19 (docs/preflight.md), all within its share: activations, what torch does not count, and
-# CUDA graphs, which vLLM estimates and takes from the KV cache since 0.21 (before, they came on top).
+# Measured on an H100 with vLLM 0.19 (docs/preflight.md), all within its share: activations, memory that torch does not
+# count, and CUDA graphs, which vLLM estimates and takes from the KV cache since 0.21 (before, they came on top).
 _ENGINE_WORK = 2.25 * GIB
 _ENGINE_OTHER, _ENGINE_NCCL = 0.27 * GIB, 2.1 * GIB  # alone on its GPU, or tensor parallel
 _ENGINE_GRAPHS = 1.0 * GIB
-_ENGINE_ASLEEP = 1.0 * GIB  # assumed: graphs and context, beside the above
+_ENGINE_ASLEEP = 1.0 * GIB  # assumed: graphs and context, in addition to the above
 
 WEIGHTS, GRADIENTS, OPTIMIZER, BUFFERS = "weights", "gradients", "optimizer", "buffers"
 ACTIVATIONS, LOGITS, COPIES, PROCESS = "activations", "logits", "other models", "process"
@@ -37,14 +37,14 @@ Parts = dict[str, float]
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What decides the memory of a run.
+    """The quantities that determine the memory of a run.
 
     Attributes:
-        card: bytes of a GPU that programs can have.
+        card: bytes of a GPU that programs can use.
         ranks: data-parallel ranks of the policy; `stage` and `zpg` are ZeRO's.
         trained: parameters with gradients and optimizer states: all, or LoRA's.
         policy_tokens, log_prob_tokens, nll_tokens: tokens of the largest micro-batch of each pass.
-        sequence, row: tokens of the longest sequence that the policy loss sees, and of the longest row of the NLL.
+        sequence, row: tokens of the longest sequence of the policy loss, and of the longest row of the NLL.
         accumulates: whether an optimizer step has several micro-batches.
         learns: whether meta-experiences are learned.
         copies: other models of the same size on the policy's GPUs (reference, moving average).
@@ -84,7 +84,7 @@ class MemoryPlan:
 
 
 def layer_bytes(shape: Shape) -> int:
-    """What autograd keeps of one layer for one token, in transformers' own modules with flash attention.
+    """Bytes that autograd keeps of one layer for one token, in transformers' own modules with flash attention.
 
     Korthikanti et al. (arXiv 2205.05198, Eq. 1) for grouped-query attention, SwiGLU, RMSNorm and no dropout: a norm keeps
     its input in fp32, its result before and after the scale (the latter is the next matrices' input); attention its
@@ -97,17 +97,18 @@ def layer_bytes(shape: Shape) -> int:
 
 
 def training_pass(plan: MemoryPlan, tokens: int, nll: bool = False) -> Parts:
-    """Activations and logits of a forward and backward, at the worse of its two peaks.
+    """Activations and logits of a forward and backward pass, at the larger of its two peaks.
 
-    At the head all stored activations and the logits' gradients are there; within a layer that is recomputed or
-    differentiated, its own activations. Upstream keeps the fp32 logits of the whole micro-batch until the backward ends
-    (`models/actor.py`); on the way back there are their gradient, that of the division by a temperature, and the
-    bf16 one: 10 bytes an entry, or 12, and 16 with an entropy.
+    One peak is at the head, with all stored activations and the logits' gradients; the other is within a layer that is
+    recomputed or differentiated, with its own activations. Upstream keeps the fp32 logits of the whole micro-batch
+    until the backward pass ends (`models/actor.py`). The backward pass adds their gradient, that of the division by a
+    temperature, and the bf16 one: 10 bytes per entry, or 12, and 16 with an entropy.
     """
     s = plan.shape
     stored = s.layers * (BF16 * s.hidden if plan.checkpointing else layer_bytes(s)) * tokens
     if nll:
-        # At most, as if all tokens were M's: with checkpointing the layer's peak is higher even so (Qwen3-4B and larger).
+        # An upper bound, as if all tokens were M's: with checkpointing the layer's peak is still higher (Qwen3-4B and
+        # larger).
         entries, at_head, kept = s.vocabulary * min(chunk_length(tokens), tokens), BF16 + 3 * FP32, 0
     else:
         entries, kept = s.vocabulary * tokens, FP32
@@ -119,15 +120,15 @@ def training_pass(plan: MemoryPlan, tokens: int, nll: bool = False) -> Parts:
 
 
 def inference_pass(shape: Shape, tokens: int) -> Parts:
-    """A forward without gradients: one layer's activations; bf16 logits and their fp32 copy."""
+    """A forward pass without gradients: one layer's activations; bf16 logits and their fp32 copy."""
     return {ACTIVATIONS: 6 * (shape.ffn + shape.hidden) * tokens, LOGITS: (BF16 + FP32) * shape.vocabulary * tokens}
 
 
 def gradient_bytes(plan: MemoryPlan, moment: str) -> float:
     """bf16 gradients of a rank (Rajbhandari et al., arXiv 1910.02054, and DeepSpeed 0.19's source).
 
-    ZeRO-1 keeps all and adds its own partition at the end of an optimizer step; ZeRO-2 a partition that accumulates and
-    that of the micro-batch at hand; ZeRO-3 one partition, from start to end. Learning Ms sets one more aside.
+    ZeRO-1 keeps all gradients and adds its own partition at the end of an optimizer step. ZeRO-2 keeps an accumulated
+    partition and that of the current micro-batch, ZeRO-3 one partition throughout. Learning Ms sets one more aside.
     """
     part = BF16 * plan.trained / plan.ranks
     if moment in (ROLLOUT, LOG_PROBS):
@@ -168,7 +169,7 @@ def policy(plan: MemoryPlan, moment: str) -> Parts:
 
 
 def engine(plan: MemoryPlan, asleep: bool = False) -> Parts:
-    """An engine GPU's parts: vLLM takes its share of the card and fills with KV cache what it does not need."""
+    """An engine GPU's parts: vLLM takes its share of the card, and fills the rest of it with KV cache."""
     other = _ENGINE_OTHER if plan.engine_ranks == 1 else _ENGINE_NCCL
     if asleep:
         return {ENGINE_REST: other + _ENGINE_ASLEEP}
@@ -187,39 +188,39 @@ def kv_tokens(plan: MemoryPlan) -> int:
 
 
 @dataclass(frozen=True)
-class Device:
-    """One kind of GPU: what runs on it, how many there are, and its parts at each moment."""
+class DeviceMemory:
+    """One kind of GPU: what runs on it, how many there are, and its parts in each phase."""
 
     role: str
     count: int
     moments: dict[str, Parts]
 
     def peak(self) -> tuple[str, float]:
-        """The moment with the most bytes, and these."""
+        """The phase with the most bytes, and their number."""
         totals = {moment: sum(parts.values()) for moment, parts in self.moments.items()}
         moment = max(totals, key=lambda m: totals[m])
         return moment, totals[moment]
 
 
-def devices(plan: MemoryPlan) -> Iterator[Device]:
-    """The kinds of GPU that a run has, each with what it holds when."""
+def devices(plan: MemoryPlan) -> Iterator[DeviceMemory]:
+    """A run's kinds of GPU, each with its parts in each phase."""
     moments = [ROLLOUT, LOG_PROBS, POLICY, *([NLL] if plan.learns else []), STEP]
     if plan.shared:
         both = {m: policy(plan, m) | engine(plan, plan.engine_sleeps and m != ROLLOUT) for m in moments}
-        yield Device("policy and engine", plan.ranks, both)
+        yield DeviceMemory("policy and engine", plan.ranks, both)
     else:
-        yield Device("policy", plan.ranks, {m: policy(plan, m) for m in moments})
-        yield Device("engine", plan.engines * plan.engine_ranks, {ROLLOUT: engine(plan)})
+        yield DeviceMemory("policy", plan.ranks, {m: policy(plan, m) for m in moments})
+        yield DeviceMemory("engine", plan.engines * plan.engine_ranks, {ROLLOUT: engine(plan)})
     if n := plan.reference_ranks:
         idle = dataclasses.replace(plan, ranks=n, trained=0, copies=0, zpg=1, policy_sleeps=False)
-        yield Device("reference", n, {LOG_PROBS: policy(idle, LOG_PROBS)})
+        yield DeviceMemory("reference", n, {LOG_PROBS: policy(idle, LOG_PROBS)})
 
 
 def peak(plan: MemoryPlan) -> float:
-    """Bytes of a policy GPU at its worst moment."""
+    """Bytes of a policy GPU in its worst phase."""
     return next(devices(plan)).peak()[1]
 
 
 def checkpoint_bytes(parameters: int, trained: int, stage: int) -> float:
-    """A DeepSpeed checkpoint: fp32 weights and Adam's moments of what is trained, and (not under ZeRO-3) bf16 weights."""
+    """A DeepSpeed checkpoint: fp32 weights and Adam's moments of what is trained; except under ZeRO-3 bf16 weights."""
     return 3 * FP32 * trained + (BF16 * parameters if stage < 3 else 0)

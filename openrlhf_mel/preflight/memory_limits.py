@@ -9,7 +9,7 @@ from typing import Any
 from openrlhf_mel.preflight import memory
 from openrlhf_mel.preflight.problems import Problem, warning
 
-TIGHT = 0.95  # share of a card above which fragmentation may be the end
+TIGHT = 0.95  # share of a card above which fragmentation may exhaust memory
 
 
 def check(plan: memory.MemoryPlan) -> Iterator[Problem]:
@@ -25,7 +25,7 @@ def check(plan: memory.MemoryPlan) -> Iterator[Problem]:
         )
 
 
-def _check_device(plan: memory.MemoryPlan, device: memory.Device) -> Iterator[Problem]:
+def _check_device(plan: memory.MemoryPlan, device: memory.DeviceMemory) -> Iterator[Problem]:
     moment, need = device.peak()
     gib = f"{need / memory.GIB:.1f} GiB"
     card = f"the card has {plan.card / memory.GIB:.1f}"
@@ -51,9 +51,9 @@ def _check_device(plan: memory.MemoryPlan, device: memory.Device) -> Iterator[Pr
 
 
 def remedies(plan: memory.MemoryPlan, limit: float) -> Iterator[tuple[str, float]]:
-    """What lowers the peak to `limit` bytes, the cheapest first, each with the peak that it leaves.
+    """Changes that lower the peak to `limit` bytes, the cheapest first, each with the resulting peak.
 
-    A change is kept while the next are tried, and left out where it brings little; the first that suffices is the last.
+    Changes add up; one that saves little is left out. The list ends with the first change that suffices.
     """
     before = memory.peak(plan)
     for text, fields in _changes(plan) if before > limit else ():
@@ -68,7 +68,7 @@ def remedies(plan: memory.MemoryPlan, limit: float) -> Iterator[tuple[str, float
 
 
 def _changes(plan: memory.MemoryPlan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By cost: text and the fields that it changes."""
+    """Changes in order of cost: text, and the fields that change."""
     one = {"policy_tokens": plan.sequence, "log_prob_tokens": plan.sequence, "nll_tokens": plan.row}
     yield (
         "micro-batches of one sequence: --train.micro_batch_size 1 --rollout.micro_batch_size 1, or with dynamic batches "

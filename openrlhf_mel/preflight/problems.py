@@ -1,4 +1,4 @@
-"""What a check finds: an error, which is refused, or a warning. Checks are generators of these, so that all are told."""
+"""A check's results: errors, which are refused, and warnings. Checks are generators, so that all are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def warning(text: str) -> Problem:
 
 
 def refusals(check: Callable[..., Any], *args: Any) -> Iterator[Problem]:
-    """A check of the entry's own, which raises: its messages as problems."""
+    """The messages that one of the training command's own checks raises, as problems."""
     try:
         check(*args)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A model's shapes, from its `config.json` or from the bundled `models.yaml`, and what follows from them alone."""
+"""A model's shapes, from its `config.json` or from the bundled `models.yaml`, and sizes that follow from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str) -> Shape:
-        """The shapes that a `config.json` gives. Raises UserError naming what is missing or of an unknown family."""
+        """The shapes in a `config.json`. Raises UserError naming a missing key or an unknown family."""
         family = config.get("model_type")
         if family not in _FAMILIES:
             raise UserError(f"{where}: found model_type {family!r}, expected one of {', '.join(_FAMILIES)}")
@@ -88,7 +88,7 @@ class Shape:
 
     @property
     def matrices(self) -> list[int]:
-        """Their sizes, in the model's order; a tied head counts once."""
+        """Sizes of all matrices, in the model's order; a tied head counts once."""
         layer = [inputs * outputs for inputs, outputs in self.linear.values()]
         return [self.embedding, *layer * self.layers, *([] if self.tied else [self.embedding])]
 
@@ -101,17 +101,17 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All of them; a tied head counts once."""
+        """Number of parameters; a tied head counts once."""
         return sum(self.matrices) + sum(self.vectors)
 
     @property
     def multiplied(self) -> int:
-        """Parameters that each token is multiplied with: all but the embedding table, where it is not the head too."""
+        """Parameters that each token is multiplied with: all but the embedding table, unless it is also the head."""
         return self.parameters - (0 if self.tied else self.embedding)
 
     @property
     def tensors(self) -> int:
-        """Number of parameter tensors, which upstream hands over one by one."""
+        """Number of parameter tensors, which upstream sends to the engines one by one."""
         return len(self.matrices) + len(self.vectors)
 
     def lora(self, rank: int, targets: Any = "all-linear") -> int:
@@ -133,10 +133,10 @@ def bundled() -> dict[str, Shape]:
 
 
 def find(name: str, config: Mapping[str, Any] | None = None) -> tuple[Shape | None, str]:
-    """The shapes of `--actor.model_name_or_path name` and where they are from; (None, why) when they cannot be known.
+    """The shapes of `--actor.model_name_or_path name` and their source; (None, reason) when they are not known.
 
-    A folder's own `config.json` comes first, then `config` (that of the hub), then the bundled ones: by name, or by the
-    last part of a path, so that a preset can be looked at where its model is not.
+    A folder's own `config.json` comes first, then `config` (from the hub), then the bundled ones: by name, or by the
+    last part of a path, so that a preset can be checked without its model.
     """
     path = Path(name) / "config.json"
     try:

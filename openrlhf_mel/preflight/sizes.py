@@ -1,6 +1,7 @@
-"""Sizes that do not fit each other, and what upstream would find out only once Ray, or the first step, is under way.
+"""Sizes that do not fit each other, and errors that upstream would detect only after Ray or the first step has started.
 
-What `settings/contradictions.py` refuses is not repeated here. Names of upstream's files are those of OpenRLHF 0.11.2.
+The checks of `settings/contradictions.py` are not repeated here. Names of upstream's files are those of OpenRLHF
+0.11.2.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from openrlhf_mel.settings.placement import Placement
 from openrlhf_mel.settings.resolve import Settings
 
 Values = dict[str, Any]
-# Those of transformers' SchedulerType that upstream's call can build (`utils/deepspeed/deepspeed.py`).
+# Values of transformers' SchedulerType that upstream's call can build (`utils/deepspeed/deepspeed.py`).
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr",
@@ -35,7 +36,7 @@ def batches(values: Values) -> Iterator[Problem]:
 
 
 def episode(values: Values, rows: int) -> Iterator[Problem]:
-    """The last rollout of an episode has what is left of the data."""
+    """The last rollout of an episode, which has the rest of the data."""
     group, batch, n = values["rollout.n_samples_per_prompt"], values["rollout.batch_size"], ranks(values)
     rows = min(rows, values["data.max_samples"])
     if rows * group < values["train.batch_size"]:
@@ -56,7 +57,7 @@ def episode(values: Values, rows: int) -> Iterator[Problem]:
 
 
 def allocation(values: Values, gpus: Placement, nodes: int | None, per_node: int | None) -> Iterator[Problem]:
-    """What upstream places (`cli/train_ppo_ray.py: train`) against what the job has."""
+    """GPUs that upstream places (`cli/train_ppo_ray.py: train`) against those of the job."""
     tp = values["vllm.tensor_parallel_size"]
     if values["algo.kl.init_coef"] > 0 and (values["train.colocate_all"] or values["train.colocate_actor_ref"]):
         for kind in ("num_nodes", "num_gpus_per_node"):
@@ -89,7 +90,7 @@ def allocation(values: Values, gpus: Placement, nodes: int | None, per_node: int
 
 
 def _fit(values: Values, gpus: Placement, nodes: int, per_node: int) -> str:
-    """The change that uses the allocation whole."""
+    """The change by which a run uses the whole allocation."""
     tp = values["vllm.tensor_parallel_size"]
     if gpus.shared:
         return (
@@ -116,7 +117,7 @@ def _fit(values: Values, gpus: Placement, nodes: int, per_node: int) -> str:
 
 
 def model(values: Values, shape: Shape) -> Iterator[Problem]:
-    """What vLLM refuses of a model at its start."""
+    """Sizes of a model that vLLM refuses at its start."""
     tp, max_len = values["vllm.tensor_parallel_size"], values["data.max_len"]
     if shape.heads % tp:
         yield Problem(
@@ -209,7 +210,7 @@ def _checkpoints(values: Values) -> Iterator[Problem]:
     if values["ckpt.save_steps"] == -1:
         yield warning("--ckpt.save_steps: not set, so a job that ends early starts afresh")
     elif values["ckpt.disable_ds"]:
-        yield warning("--ckpt.disable_ds: such checkpoints cannot be taken up again")
+        yield warning("--ckpt.disable_ds: a run cannot resume from such checkpoints")
     for flag in ("train.agent_func_path", "reward.remote_url"):
         path = values[flag]
         if path and path.endswith(".py") and not os.path.isfile(path):

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.shapes import Shape
 
-# Assumed; each stands in the report (docs/preflight.md compares what follows from them with published runs).
-MFU = 0.30  # share of a card's dense bf16 throughput in training and in forwards without gradients
-PREFILL = 0.40  # the same of an engine that reads prompts
-DECODE_COMPUTE = 0.50  # and of one that writes
-DECODE_BANDWIDTH = 0.60  # share of the memory bandwidth of an engine that writes
+# Assumed; the report lists each (docs/preflight.md compares the resulting estimates with published runs).
+MFU = 0.30  # share of a card's dense bf16 throughput in training and in forward passes without gradients
+PREFILL = 0.40  # the same in an engine's prefill
+DECODE_COMPUTE = 0.50  # and in decoding
+DECODE_BANDWIDTH = 0.60  # share of the memory bandwidth in decoding
 DECODE_STEP_S = 0.005  # scheduling and launches of one decoding step
 ENGINE_SEQUENCES = (
-    128  # at once: vLLM's max_num_seqs for engines made from their arguments, which upstream leaves alone
+    128  # at once: vLLM's max_num_seqs for engines made from their arguments, which upstream does not change
 )
-HAND_OVER_S = 0.02  # of each parameter tensor: upstream gathers and sends them one by one
+HAND_OVER_S = 0.02  # per parameter tensor: upstream gathers and sends them one by one
 LINK = 20e9  # bytes/s between a GPU and its host
-MIXED = 0.5  # share of questions with a right and a wrong complete response
+MIXED = 0.5  # share of questions with a correct and an incorrect complete response
 RETAINED = 0.5  # share of candidates that are kept (the paper's figure 9: 0.2 to 0.8)
 M_LENGTH = 0.5  # mean length of M as a share of its maximum
 _POINTS = 200
@@ -49,7 +49,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step does and on what.
+    """The work and the hardware of a step.
 
     Attributes:
         ranks: GPUs of the policy; `engines` engines of `engine_ranks` GPUs each, whose cache holds `kv_tokens` tokens.
@@ -73,7 +73,7 @@ class Work:
     replays: int = 1
     learns: bool = True
     at_once: int = ENGINE_SEQUENCES
-    offloaded: float = 0.0  # bytes that go to host memory and back in a step, of one GPU
+    offloaded: float = 0.0  # bytes per GPU that move to host memory and back in a step
 
 
 @dataclass
@@ -90,11 +90,11 @@ class StepEstimate:
 
 
 def decode_seconds(work: Work, sequences: float, prompt: float, longer: Callable[[float], float], span: float) -> float:
-    """Seconds in which one engine writes `sequences` responses behind prompts of `prompt` tokens.
+    """Seconds in which one engine decodes `sequences` responses to prompts of `prompt` tokens.
 
     Each decoding step reads the weights and the running sequences' KV cache once (memory-bound), or multiplies (compute-
     bound), whichever takes longer. Sequences wait while the engine is full; the last ones to start run until the longest
-    of them ends. `longer(t)` is the share still being written after t tokens, none after `span`.
+    of them ends. `longer(t)` is the share of responses longer than t tokens, none beyond `span`.
     """
     if sequences <= 0:
         return 0.0
@@ -119,7 +119,7 @@ def _step_seconds(work: Work, running: float, context: float) -> float:
 
 
 def training_flops(shape: Shape, tokens: float, context: float, checkpointing: bool) -> float:
-    """Forward and backward: 6 a parameter and token, 8 with checkpointing, and causal attention over `context` tokens."""
+    """Forward and backward: 6 per parameter and token, 8 with checkpointing, plus attention over `context` tokens."""
     passes = 4 if checkpointing else 3
     return passes * (2 * shape.multiplied + 2 * shape.layers * shape.q * context) * tokens
 

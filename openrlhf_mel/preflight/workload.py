@@ -1,4 +1,4 @@
-"""A run's settings -> what the estimates reckon with: lengths, micro-batches, ranks, and the work of a step."""
+"""A run's settings -> the inputs of the estimates: lengths, micro-batches, ranks, and the work of a step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RESPONSE_SHARE = 0.4  # mean length of a response as a share of rollout.max_new_
 
 @dataclass(frozen=True)
 class Hardware:
-    """A kind of GPU and how many there are; None where the command line does not say."""
+    """A kind of GPU and how many there are; None when the command line does not say."""
 
     name: str
     memory_gib: float
@@ -55,7 +55,7 @@ def hardware(name: str, memory_gib: float | None, nodes: int | None, gpus_per_no
 
 
 def usable(settings: Settings) -> Settings:
-    """The settings with what is out of range (and told elsewhere) put into it, so that the rest can be reckoned."""
+    """The settings with values clamped to their ranges, so that the rest can be estimated."""
     values = dict(settings.upstream)
     for name, least in LEAST.items():
         if values[name] is not None:
@@ -70,7 +70,7 @@ def usable(settings: Settings) -> Settings:
 def budget(
     settings: Settings, templates: Templates, tokens: Tokens, mean_question: int, longest_question: int
 ) -> Budget:
-    """What each context holds, in tokens: the templates counted, the rest given."""
+    """The parts of each context, in tokens: templates are counted, the rest is given."""
     values, mel = settings.upstream, settings.mel
     chat = CHAT if values["data.apply_chat_template"] else 0
     question = (values["data.input_template"] or templates.texts["question.txt"]).replace("{{question}}", "")
@@ -93,7 +93,7 @@ def budget(
 def memory_plan(
     settings: Settings, shape: Shape, hw: Hardware, lengths: Budget, responses: Responses
 ) -> memory.MemoryPlan:
-    """The largest micro-batches and what shards, sleeps and recomputes."""
+    """The largest micro-batches, and the settings of sharding, sleep and recomputation."""
     values, mel = settings.upstream, settings.mel
     ranks, dynamic = batches.ranks(values), values["train.dynamic_batch_enable"]
     learns = mel.enable and mel.nll_coef > 0
@@ -159,7 +159,7 @@ def _log_prob_tokens(settings: Settings, lengths: Budget, responses: Responses) 
 def work(
     settings: Settings, plan: memory.MemoryPlan, hw: Hardware, lengths: Budget, responses: Responses
 ) -> throughput.Work:
-    """What a step does."""
+    """The work of a step."""
     values, mel = settings.upstream, settings.mel
     moved = 3 * memory.FP32 * plan.trained / plan.ranks if plan.policy_sleeps else 0
     moved += memory.BF16 * plan.shape.parameters / plan.engine_ranks if plan.shared and plan.engine_sleeps else 0

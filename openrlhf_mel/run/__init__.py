@@ -1,1 +1,1 @@
-"""A run's folder: its records, its checkpoints, and what is said of a run that failed."""
+"""A run's folder: its records, its checkpoints, and the description of a failure."""

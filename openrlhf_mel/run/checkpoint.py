@@ -1,12 +1,12 @@
-"""Which checkpoints of a run count, which stay, and where a resume goes on. Files only: no torch, no OpenRLHF.
+"""Which checkpoints of a run are whole, which are kept, and from which a run resumes. Files only, without torch.
 
-A checkpoint is written under `<tag>.partial`, sealed (every file on the disk, its size and a digest of its ends written
-down) and renamed. So a folder with a tag's name is whole, and a kill at any moment leaves what was there before. Upstream
-deletes before it writes, points `latest` at what it may have deleted, and crashes on a half-written folder (OpenRLHF
-#1310, #1312, #1322).
+A checkpoint is written under `<tag>.partial`, sealed (every file is flushed to disk; its size and a digest of its ends
+are recorded) and renamed. So a folder with a tag's name is whole, and a kill at any moment leaves earlier checkpoints
+intact. Upstream deletes before it writes, points `latest` at what it may have deleted, and crashes on a half-written
+folder (OpenRLHF #1310, #1312, #1322).
 
-What is left over is removed when it can be: an old checkpoint that will not go (on NFS a file that is still read stays)
-is no reason to end a run.
+Leftovers are removed when possible. An old checkpoint that cannot be removed (on NFS a file that is still read stays)
+does not end a run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SEAL = "sealed.json"
 LATEST = "latest"  # DeepSpeed's: the tag that is loaded when none is named
 PARTIAL, DELETED = ".partial", ".deleted"
 _TAG = re.compile(r"(best_)?global_step(\d{1,18})")
-_END = 2**20  # bytes of a file's beginning, and of its end, that a seal answers for
+_END = 2**20  # bytes of a file's beginning, and of its end, that a seal's digest covers
 
 logger = logging.getLogger(__name__)
 _already_told: set[Path] = set()
 
 
 class Incomplete(Exception):
-    """A checkpoint that was to be sealed lacks something; the message says what."""
+    """A checkpoint that should be sealed is incomplete; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ def step_of(name: str) -> int | None:
 def problem(path: Path) -> str | None:
     """Why the checkpoint `path` is not as it was sealed; None where it is.
 
-    As sealed: every file is there, of the size it had, with the first and the last MiB it had. That finds files that are
-    cut short, zeroed, swapped or not all there, in seconds for any size; not a change between a large file's ends.
+    As sealed: every file exists and has its size, its first MiB and its last MiB. This detects truncated, zeroed,
+    swapped and missing files in seconds for any size, but no change between a large file's ends.
 
     Raises:
-        OSError: a file cannot be read for now. That may pass, and says nothing about what was saved.
+        OSError: a file cannot be read: that may be temporary, and does not mean that it is damaged.
     """
     try:
         sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
         missing = [name for name in sealed["files"] if not (path / name).exists()]
         if missing:
             return f"{path} lacks {', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"
-        ends = sealed.get("ends", {})  # older seals have sizes alone
+        ends = sealed.get("ends", {})  # older seals have sizes alone, no digests
         for name, size in sealed["files"].items():
             file = path / name
             if file.stat().st_size != size or (name in ends and _digest_ends(file) != ends[name]):
@@ -86,24 +86,25 @@ def problem(path: Path) -> str | None:
 
 
 def find(folder: Path) -> list[Checkpoint]:
-    """The sealed checkpoints, by step (of one step the plain one last); what is damaged or half is passed over."""
+    """The sealed checkpoints, by step (of one step the plain one last); damaged and incomplete ones are skipped."""
     made = [c for path in _folders(folder) if (c := _read(path)) is not None]
     return sorted(made, key=lambda c: (c.step, not c.best))
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Where a resume goes on; None where there is nothing whole."""
+    """The checkpoint from which a run resumes; None when none is whole."""
     return next(reversed(find(folder)), None)
 
 
 def prepare(folder: Path) -> Checkpoint | None:
-    """Make `folder` fit to be loaded from: leftovers removed, `latest` the newest checkpoint without a `problem`.
+    """Prepare `folder` for loading: remove leftovers, point `latest` at the newest checkpoint without a `problem`.
 
-    Without one nothing stays, since upstream takes an existing folder for a checkpoint. Damaged checkpoints are kept
-    aside as `<tag>.damaged`: they may be all that is left of many hours.
+    Damaged checkpoints are renamed to `<tag>.damaged` and kept: they may be all that is left of many hours. When no
+    checkpoint is whole, the folder itself is renamed or removed, because upstream takes an existing one for a
+    checkpoint.
 
     Raises:
-        OSError: one cannot be read for now; nothing is renamed for that.
+        OSError: a checkpoint cannot be read at the moment; it is not renamed for that.
     """
     clear(folder)
     for path in list(_folders(folder)):
@@ -125,7 +126,7 @@ def clear(folder: Path) -> None:
     """Remove what a kill left half-written or half-deleted."""
     for path in list(_folders(folder)):
         if path.name.endswith(PARTIAL):
-            _remove(path)  # under another name first: what stays must not mix with the next save
+            _remove(path)  # renamed first: leftovers must not mix with the next save
         elif path.name.endswith(DELETED):
             _delete(path)
 
@@ -160,27 +161,28 @@ def seal(partial: Path, ranks: int, metric: float | None, metric_key: str | None
 
 
 def replace(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; one that was there, of a history that a resume has left behind, is removed."""
+    """Rename `new` to `folder`. An existing `folder`, from steps that a resume has discarded, is removed."""
     _remove(folder)
     new.rename(folder)
     _to_disk(folder.parent)
 
 
 def point(folder: Path, tag: str) -> None:
-    """Name `tag` as what is loaded when no tag is given."""
+    """Make `tag` the one that is loaded when no tag is given."""
     records.write_text(folder / LATEST, tag)
 
 
 def best(folder: Path) -> Checkpoint | None:
-    """The newest of those that were the best by a metric when they were saved; None where there is none."""
+    """The newest checkpoint that was the best by a metric when it was saved; None when there is none."""
     return next((c for c in reversed(find(folder)) if c.best and c.metric is not None), None)
 
 
 def rotate(folder: Path, keep: int, most_bytes: float = float("inf")) -> list[str]:
     """Remove plain checkpoints beyond `keep`, and while all together exceed `most_bytes`; returns their tags.
 
-    The newest checkpoint and the best one always stay; older bests go. Of the plain ones the oldest go first, and not the
-    worst as upstream has it: a step is saved before it is evaluated, so the metric that it carries is another step's.
+    The newest and the best checkpoint are always kept; older bests are removed. Of the plain ones the oldest are
+    removed first. Upstream removes the worst, but a step is saved before its evaluation, so its metric is another
+    step's.
     """
     made = find(folder)
     last_best = next((c for c in reversed(made) if c.best), None)
@@ -213,7 +215,7 @@ def _read(path: Path) -> Checkpoint | None:
 
 
 def _digest_ends(path: Path) -> str:
-    """SHA-256 of a file's first and last `_END` bytes; of all of it where that is no more."""
+    """SHA-256 of a file's first and last `_END` bytes; of the whole file when it is not longer than both."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read(_END))
         file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - _END))
@@ -222,10 +224,10 @@ def _digest_ends(path: Path) -> str:
 
 
 def _remove(path: Path) -> bool:
-    """Under another name first, so that a kill on the way leaves no folder that looks like a checkpoint.
+    """Rename, then remove, so that a kill in between leaves no folder that looks like a checkpoint.
 
     Returns:
-        Whether `path` is gone, if only under the other name.
+        Whether nothing has the name `path` any more.
     """
     if path.exists():
         aside = _free(path.with_name(f"{path.name}{DELETED}"))
@@ -248,7 +250,7 @@ def _delete(path: Path) -> None:
 def _tell_once(path: Path, error: OSError) -> None:
     if path not in _already_told:
         _already_told.add(path)
-        logger.warning("%s cannot be removed, and takes up room until it can be: %s", path, error)
+        logger.warning("%s cannot be removed, and occupies disk space until it can: %s", path, error)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -256,7 +258,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _free(path: Path) -> Path:
-    """`path`, or with a number where that is taken."""
+    """`path`, with a number appended when that name is taken."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""What a run prints: everything to its log, and on the console a line a step and its warnings."""
+"""A run's output: everything goes to its log, one line per step and the warnings to the console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openrlhf_mel.run import records
 
 @contextlib.contextmanager
 def logs_to(path: Path) -> Iterator[TextIO]:
-    """Send everything that this process and its children print to `path`; yields the console that was there."""
+    """Send everything that this process and its children print to `path`; yields the original console."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -34,7 +34,7 @@ def logs_to(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def progress(run_dir: Path, console: TextIO) -> Iterator[None]:
-    """Print a line a step on `console`, from the run's own `metrics.jsonl`, and the run's warnings."""
+    """Print one line per step on `console`, from the run's own `metrics.jsonl`, and the run's warnings."""
     print(f"run: {run_dir} (full log: {run_dir / 'logs' / 'train.log'})", file=console)
     done = threading.Event()
     seen = {path: sum(1 for _ in records.read_lines(path)) for path in _followed(run_dir)}

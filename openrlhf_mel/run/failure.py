@@ -1,4 +1,4 @@
-"""What is said of a run that failed: its first cause in one line, out of an exception and the run's log. Pure."""
+"""The first cause of a run's failure in one line, from an exception and the run's log. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from openrlhf_mel.run.last_words import last_words
 
-# vLLM's processes besides Ray's actor: they tell of what ended them in the log alone, and the actor refers to it.
+# vLLM's processes besides Ray's actor: they report their failure in the log alone, and the actor refers to it.
 _ENGINE_PROCESSES = ("(EngineCore", "(Worker")
 _LONGEST = 500  # characters
 
 
 class EngineDied(Exception):
-    """A rollout engine is dead. `error`: what Ray or vLLM says of it."""
+    """A rollout engine is dead. `error`: what Ray or vLLM reports."""
 
     def __init__(self, number: int, engines: int, error: BaseException) -> None:
         super().__init__(f"rollout engine {number} of {engines} died")
@@ -20,7 +20,7 @@ class EngineDied(Exception):
 
 
 def describe(error: BaseException, log: Iterable[str]) -> str:
-    """The innermost cause of `error`, `Type: message`; of an engine that died, the first that its processes told of.
+    """The innermost cause of `error`, as `Type: message`; for a dead engine, the first one that its processes reported.
 
     Args:
         log: the lines that this run added to its log.
@@ -43,7 +43,7 @@ def describe(error: BaseException, log: Iterable[str]) -> str:
 def _refers(error: BaseException) -> bool:
     """Whether an error says no more than that vLLM's core is dead, and refers to its output."""
     said = str(error).rstrip()
-    # The last one is followed by the cause, where that has a message: an assertion has none.
+    # The last of these texts is followed by the cause, if that has a message: an assertion has none.
     return (
         "EngineCore encountered an issue" in said
         or "Engine core initialization failed" in said

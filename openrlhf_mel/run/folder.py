@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and that one process at a time uses it."""
+"""A run's folder: which run owns it, and the lock by which one process at a time uses it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import checkpoint, manifest, records
 from openrlhf_mel.settings.resolve import Settings
 
-# How long a lock may outlive its holder: the lease of a node that died under NFSv4, its eviction under Lustre.
+# How long a lock may outlive its holder, when a node dies: until its lease ends (NFSv4), or it is evicted (Lustre).
 LOCK_PATIENCE_S = 180.0
-# What may differ when a run is taken up again: what follows from the folder, and what does not change what is learned.
+# Keys that may differ on a resume: they follow from the folder, or do not change what is learned.
 _RUN_KEYS = {
     "ckpt.max_mem",
     "ckpt.max_num",
@@ -71,14 +71,14 @@ def check(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
         )
     if not resume:
         raise UserError(
-            f"{flag}: holds an unfinished run of this configuration; pass --ckpt.load_enable to take it up "
+            f"{flag}: holds an unfinished run of this configuration; pass --ckpt.load_enable to resume it "
             "from its last checkpoint, or remove the folder to start afresh"
         )
     return bool(told.get("finished"))
 
 
 def _is_content(path: Path) -> bool:
-    """Whether something in a run's folder shows a run, this one or another, rather than a start that was killed at once."""
+    """Whether an entry of the folder belongs to a run, this one or another, not to a start that was killed at once."""
     if path.is_dir() and path.name in ("logs", "checkpoints", "tensorboard"):
         return any(path.iterdir())
     empty = path.is_file() and not path.stat().st_size
@@ -89,7 +89,7 @@ def _is_content(path: Path) -> bool:
 
 @contextlib.contextmanager
 def held(run_dir: Path, settings: Settings) -> Iterator[None]:
-    """Make the run's folder and hold it: two runs in one folder would spoil each other."""
+    """Create the run's folder and lock it: two runs in one folder would overwrite each other's files."""
     for folder in ("logs", "checkpoints", "tensorboard"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as lock:
@@ -97,7 +97,10 @@ def held(run_dir: Path, settings: Settings) -> Iterator[None]:
         try:
             _lock(lock, run_dir, LOCK_PATIENCE_S if resumes else 0)
         except OSError as error:  # some parallel file systems have no locks
-            print(f"warning: {run_dir} cannot be locked ({error.strerror}): see that one run uses it", file=sys.stderr)
+            print(
+                f"warning: {run_dir} cannot be locked ({error.strerror}): make sure that only one run uses it",
+                file=sys.stderr,
+            )
         for name in (records.METRICS, records.ARCHIVE):
             (run_dir / name).touch()
         (run_dir / records.STOPPED).unlink(missing_ok=True)
@@ -129,7 +132,7 @@ def _lock(file: TextIO, run_dir: Path, patience: float) -> None:
 
 
 def finish(run_dir: Path) -> None:
-    """Give the model its name, and say in the manifest that the run is finished."""
+    """Rename the model to its final name, and record in the manifest that the run is finished."""
     told = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
     partial = run_dir / "model.partial"
     if told["config"]["ckpt.output_dir"] == str(partial):

@@ -1,4 +1,4 @@
-"""Why a process died, by its output: the exceptions that it told of, and its last lines. Pure."""
+"""Why a process died, from its output: the exceptions that it reported, and its last lines. Pure."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _HEAD = re.compile(
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _HARMLESS = ("DEBUG", "INFO", "WARNING")
 _TRACEBACK = "Traceback (most recent call last):"
-_LINE = 300  # characters that are kept of one
-_LINES = 4  # of an exception's message
+_LINE = 300  # characters kept per line
+_LINES = 4  # lines kept of an exception's message
 
 
 class LastWords(NamedTuple):
-    """What a process said.
+    """The exceptions and the last lines of a process's output.
 
     Attributes:
-        exceptions: as `Type: message`, each once, in the order in which they were told. Of exceptions that follow from each
-            other Python tells the first one first, and a process tells of its own before its parent does.
+        exceptions: as `Type: message`, without duplicates, in the order of reporting. Of chained exceptions Python
+            reports the first one first, and a process reports its own before its parent does.
         lines: the last ones.
     """
 
@@ -34,14 +34,14 @@ class LastWords(NamedTuple):
 
     @property
     def cause(self) -> str | None:
-        """The first exception that says something: a bare StopIteration is mostly how the next one was come upon."""
+        """The first exception with information: a StopIteration without a message mostly led to the next exception."""
         return next((said for said in self.exceptions if ": " in said), next(iter(self.exceptions), None))
 
 
 def last_words(output: Iterable[str], number: int) -> LastWords:
-    """Of lines of output; keeps the last `number`. Holds no more of them than that."""
+    """The last words of lines of output, with the last `number` lines. Holds no more lines in memory."""
     exceptions: dict[str, None] = {}
-    reading: dict[str, _Reading] = {}  # by process: their lines may be mixed
+    reading: dict[str, _Reading] = {}  # by process: the lines of several may be interleaved
     last: deque[str] = deque(maxlen=number)
     for raw in output:
         line = _plain(raw)
@@ -62,19 +62,19 @@ def last_words(output: Iterable[str], number: int) -> LastWords:
 
 
 class _Reading:
-    """A traceback that is being read: frames, which are indented, then the exception."""
+    """A traceback while it is read: frames, which are indented, then the exception."""
 
     def __init__(self, log: str) -> None:
-        self._log = log  # what stands before each of its lines
+        self._log = log  # the prefix of each of its lines
         self._message: list[str] = []
         self._code = ""  # of the innermost frame so far
 
     def take(self, log: str, text: str) -> bool:
-        """Take the next line of its process; False where it is not part of it any more."""
+        """Take the next line of its process; False when the line is not part of the traceback any more."""
         if text.startswith(_TRACEBACK):
             return False
-        foreign = log != self._log  # a thread's that logs between the frames
-        # Outside of a log nothing says where a message ends: an indented line goes on with it, others may be anything.
+        foreign = log != self._log  # a line of another thread, logged between the frames
+        # Outside of a log nothing marks where a message ends: an indented line continues it, others may be anything.
         goes_on = self._log or text.startswith(" ") or "".join(self._message[-1:]).endswith(":")
         if self._message and (foreign or not text.strip() or not goes_on):
             return False
@@ -85,12 +85,12 @@ class _Reading:
         return len(self._message) < _LINES
 
     def said(self) -> str:
-        """The exception in one line; of an assertion without a message, what was asserted."""
+        """The exception in one line; for an assertion without a message, the asserted expression."""
         said = " ".join(self._message)
         return f"{said}: {self._code}" if said == "AssertionError" and self._code else said
 
 
 def _plain(line: str) -> str:
-    """Nothing that a terminal would obey, and not long."""
+    """The line without a terminal's control characters, shortened."""
     line = _COLOUR.sub("", line.rstrip("\r\n"))
     return "".join(c if c.isprintable() else " " for c in line[:_LINE])

@@ -1,4 +1,4 @@
-"""A run's manifest: its settings, seeds, versions and commit, and the hashes of what it learns from."""
+"""A run's manifest: its settings, seeds, versions and commit, and the hashes of its data and templates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-att
 
 
 def of(settings: Settings) -> dict[str, Any]:
-    """The manifest of a run that begins now."""
+    """The manifest of a run that starts now."""
     data = {
         flag: {
             part: file_sha256(Path(part)) if Path(part).is_file() else None
@@ -45,7 +45,7 @@ def of(settings: Settings) -> dict[str, Any]:
 
 
 def _vllm() -> dict[str, str | None]:
-    """Its version by its distribution's name; None where there is none."""
+    """vLLM's version, by the distribution's name; None when vLLM is not installed."""
     build = vllm_build.installed()
     return {build.distribution: build.version} if build else {"vllm": None}
 
@@ -59,7 +59,7 @@ def version(package: str) -> str | None:
 
 
 def check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UserError where a run that goes on would learn from other data, or by other templates."""
+    """Raises UserError when a resumed run would use other data or other templates."""
     for name in ("data_sha256", "templates_sha256"):
         if first.get(name) != now[name]:
             differing = [k for k in now[name] if (first.get(name) or {}).get(k) != now[name][k]]

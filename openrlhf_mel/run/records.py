@@ -1,6 +1,6 @@
-"""What a run leaves behind: `manifest.json`, `metrics.jsonl`, `meta_experiences.jsonl`.
+"""The files that a run writes: `manifest.json`, `metrics.jsonl`, `meta_experiences.jsonl` and others.
 
-A line is appended whole and flushed; a file that is written at once is written aside and renamed.
+Lines are appended whole and flushed. Other files are written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from openrlhf_mel.method.experience import MetaExperience
 
 METRICS, ARCHIVE, MANIFEST = "metrics.jsonl", "meta_experiences.jsonl", "manifest.json"
 EVALUATIONS, WARNINGS = "evaluations.jsonl", "logs/warnings.jsonl"
-STOP, STOPPED = "stop", "stopped"  # a stop is asked for; it was done, everything being saved
+STOP, STOPPED = "stop", "stopped"  # a stop is requested; the run has stopped and saved
 JOB = "job"  # the Slurm job that runs in the folder; slurm/lib/train.sh writes it before the run begins
 
 
@@ -43,12 +43,12 @@ def commit() -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as `write_text` does."""
+    """Write `value` as JSON, atomically as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write aside and rename: a reader sees the old file or the new one, never a part."""
+    """Write under a temporary name and rename: a reader sees the old file or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -58,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append one JSON line a row, by a single write, and flush it to the disk."""
+    """Append one JSON line per row, by a single write, and flush them to the disk."""
     data = "".join(map(json_line, rows)).encode()
     with open(path, "ab", buffering=0) as file:
         file.write(data)

@@ -1,1 +1,1 @@
-"""A run's settings: every option and flag, what goes together, and what can be checked before Ray starts."""
+"""A run's settings: every option and flag, contradictions, and checks before Ray starts."""

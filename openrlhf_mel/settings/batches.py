@@ -1,8 +1,8 @@
 """Which part of a rollout upstream can train on, and the optimizer steps that it makes of it.
 
-Ranks run the same collectives, so each needs as many micro-batches as the others. A whole rollout is checked for that
-before the run starts; the last one of an episode holds what is left of the data, and may not divide. Upstream would
-hang in it, or leave samples out in silence.
+Ranks run the same collectives, so all need the same number of micro-batches. For a whole rollout this is checked before
+the run starts. The last rollout of an episode holds the rest of the data, which may not divide: upstream would hang, or
+drop samples silently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def ranks(values: Mapping[str, Any]) -> int:
-    """Data-parallel ranks of the policy, from upstream's flags by dotted name; at least 1, so that a check can go on."""
+    """Data-parallel ranks of the policy, from upstream's flags by dotted name; at least 1, so that checks go on."""
     world: int = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
     shards: int = values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]
     return max(1, world // max(1, shards))
@@ -72,8 +72,8 @@ class OptimizerSteps:
 def windowed(micro_batches: int, window: int, samples: int) -> OptimizerSteps:
     """Steps of `window` micro-batches, of `samples` samples each over all ranks.
 
-    The last micro-batch of the rollout ends a step even when the window is not full, as it is at the end of a data
-    set: upstream would carry these gradients over into the next rollout's step.
+    The last micro-batch of the rollout ends a step even when the window is not full, as at the end of a data set.
+    Upstream would carry these gradients over into the next rollout's step.
     """
     ends = tuple((i + 1) % window == 0 or i + 1 == micro_batches for i in range(micro_batches))
     sizes = tuple(min(window, micro_batches - done) * samples for done in range(0, micro_batches, window))

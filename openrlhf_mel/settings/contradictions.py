@@ -1,4 +1,4 @@
-"""Which settings do not go together: what would fail late, or do something else than was asked, is refused at once."""
+"""Settings that exclude each other. What would fail late, or do something other than requested, is refused at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openrlhf_mel.settings.mel_options import MELConfig
 from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.placement import placement
 
-# The least that makes sense; below it upstream fails in a worker, late.
+# The least valid value; below it upstream fails late, in a worker.
 LEAST = {
     "data.max_len": 2,
     "data.max_samples": 1,
@@ -37,11 +37,11 @@ LEAST = {
 
 
 def find_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    """A message for each rule that is broken.
+    """One message for each broken rule.
 
     Args:
         values: every upstream flag with its value, by dotted name.
-        given: those that the user gave.
+        given: the flags that the user gave.
     """
     yield from paradigms.refusals(mel.algorithm, values, given)
     if values["logger.wandb.key"] not in (None, "env"):
@@ -102,7 +102,7 @@ def _sizes(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     if dynamic and dynamic % ranks:
         yield (
             f"--train.batch_size {dynamic}: expected a multiple of the policy's ranks ({ranks}); with dynamic batches the "
-            "rest would be left out in silence"
+            "rest would be left out silently"
         )
     if (values["rollout.max_new_tokens"] or 0) >= values["data.max_len"]:
         yield (
@@ -120,11 +120,11 @@ def _combinations(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
     if values["ds.zero_stage"] not in (1, 2, 3):
         yield f"--ds.zero_stage {values['ds.zero_stage']}: expected 1, 2 or 3"
     if values["ckpt.disable_ds"] and values["ckpt.load_enable"]:
-        yield "--ckpt.load_enable: --ckpt.disable_ds leaves nothing that could be taken up again; leave one of them out"
+        yield "--ckpt.load_enable: --ckpt.disable_ds saves no checkpoint that can be resumed; leave one of them out"
     if values["actor.optim"] == "muon" and values["ds.zero_stage"] == 3:
         yield "--actor.optim muon: DeepSpeed refuses it with --ds.zero_stage 3 as OpenRLHF sets that up; expected 1 or 2"
     if values["ds.lora.rank"] and values["ds.load_in_4bit"]:
-        yield "--ds.load_in_4bit: not supported with --ds.lora.rank (merged weights are handed over, and these are packed)"
+        yield "--ds.load_in_4bit: not supported with --ds.lora.rank (the engine gets merged weights, and 4-bit ones are packed)"
     if values["ds.lora.rank"] and values["train.enable_ema"]:
         yield "--train.enable_ema: not supported with --ds.lora.rank (OpenRLHF's average has no adapters)"
     if values["ds.zero_stage"] == 1 and values["ds.grad_accum_dtype"] == "fp32":
@@ -135,7 +135,7 @@ def _combinations(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _sharing(values: dict[str, Any]) -> Iterator[str]:
-    """How policy and engines share GPUs and time. Upstream asserts this after Ray has started, or corrects it in silence."""
+    """How policy and engines share GPUs. Upstream asserts this after Ray has started, or corrects it silently."""
     asynchronous = values["train.async_enable"]
     if values["vllm.enable_sleep"] and asynchronous:
         yield (
@@ -175,7 +175,7 @@ def _sharing(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _correction(values: dict[str, Any]) -> Iterator[str]:
-    """Upstream's weights for an engine whose log-probs are not the policy's; what it refuses itself, it refuses in a worker."""
+    """Upstream's rollout correction. Upstream refuses wrong values only in a worker."""
     level, mode, gating, threshold = (
         values[f"algo.advantage.is_correction_{part}"] for part in ("level", "mode", "gating", "threshold")
     )
@@ -200,7 +200,7 @@ def _correction(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
-    """What the joint objective does not hold for yet, or the CPU runtime lacks, is refused."""
+    """What the joint objective or the CPU runtime does not support."""
     if mel.enable or PARADIGMS[mel.algorithm].correct_only:
         for flag, reason in {
             "data.max_images_per_prompt": "meta-experiences are text",

@@ -2,7 +2,7 @@
 
 Its parser is built under `if __name__ == "__main__"` of `openrlhf/cli/train_ppo_ray.py`, whose import takes
 17 seconds and wants Ray and vLLM. Only the statements from `parser = ...` up to `parser.parse_args()` are run
-here, so flags, types, choices and defaults are upstream's own, whatever is installed.
+here, so flags, types, choices and defaults are upstream's own, whatever other packages are installed.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def is_switch(action: argparse.Action) -> bool:
 
 
 def to_argv(name: str, value: Any) -> list[str]:
-    """`value` of flag `name` as upstream's command line wants it; empty when the flag must be left out.
+    """`value` of flag `name` as arguments of upstream's command line; empty when the flag must be left out.
 
     Raises:
-        UserError: a switch is given something else than true or false.
+        UserError: a switch has a value other than true or false.
     """
     action = actions()[name]
     if value is None:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before Ray starts: the model, the data, the templates."""
+"""Checks of the model, the data and the templates before Ray starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"
 
 
 def check_model(settings: Settings) -> None:
-    """The model is there, is one of text, and brings no code of its own unless that was asked for."""
+    """The model exists, is a text model, and has no code of its own unless `mel.trust_remote_code` allows it."""
     name = settings.upstream["actor.model_name_or_path"]
     flag = f"--actor.model_name_or_path {name}"
     if os.path.isdir(name):
@@ -29,7 +29,7 @@ def check_model(settings: Settings) -> None:
     elif os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{flag}: no such folder; expected a Hugging Face model, or a name on the hub")
     config = model_json(name, "config.json", flag)
-    # OpenRLHF takes a processor for the tokenizer of such a model: lengths of prompts would be wrong in silence.
+    # For such a model OpenRLHF uses a processor as the tokenizer: lengths of prompts would be wrong silently.
     for key in ("vision_config", "audio_config", "thinker_config"):
         if key in config:
             raise UserError(
@@ -47,7 +47,7 @@ def check_model(settings: Settings) -> None:
 
 
 def model_json(name: str, file: str, flag: str) -> dict[str, Any]:
-    """A JSON file of the model; empty when the model has none of that name."""
+    """A JSON file of the model; empty when it does not exist."""
     path = model_file(name, file, flag)
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path else {}
@@ -56,7 +56,7 @@ def model_json(name: str, file: str, flag: str) -> dict[str, Any]:
 
 
 def model_file(name: str, file: str, flag: str) -> Path | None:
-    """A file of the model, local or from the hub; None when the model has none of that name."""
+    """A file of the model, local or from the hub; None when it does not exist."""
     path = Path(name) / file
     if os.path.isdir(name):
         return path if path.is_file() else None
@@ -69,7 +69,7 @@ def model_file(name: str, file: str, flag: str) -> Path | None:
         if file != "config.json":
             return None
         raise UserError(
-            f"{flag}: its config.json is not to be had ({first_line(error.__cause__ or error)}); pass a folder"
+            f"{flag}: its config.json cannot be read ({first_line(error.__cause__ or error)}); pass a folder"
         ) from None
     except Exception as error:
         raise UserError(
@@ -83,7 +83,7 @@ def check_templates(settings: Settings) -> None:
 
 
 def check_data(settings: Settings) -> None:
-    """Training and evaluation data load by upstream's own function, have the configured columns, and go together."""
+    """Training and evaluation data load by upstream's own function, have the configured columns, and fit each other."""
     train, evaluation = (read_data(settings, flag) for flag in DATA)
     check_evaluation(settings.upstream, train, evaluation)
 
@@ -116,9 +116,9 @@ def read_data(settings: Settings, flag: str) -> Any:
 
 
 def _check_split(error: Exception, flag: str, split: str) -> None:
-    """Raises UserError where upstream's function failed because what it had loaded has no such split.
+    """Raises UserError when upstream's function failed because the loaded data have no such split.
 
-    It takes all of the splits for the data then, and does not say so; its frame still holds them.
+    It then uses the collection of all splits as the data, without a message; its frame still holds them.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         there = frame.f_locals.get("data")
@@ -128,7 +128,7 @@ def _check_split(error: Exception, flag: str, split: str) -> None:
 
 
 def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None) -> None:
-    """Evaluation is of what was asked, and a checkpoint is chosen by questions that the policy does not learn from."""
+    """All evaluation questions are used, and a checkpoint is chosen by questions that are not trained on."""
     key = values["ckpt.best_metric_key"]
     choosing = key not in ("", "none")
     if choosing and (evaluation is None or values["eval.steps"] < 1):
@@ -159,7 +159,7 @@ def check_evaluation(values: dict[str, Any], train: Any, evaluation: Any | None)
         if source == keys[key] and _words(value) in learned:
             raise UserError(
                 f"--ckpt.best_metric_key {key}: question {i + 1} of {values['eval.dataset']} is also trained on, so that "
-                "the choice would reward memory; split them (data/prepare_train.py --validation)"
+                "the choice would reward memorisation; split them (data/prepare_train.py --validation)"
             )
 
 

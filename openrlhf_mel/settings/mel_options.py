@@ -107,7 +107,7 @@ class MELConfig:
             raise UserError(
                 f"--mel.replays_required: found {self.replays_required}, expected at most --mel.replays ({self.replays})"
             )
-        # A constant schedule has no end, so the end's options say nothing there: the schedule alone can be switched.
+        # A constant schedule ignores the options of its end, so that a run can switch `nll_schedule` alone.
         full = self.nll_warmup_steps + 1
         if self.nll_schedule != "constant" and self.nll_end_step is not None and self.nll_end_step <= full:
             raise UserError(
@@ -152,7 +152,7 @@ def parse_option(name: str, text: str) -> Any:
     """The value of `--mel.<name> <text>` from the command line, in the option's own type.
 
     Raises:
-        UserError: `text` is no such value.
+        UserError: `text` is not a value of that type.
     """
     base, optional = _base(get_type_hints(MELConfig)[name])
     if optional and text.lower() in ("null", "none"):
@@ -206,7 +206,7 @@ def _shown(value: Any) -> str:
 
 
 def with_lengths(config: MELConfig, max_len: int, rollout_max_new_tokens: int | None) -> MELConfig:
-    """`config` with the lengths that were left out chosen so that they fit `data.max_len` (tokens).
+    """`config` with omitted lengths filled in, such that they fit `data.max_len` (tokens).
 
     Raises:
         UserError: a given length leaves no room for a prompt.

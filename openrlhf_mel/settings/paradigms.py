@@ -126,7 +126,7 @@ PARADIGMS: dict[Algorithm, Paradigm] = {
         clip=None,
         loss="rejection",
         correct_only=True,
-        uncorrectable="ignores it, as its loss knows no ratio",
+        uncorrectable="ignores it, as its loss has no ratio",
         ignores=(*_OF_A_GROUP, _CLIP, _CLIP_SIDES, _DUAL_CLIP, _KL),
         averages_all=("actor.entropy_coef", "algo.kl.use_loss"),
     ),
@@ -138,7 +138,7 @@ def refusals(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str
 
     Args:
         values: every upstream flag with its value, by dotted name.
-        given: those that the user gave.
+        given: the flags that the user gave.
     """
     paradigm = PARADIGMS[algorithm]
     for flag in _redefined(paradigm, values, given):

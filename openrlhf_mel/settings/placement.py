@@ -12,8 +12,8 @@ class Placement:
     """GPUs by what runs on them.
 
     Attributes:
-        actors, engines, reference, rewards: GPUs that the policy, the engines, the reference model and the reward models
-            take; of the last three those that they do not share with the policy.
+        actors, engines, reference, rewards: GPUs of the policy, the engines, the reference model and the reward models;
+            of the last three only those that they do not share with the policy.
         shared: engines run on the policy's GPUs. Never with the asynchronous trainer.
     """
 
@@ -30,7 +30,7 @@ class Placement:
 
 
 def placement(values: Mapping[str, Any], *, engines_need_gpus: bool = True) -> Placement:
-    """The GPUs of a run; on the CPU runtime, what Ray is made to take for them. The transformers engine needs none."""
+    """The GPUs of a run; on the CPU runtime the GPUs that Ray assumes. The transformers engine needs none."""
     colocated = values["train.colocate_all"]
     shared = colocated and not values["train.async_enable"]
     engines = (values["vllm.num_engines"] or 0) * values["vllm.tensor_parallel_size"]

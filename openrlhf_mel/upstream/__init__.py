@@ -1,4 +1,4 @@
-"""The seam to OpenRLHF 0.11.2: the names that MEL substitutes, and the checks that they still are as expected."""
+"""The seam to OpenRLHF 0.11.2: the classes that replace upstream's, and the checks that upstream is as expected."""
 
 from pathlib import Path
 

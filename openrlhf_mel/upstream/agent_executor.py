@@ -1,8 +1,8 @@
 """MEL's default reward: upstream's single-turn executor, judged by the project's verifier on the response's own tokens.
 
-Upstream loads this file by its path (`--train.agent_func_path`), so imports are absolute. The reward path that
-upstream offers otherwise hands over decoded text of prompt and response together; a replay's prompt holds M, which
-may hold the answer, so only the action's tokens are judged here. The label is a `Reference`: it names its scorer.
+Upstream loads this file by its path (`--train.agent_func_path`), so imports are absolute. Upstream's other reward
+path passes prompt and response as one decoded text. A replay's prompt contains M, which may contain the answer, so only
+the action's tokens are judged here. The label is a `Reference`: it names its scorer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from openrlhf_mel.verifier import STATUSES, verify
 class AgentExecutor(SingleTurnAgentExecutor):
     """Generates as upstream does, then sets `reward` and `scores` to 1 or 0 and logs the verdict's status.
 
-    It never raises over a verdict: upstream would turn that into a missing reward and crash later. A response that
-    could not be judged (timeout, error) scores 0 for the policy, and says so in `extra_logs`.
+    It never raises for a verdict: upstream would turn the exception into a missing reward and crash later. A response
+    that could not be judged (timeout, error) scores 0 for the policy; `extra_logs` has its status.
     """
 
     def __init__(self) -> None:
@@ -41,6 +41,6 @@ class AgentExecutor(SingleTurnAgentExecutor):
 
 
 def unjudged(response: dict[str, Any]) -> bool:
-    """Whether a response's score says nothing: there is none, or the verifier gave up on it."""
+    """Whether a response has no valid score: it has none, or the verifier could not judge it."""
     logs = response.get("extra_logs") or {}
     return response.get("scores") is None or bool(logs.get("verifier/timeout") or logs.get("verifier/error"))

@@ -1,9 +1,9 @@
-"""The asynchronous trainer (`--train.async_enable`): rollouts are made in one actor while another trains.
+"""The asynchronous trainer (`--train.async_enable`): one actor generates rollouts while another trains.
 
-Upstream's lock around generation (without partial rollouts) is held until the rollout's meta-experiences are done, as
-they are part of `generate_samples`; with partial rollouts upstream pauses the engines for weight synchronization, and
-M's requests wait and go on like any other. Either way a group's meta-experiences come through the queue on its first
-sample.
+Without partial rollouts upstream's lock around generation is held until the rollout's meta-experiences are complete,
+because `generate_samples` includes them. With partial rollouts upstream pauses the engines for weight synchronization,
+and M's requests wait and continue like any other. Either way a group's meta-experiences travel through the queue on its
+first sample.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UpstreamAsync: Any = ppo_trainer_async.PPOTrainerAsync.__ray_metadata__.modifie
 
 
 class ReadAhead:
-    """The rollout queue. Its next evaluation can be taken out first; what stood before it is read afterwards, in order."""
+    """The rollout queue. Its next evaluation can be taken out first; earlier items are read afterwards, in order."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -34,7 +34,7 @@ class ReadAhead:
         return getattr(self._queue, name)
 
     def get(self, block: bool = True) -> Any:
-        """The next of what upstream's loop reads."""
+        """The next item for upstream's loop."""
         return self._passed.popleft() if self._passed else self._queue.get(block=block)
 
     def evaluation(self) -> tuple[str, int, dict[str, float]] | None:
@@ -51,14 +51,14 @@ class GeneratingActor(_UpstreamGenerator):
     """Upstream's, with MEL's samples generator."""
 
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
-        """Upstream's; after a resume the generator counts on from the rollouts that were consumed."""
+        """As upstream's; after a resume the generator's step starts at the number of consumed rollouts."""
         per_call = self.args.rollout.vllm_generate_batch_size
         self.samples_generator.rollouts = total_consumed_prompts // per_call
-        self.samples_generator.stop_file = None  # the training actor looks, and saves first
+        self.samples_generator.stop_file = None  # the training actor looks for it, and saves first
         super().fit(episode, total_consumed_prompts)
 
     def _should_eval(self, global_step: int) -> bool:
-        """Upstream's, but never of an earlier step: a token that was given back names weights that are gone."""
+        """As upstream's, but never for an earlier step: a returned token names weights that no longer exist."""
         return global_step > self._last_eval_step and super()._should_eval(global_step)
 
 
@@ -72,7 +72,7 @@ class TrainingActor(MELSteps, _UpstreamTraining):
         self.rollout_queue = ReadAhead(self.rollout_queue)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """As for every trainer; a generator that waits at a queue of a trainer that has stopped would wait for ever."""
+        """As `MELSteps.fit`; a stop also unblocks the generator, which would wait for ever at the queue."""
         try:
             super().fit(*args, **kwargs)
         except Stopped:
@@ -81,10 +81,11 @@ class TrainingActor(MELSteps, _UpstreamTraining):
             raise
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
-        """As for every trainer; an evaluation that is due for the weights at hand comes back before they change.
+        """As `MELSteps.train_step`; but first wait for a due evaluation of the current weights.
 
-        Upstream trains on meanwhile, and would save the next step's weights as the best under this one's name. Its loop
-        has just freed the slot at which the generator evaluates, and reads no evaluation itself: each is waited for here.
+        Upstream trains during the evaluation, and would save the next step's weights as the best under this step's
+        name. Its loop has just freed the slot at which the generator evaluates. It never reads an evaluation itself,
+        because each one is waited for here.
         """
         due = self.args.eval.dataset and global_step and not global_step % self.args.eval.steps
         if due and (payload := self.rollout_queue.evaluation()):
@@ -98,7 +99,7 @@ class TrainingActor(MELSteps, _UpstreamTraining):
 
 
 class MELTrainerAsync(_UpstreamAsync):
-    """Upstream's pair of actors; importing this module makes them MEL's."""
+    """Upstream's pair of actors; importing this module replaces them by MEL's."""
 
 
 # Upstream looks these up in its own module, in the process of `MELTrainerAsync` and in those of the two actors.

@@ -1,4 +1,4 @@
-"""What MEL takes from OpenRLHF 0.11.2, name by name and argument by argument, and the check that it is still so."""
+"""Every name and argument of OpenRLHF 0.11.2 that MEL uses, and the check that the installed version has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from openrlhf_mel.errors import UserError
 
 VERSION = "0.11.2"
-DEEPSPEED = "0.19.6"  # its private `averaged_gradients` and the names of its sleep's buffers are used
+DEEPSPEED = "0.19.6"  # MEL uses its private `averaged_gradients` and the names of its sleep buffers
 
 # name -> the arguments of what MEL calls, overrides or relies on, in order. `*`: only that it exists.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -126,7 +126,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "openrlhf.utils.logging_utils.TensorboardLogger.log_eval": ("self", "global_step", "logs_dict"),
     "openrlhf.utils.logging_utils.WandbLogger.log_eval": ("self", "global_step", "logs_dict"),
 }  # fmt: skip
-# method -> what it sets on `self`, which no signature shows.
+# method -> attributes that it sets on `self`; no signature shows them.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer.BasePPOTrainer.__init__": (
         "args", "actor_model_group", "wandb_logger", "tensorboard_logger",
@@ -176,7 +176,7 @@ def check_version() -> None:
 
 
 def differences() -> list[str]:
-    """How the installed OpenRLHF differs from what MEL uses, a line each; empty when it fits."""
+    """How the installed OpenRLHF differs from what MEL uses, one line each; empty when it fits."""
     lines = []
     for name, expected in NAMES.items():
         try:
@@ -203,7 +203,7 @@ def differences() -> list[str]:
 def _differences_text() -> str:
     try:
         lines = differences()
-    except Exception:  # a version so different that its modules do not import: the version itself is the message
+    except Exception:  # its modules cannot be imported: the version itself is the message
         return ""
     return "".join(f"\n  {line}" for line in lines[:6])
 

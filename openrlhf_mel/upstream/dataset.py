@@ -22,9 +22,9 @@ def prompt_format(args: Any, tokenizer: Any) -> PromptFormat:
 
 
 class QuestionDataset(PromptDataset):
-    """Upstream's dataset with `questions` beside `prompts`. A label is a `Reference`, which names its scorer.
+    """Upstream's dataset with `questions` in addition to `prompts`. A label is a `Reference`, which names its scorer.
 
-    Questions whose prompt leaves no room for a response are left out: upstream would cut off their heads in silence.
+    Questions whose prompt leaves no room for a response are left out: upstream would silently cut off their beginning.
     """
 
     def __init__(self, dataset: Any, tokenizer: Any, strategy: Any, input_template: str | None = None) -> None:

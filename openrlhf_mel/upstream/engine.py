@@ -1,4 +1,4 @@
-"""The rollout engine on vLLM: upstream's actor, which also says when it is of no more use."""
+"""The rollout engine on vLLM: upstream's actor, which also reports its death."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RolloutEngine(_UpstreamEngine):
         return await self._together(super().update_weight_cuda_ipc(*args, **kwargs))
 
     async def _together(self, call: Any) -> Any:
-        """What the policy takes part in: it waits in the group's collective for an engine that has failed."""
+        """Run a call with a collective in which the policy takes part, and would wait for an engine that has failed."""
         try:
             return await call
         except Exception as error:
@@ -38,9 +38,9 @@ class RolloutEngine(_UpstreamEngine):
             raise
 
     async def until_dead(self) -> None:
-        """Raise what ended the engine; never return before. The death of the actor ends the call as well.
+        """Wait until the engine dies, then raise its cause. The death of the actor ends the call as well.
 
-        vLLM leaves a call unanswered that was under way when its core died.
+        vLLM never answers a call that was running when its core died.
         """
         while not (self._failed or self._errored()):
             await asyncio.sleep(_POLL_S)

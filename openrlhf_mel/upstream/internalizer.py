@@ -1,4 +1,4 @@
-"""Eq. 10's second term on a policy rank: the NLL's forwards and backwards at the end of an optimizer step."""
+"""Eq. 10's second term on a policy rank: the NLL's forward and backward passes at the end of an optimizer step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Internalizer:
     """Learns the rollout's kept Ms, `coefficient * L_NLL`, each once an epoch.
 
     Attributes:
-        rows: the Ms to learn, all ranks' alike.
-        coefficient: of R_MEL in this rollout (`mel.nll_coef`, or what its schedule makes of it).
+        rows: the Ms to learn, the same on all ranks.
+        coefficient: of R_MEL in this rollout (`mel.nll_coef`, or its schedule's value).
         ledger: the engine's gradients.
         planned: this rank's micro-batches of each optimizer step that is still to come in this epoch.
     """
@@ -50,15 +50,15 @@ class Internalizer:
 
     @property
     def learns(self) -> bool:
-        """Whether the optimizer step at hand gets a gradient of the NLL."""
+        """Whether the current optimizer step gets a gradient of the NLL."""
         return bool(self.coefficient and self.planned[0])
 
     def learn(self) -> dict[str, float]:
-        """The NLL's forwards and backwards of the optimizer step at hand, after the policy's last backward.
+        """The NLL's forward and backward passes of this optimizer step, after the policy's last backward pass.
 
-        Gradients are averaged over ranks and divided by the accumulation steps by the engine; both are undone in
-        the loss's scale. With coefficient 0 the NLL is measured and nothing is added; without an M in the whole
-        step nothing runs: in both cases the update is the baseline's, bit for bit.
+        The engine averages gradients over ranks and divides them by the accumulation steps; the loss's scale undoes
+        both. With coefficient 0 the NLL is measured and nothing is added. Without an M in the whole step nothing runs.
+        In both cases the update is the baseline's, bit for bit.
 
         Returns:
             `grad_norm/policy`, `grad_norm/nll`, `loss/nll` and `mel/nll`, as far as there are any.
@@ -86,10 +86,10 @@ class Internalizer:
         if coefficient:
             log |= self._norm("grad_norm/nll")
             self.ledger.add_back()
-        rows = sum(w.weight > 0 for rows in batches for w in rows)
+        learned = sum(w.weight > 0 for rows in batches for w in rows)
         total = self._strategy.all_reduce
         log["loss/nll"] = total(weighted, op="sum")
-        log["mel/nll"] = total(plain, op="sum") / total(float(rows), op="sum")
+        log["mel/nll"] = total(plain, op="sum") / total(float(learned), op="sum")
         return log
 
     def nll(self, batch: NLLBatch) -> torch.Tensor:

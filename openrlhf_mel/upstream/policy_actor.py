@@ -1,9 +1,9 @@
 """The policy actor: upstream's own, whose optimizer step also learns the meta-experiences.
 
 Upstream computes the policy loss of a micro-batch, then calls `strategy.backward` and `strategy.optimizer_step`.
-MEL stands between the trainer and that strategy (`JointStrategy`): it sets DeepSpeed's accumulation boundary by
-hand, and at the end of an optimizer step, once the policy's graph is gone, runs the NLL's forwards and backwards.
-So only one graph is alive at a time, and the order of collectives is the same on every rank.
+`JointStrategy` extends both: it sets DeepSpeed's accumulation boundary by hand, and at the end of an optimizer step,
+after the policy's graph is freed, it runs the NLL's forward and backward passes. So only one graph is alive at a time,
+and the order of collectives is the same on every rank.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class JointStrategy:
         return getattr(self._strategy, name)
 
     def backward(self, loss: torch.Tensor, model: Any, optimizer: Any, **kwargs: Any) -> None:
-        """The policy loss's backward. Gradients are reduced over ranks only by the step's last micro-batch.
+        """The policy loss's backward pass. DeepSpeed reduces gradients only after the step's last micro-batch.
 
-        Upstream leaves the boundary to the engine's own counter, which loses all but the last micro-batch under
-        ZeRO-1/2 when batches are dynamic (OpenRLHF #1131).
+        Upstream uses the engine's own counter for the boundary. With dynamic batches under ZeRO-1/2 that loses the
+        gradients of all but the last micro-batch (OpenRLHF #1131).
         """
         model.model.set_gradient_accumulation_boundary(self._trainer.reduces_gradients)
         self._strategy.backward(loss, model, optimizer, **kwargs)
@@ -60,7 +60,7 @@ class JointTrainer(_UpstreamTrainer):
 
     Attributes:
         internalizer: learns the Ms.
-        at_boundary: whether the micro-batch at hand is its optimizer step's last.
+        at_boundary: whether the current micro-batch is the last of its optimizer step.
     """
 
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -73,11 +73,11 @@ class JointTrainer(_UpstreamTrainer):
         super().__init__(strategy, *args, **kwargs)
         self.strategy = JointStrategy(strategy, self)
         self.internalizer = Internalizer(strategy, self.actor.model, self.tokenizer.pad_token_id)
-        # Of the model's output upstream uses the entropy and, with a coefficient, the auxiliary loss; it holds on to all
-        # of it (fp32 logits above all) to its training step's end, and so while the NLL is learned.
+        # Of the model's output upstream uses the entropy and, with a coefficient, the auxiliary loss. It keeps all of
+        # it (fp32 logits above all) until its training step ends, and so during the NLL's passes.
         unused = ("logits", "router_logits", *(() if self.aux_loss else ("aux_loss",)))
         self.actor.register_forward_hook(partial(_release, unused))
-        self.actor_loss_fn = policy_loss(self.paradigm, self.actor_loss_fn, self.args)
+        self.actor_loss_fn: Any = policy_loss(self.paradigm, self.actor_loss_fn, self.args)
         if self.paradigm.correct_only:
             args = self.args
             self.replay_buffer = CorrectCountingBuffer(
@@ -109,13 +109,13 @@ class JointTrainer(_UpstreamTrainer):
     def reduces_gradients(self) -> bool:
         """Whether DeepSpeed reduces the policy's gradient over ranks after the backward of this micro-batch.
 
-        At the step's last micro-batch; but where gradients cannot be set aside and Ms are to be learned, the NLL's last
-        backward reduces both losses together.
+        True at the step's last micro-batch. But where gradients cannot be set aside and Ms are to be learned, it is
+        False: the NLL's last backward pass then reduces both losses together.
         """
         return self.at_boundary and (self.internalizer.ledger.available or not self.internalizer.learns)
 
     def training_step(self, experience: Any, kl_ctl: float, step: int, loss_batch_info: dict | None = None) -> dict:
-        """Upstream's step on one micro-batch, told whether it is the last of its optimizer step."""
+        """Upstream's step on one micro-batch; first notes whether it is the last of its optimizer step."""
         if step == 0:  # an epoch begins; a new one uses every M once more
             self._steps = self._optimizer_steps()
             self.internalizer.plan(self._steps.samples)
@@ -131,7 +131,7 @@ class JointTrainer(_UpstreamTrainer):
         return status
 
     def internalize(self) -> None:
-        """The second term of this optimizer step, after the policy's last backward."""
+        """The second term of this optimizer step, after the policy's last backward pass."""
         self._step_log.append(self.internalizer.learn())
 
     def _optimizer_steps(self) -> batches.OptimizerSteps:
@@ -146,7 +146,7 @@ class JointTrainer(_UpstreamTrainer):
         )
 
     def broadcast_to_vllm(self) -> None:
-        """Upstream's weight synchronization; with LoRA, of the merged weights under the base model's names."""
+        """Upstream's weight synchronization; with LoRA it sends merged weights under the base model's names."""
         sent = self.use_cuda_ipc or self.args.ds.zero_stage == 3 or torch.distributed.get_rank() == 0
         with lora.merged(self.actor.model.module, weights=sent):
             super().broadcast_to_vllm()
@@ -162,7 +162,7 @@ class PolicyModel(_UpstreamActor):
     """Upstream's policy actor, which also takes the rollout's kept meta-experiences."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Upstream's, which makes the optimizer, loads a checkpoint into it, and lets it sleep."""
+        """As upstream's, which creates the optimizer, loads a checkpoint into it, and lets it sleep."""
         strategy.prepare = sleep.kept_out_of_checkpoints(strategy.prepare)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
 
@@ -178,7 +178,7 @@ class PolicyModel(_UpstreamActor):
         metric_value: float | None = None,
         metric_key: str | None = None,
     ) -> None:
-        """Upstream's, but whole or not there at all, and nothing older goes before."""
+        """As upstream's, but atomic; older checkpoints are removed only when the new one is whole."""
         folder = Path(self.strategy.args.ckpt.path)
         if self.save_hf_ckpt:
             self._export(folder / f"{tag}_hf")
@@ -188,7 +188,7 @@ class PolicyModel(_UpstreamActor):
             )
 
     def _export(self, folder: Path) -> None:
-        """In Hugging Face's format, which cannot be resumed from."""
+        """Save in Hugging Face's format, from which a run cannot resume."""
         model = self.ema_model if self.strategy.args.train.enable_ema else self.actor
         partial = folder.with_name(f"{folder.name}{checkpoint.PARTIAL}")
         self.strategy.save_model(model, self.tokenizer, str(partial))

@@ -23,7 +23,7 @@ class TokenSumPolicyLoss(nn.Module):
         length: L, in tokens.
     """
 
-    def __init__(self, policy_loss: nn.Module, length: int) -> None:
+    def __init__(self, policy_loss: Any, length: int) -> None:
         super().__init__()
         policy_loss.token_level_loss = True
         self._policy_loss, self._length = policy_loss, length

@@ -1,4 +1,4 @@
-"""RFT in the place of upstream's policy loss: the mean over an optimizer step's correct responses of their NLL (paper 4.4)."""
+"""RFT instead of upstream's policy loss: the mean NLL of an optimizer step's correct responses (paper 4.4)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from openrlhf_mel.settings.paradigms import PARADIGMS
 
 
 class RejectionPolicyLoss(nn.Module):
-    """RFT in the place of upstream's `PolicyLoss`: called with the same arguments, returns the same tuple."""
+    """RFT instead of upstream's `PolicyLoss`: called with the same arguments, returns the same tuple."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.correct: torch.Tensor | None = None  # (B,) of the micro-batch at hand
+        self.correct: torch.Tensor | None = None  # (B,) of the current micro-batch
 
     def forward(
         self,
@@ -34,7 +34,7 @@ class RejectionPolicyLoss(nn.Module):
         """(loss, clip ratio, KL, None, None), as upstream unpacks them; nothing is clipped, so the second and third are 0.
 
         Args:
-            log_probs, action_mask: (B, T). The other tensors are not used: RFT knows no ratio and no advantage.
+            log_probs, action_mask: (B, T). The other tensors are not used: RFT has no ratio and no advantage.
             global_batch_size: correct responses only (`iter_counting_correct`, `CorrectCountingBuffer`).
         """
         assert self.correct is not None and global_batch_size is not None, "set for each micro-batch"

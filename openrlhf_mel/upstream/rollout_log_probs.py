@@ -1,8 +1,8 @@
-"""The engine's own log-probs of a rollout, asked for and carried with its samples whether or not the loss uses them.
+"""The engine's own log-probs of a rollout, requested and carried with its samples whether or not the loss uses them.
 
-Upstream has one switch, `algo.advantage.is_correction_level`, which three places read: who makes the engines (log-probs
-after temperature and top-p, not before), who asks for a response (with log-probs), and the loss. Here the first two read
-that it is on; the loss reads what the user set.
+Upstream has one switch, `algo.advantage.is_correction_level`, which three places read: the creation of engines
+(log-probs after temperature and top-p, not before), the request of a response (with log-probs), and the loss. Here the
+first two always read that it is on; the loss reads the user's value.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from openrlhf_mel.settings.mel_options import MELConfig
 
 
 def measured(mel: MELConfig, top_p: float) -> bool:
-    """Whether a run compares them with the policy's. Below top-p 1 they are over fewer tokens than the policy's are."""
+    """Whether a run compares them with the policy's. Below top-p 1 they are over fewer tokens than the policy's."""
     return mel.measure_mismatch and top_p == 1
 
 
 def asking(args: Any) -> Any:
-    """Upstream's nested arguments, such that a samples generator with them asks for log-probs."""
+    """Upstream's nested arguments, changed so that a samples generator requests log-probs."""
     asked = copy(args)
     asked.algo = copy(args.algo)
     asked.algo.advantage = copy(args.algo.advantage)
@@ -30,7 +30,7 @@ def asking(args: Any) -> Any:
 
 
 def returning(create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """Upstream's `create_vllm_engines`, such that log-probs are those of the distribution that was sampled from."""
+    """Upstream's `create_vllm_engines`, changed so that log-probs are those of the sampling distribution."""
     signature = inspect.signature(create)
 
     def create_returning(*args: Any, **kwargs: Any) -> list[Any]:

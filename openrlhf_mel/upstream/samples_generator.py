@@ -1,8 +1,8 @@
-"""Upstream's samples generator, which starts a group's meta-experience the moment the group is finished.
+"""Upstream's samples generator, which also starts a group's meta-experience when the group is finished.
 
-Upstream collects groups one by one and turns each response into an experience as it arrives. That is the hook: when
-the last response of a group has passed, its construction starts on an event loop of its own, while upstream goes on
-waiting for other groups. The rollout returns when both are done, so within upstream's wake window.
+Upstream collects groups one by one and turns each response into an experience as it arrives. When the last response of
+a group has arrived, the construction of its Ms starts on an event loop of its own, while upstream waits for other
+groups. The rollout returns when both are complete, so the engines are awake during construction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from openrlhf_mel.upstream.group_sample import GroupSample
 
 
 class RayEngine:
-    """`construction.Engine` over upstream's rollout actors; each request goes to the one with the least to do."""
+    """`construction.Engine` over upstream's rollout actors; each request goes to the actor with the fewest requests."""
 
     def __init__(self, engines: list[Any], tokenizer: Any, max_len: int) -> None:
         self._engines, self._tokenizer, self._max_len = engines, tokenizer, max_len
@@ -46,13 +46,13 @@ class RayEngine:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     async def generate(self, prompt_ids: list[int], sampling: EngineSampling) -> Generation:
-        """The engine's plain generation: nothing is scored. Whole only if M ended itself: vLLM may also abort, or fail."""
+        """The engine's plain generation, not scored. Truncated unless M ended by itself: vLLM may abort or fail."""
         output = await self._call("generate", 1, prompt_ids, _params(sampling))
         one = output.outputs[0]
         return Generation(tuple(one.token_ids), one.finish_reason != "stop")
 
     async def respond(self, prompt: str, answer: str, sampling: EngineSampling, count: int) -> list[Replay]:
-        """The scoring path of the rollouts themselves."""
+        """Responses judged in the same way as rollouts."""
         responses = await self._call(
             "generate_responses",
             count,
@@ -102,11 +102,11 @@ class _Finished:
 
 
 class MetaExperienceGenerator(SamplesGenerator):
-    """Upstream's generator; each group's first sample has its `GroupRecord`, whatever queue or buffer it goes through.
+    """Upstream's generator. Each group's first sample has its `GroupRecord`, through every queue and buffer.
 
     Attributes:
         rollouts: made so far; set on a resume.
-        stop_file: looked for whenever a response arrives; where it is, `Stopped` is raised. None: not looked for.
+        stop_file: looked for whenever a response arrives; `Stopped` is raised when it exists. None: not looked for.
     """
 
     args: Any
@@ -116,8 +116,8 @@ class MetaExperienceGenerator(SamplesGenerator):
         self.mel = self.args.mel
         self.rollouts = 0
         self.stop_file = Path(self.mel.run_dir) / records.STOP if self.mel.run_dir else None
-        self._began: float | None = None  # when the rollout's first construction did
-        # Evaluation never constructs: one flag, set for the whole of an evaluation.
+        self._began: float | None = None  # start of the rollout's first construction
+        # Set during a whole evaluation, which never constructs Ms.
         self._evaluating = False
         self._responses: list[tuple[dict, GroupSample]] = []
         self._finished: list[_Finished] = []
@@ -134,7 +134,7 @@ class MetaExperienceGenerator(SamplesGenerator):
             threading.Thread(target=self._loop.run_forever, name="mel-construction", daemon=True).start()
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Any]:
-        """Upstream's; nothing is constructed."""
+        """As upstream's; no M is constructed."""
         self._evaluating = True
         try:
             return super().generate_eval_samples(**kwargs)
@@ -153,7 +153,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         for each, own in zip(self._finished, candidates, strict=True):
             begins = bool(samples) and each.first is samples[0]
             group_sample.attach(each.first, GroupRecord(each.group, own, info if begins else None))
-        if samples:  # the draw that finds the data exhausted is no rollout
+        if samples:  # a draw from exhausted data is no rollout
             self.rollouts += 1
         return result
 
@@ -164,7 +164,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         return RolloutInfo(self._expected_steps(), constructed - self._began, constructed - ended)
 
     def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Upstream's; a rollout for training comes with the engine's log-probs where they are to be compared."""
+        """As upstream's; for training it also requests the engine's log-probs where they are compared."""
         given = self.args
         if not self._evaluating and rollout_log_probs.measured(self.mel, given.rollout.top_p):
             self.args = rollout_log_probs.asking(given)
@@ -197,7 +197,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._finished.append(_Finished(members[0][1], group, future))
 
     def _filtered_out(self, group: Group) -> bool:
-        """Whether upstream's dynamic filtering is about to turn the group away: it trains on none of it."""
+        """Whether upstream's dynamic filtering will reject the group, so that it is not trained on."""
         scores = [t.score for t in group.trajectories]
         judged = [score for score in scores if score is not None]
         if not self.args.algo.dynamic_filtering_enable or len(judged) < len(scores):
@@ -219,6 +219,6 @@ class MetaExperienceGenerator(SamplesGenerator):
 
 
 def _own_tokens(response: dict[str, Any]) -> list[int]:
-    """Everything after the prompt: of an agent with several turns, what it was told in between as well."""
+    """All tokens after the prompt; for an agent with several turns this includes its environment's."""
     ranges = response["action_ranges"]
     return list(response["observation_tokens"][ranges[0][0] : ranges[-1][1]])

@@ -1,7 +1,7 @@
-"""DeepSpeed checkpoints that are whole or not there (`openrlhf_mel.run.checkpoint`), in the place of upstream's `save_ckpt`.
+"""Atomic DeepSpeed checkpoints (`openrlhf_mel.run.checkpoint`) instead of upstream's `save_ckpt`.
 
-Every rank takes part in the writing; naming, rotation and `latest` are rank 0's. A new checkpoint has its name before an
-old one goes.
+Every rank writes its part; rank 0 alone renames, rotates and sets `latest`. A new checkpoint gets its name before an
+old one is removed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ def save(
 ) -> None:
     """Save `engine` as `folder/tag` and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
 
-    Raises:
-        checkpoint.Incomplete: on every rank, when what was written is not whole; older checkpoints are untouched. An
-            old one that cannot be removed is only told of.
+    Raises: checkpoint.Incomplete: on every rank, when the new checkpoint is not whole; older checkpoints are untouched.
+        For an old one that cannot be removed there is only a warning.
     """
     partial = f"{tag}{checkpoint.PARTIAL}"
     if strategy.is_rank_0():
@@ -43,7 +42,7 @@ def save(
             _name(strategy, folder, folder / partial, metric_value, metric_key)
         except (checkpoint.Incomplete, OSError) as error:
             problem = [str(error)]
-    dist.broadcast_object_list(problem, src=0)  # so that no rank trains on while another has given up
+    dist.broadcast_object_list(problem, src=0)  # so that no rank continues while another has failed
     if problem[0]:
         raise checkpoint.Incomplete(problem[0])
     if strategy.is_rank_0():
@@ -52,7 +51,7 @@ def save(
 
 
 def _name(strategy: Any, folder: Path, partial: Path, metric_value: float | None, metric_key: str | None) -> None:
-    # Upstream's own mark of a finished save, by which other tools rank checkpoints.
+    # Upstream's own record of a finished save, by which other tools rank checkpoints.
     metric = {"metric_key": metric_key, "metric_value": metric_value}
     records.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
     sealed = checkpoint.seal(partial, dist.get_world_size(), metric_value, metric_key)

@@ -1,13 +1,14 @@
-"""What DeepSpeed's sleep (`ds.enable_sleep`) leaves in an optimizer's state, kept out of checkpoints.
+"""Keeps the buffers of DeepSpeed's sleep (`ds.enable_sleep`) out of checkpoints.
 
-Under ZeRO-3 each of Adam's moments is copied, when the policy first sleeps, into a host buffer that is an entry of the
-optimizer's state from then on (deepspeed/runtime/zero/offload_states.py: `offload_adam_states`); and checkpoints are made
-while the policy sleeps. At a resume torch's `Optimizer.load_state_dict` puts all tensors of the state where their parameter
-is, buffers too: a GPU then holds 16 bytes instead of 8 for each parameter of its share. The next sleep finds these buffers,
-makes none in host memory, and "moves" the moments into them: the 8 bytes do not leave the GPU again.
+Under ZeRO-3 the policy's first sleep copies each of Adam's moments into a host buffer, which stays an entry of the
+optimizer's state (deepspeed/runtime/zero/offload_states.py: `offload_adam_states`). Checkpoints are saved while the
+policy sleeps, so they would contain the buffers. At a resume torch's `Optimizer.load_state_dict` moves all tensors of
+the state to their parameter's device, buffers too: a GPU then holds 16 bytes instead of 8 for each parameter of its
+partition. The next sleep finds these buffers, creates none in host memory, and "moves" the moments into them: the 8
+bytes stay on the GPU.
 
-All else that sleeps is no entry of the state: fp32 weights and gradients have buffers that are attributes of DeepSpeed's
-own optimizer, and under ZeRO-1 and 2 a state's copy takes its place under its name.
+Nothing else that sleeps is an entry of the state: the buffers of fp32 weights and gradients are attributes of
+DeepSpeed's own optimizer, and under ZeRO-1 and 2 a state's copy replaces it under the same name.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ BUFFER = "_offload_buffer"  # the end of such an entry's name: DeepSpeed's `_mak
 
 
 def kept_out_of_checkpoints(prepare: Callable[..., Any]) -> Callable[..., Any]:
-    """Upstream's `strategy.prepare`; the optimizers that it makes save no buffers of sleep, and load none."""
+    """Upstream's `strategy.prepare`, whose optimizers neither save nor load buffers of sleep."""
 
     def prepared(*models: Any) -> Any:
         ready = prepare(*models)
         for model in models:
-            if isinstance(model, tuple):  # to be trained: the model, now with its engine, and its configuration
+            if isinstance(model, tuple):  # a model to be trained: (the model, now in its engine, ...)
                 keep_out_of_checkpoints(model[0].model.basic_optimizer)
         return ready
 
@@ -40,7 +41,7 @@ def keep_out_of_checkpoints(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _without_buffers(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """`saved` anew, since its dicts are the optimizer's own, which needs its buffers to wake up."""
+    """A copy of `saved` without buffers; its dicts are the optimizer's own, which needs the buffers to wake up."""
     state = {
         key: {name: value for name, value in entries.items() if not name.endswith(BUFFER)}
         for key, entries in saved["state"].items()

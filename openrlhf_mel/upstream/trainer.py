@@ -1,4 +1,4 @@
-"""The trainer: upstream's loop, which hands each rollout's kept meta-experiences to the actors and keeps the run's log."""
+"""The trainer: upstream's loop, which also sends each rollout's kept Ms to the actors and writes the run's records."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _Steps: Any = object  # what `MELSteps` extends: one of upstream's trainers, whi
 
 
 class MELSteps(_Steps):
-    """What MEL adds to each of upstream's trainers, the synchronous and the asynchronous one.
+    """What MEL adds to both of upstream's trainers, the synchronous and the asynchronous one.
 
-    A step reads like the paper: rollout, pair, construct and replay (by the generator), then internalize.
+    A step follows the paper: rollout, pair, construct and replay (in the generator), then internalize.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,10 +41,10 @@ class MELSteps(_Steps):
         self.run_dir = Path(self.mel.run_dir)
         self.monitor = RunMonitor(self.mel, self.run_dir, logger.warning)
         self._expected_steps = 1
-        self._unsaved: tuple[int, dict] | None = None  # the last step, and what a checkpoint needs of it
+        self._unsaved: tuple[int, dict] | None = None  # the last step, and its states for a checkpoint
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Upstream's; when a stop is asked for, the last whole step is saved before it ends."""
+        """As upstream's; when a stop is requested, the last whole step is saved first."""
         try:
             super().fit(*args, **kwargs)
         except Stopped:
@@ -54,22 +54,22 @@ class MELSteps(_Steps):
             raise
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """Upstream's; the run's log is cut back to the step that was restored, and what watches the run has read it."""
+        """As upstream's; cuts the run's records back to the restored step, and feeds them to guard and counters."""
         states = super().init_checkpoint_states()
         self.monitor.restore(states["global_step"])
         if (states["data_loader_state_dict"] or {}).get("_iterator_finished"):
-            # Saved when a last, short draw had found the data's end: a loader in this state starts over, with the next
-            # episode's order, while upstream has noted the old episode.
+            # Saved after the episode's last, short draw. A loader in this state starts over with the next episode's
+            # order, but upstream has stored the old episode's number.
             states["episode"] += 1
         if best := checkpoint.best(Path(self.args.ckpt.path) / "_actor"):
-            # A step's own checkpoint is written before its evaluation, and does not know of a best that this has made.
+            # A step's checkpoint is written before its evaluation, so it does not contain a new best value from it.
             states["best_eval_metric_value"] = max(best.metric, states.get("best_eval_metric_value", best.metric))
-        self._restored = {name: states[name] for name in _STATES}  # and not what DeepSpeed keeps beside them
+        self._restored = {name: states[name] for name in _STATES}  # without DeepSpeed's own entries
         self.monitor.begin(states["global_step"], unwatched(self.args))
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
-        """One rollout's update: D_M* goes to every actor, then upstream's step, which learns it (Eq. 9)."""
+        """One rollout's update: send D_M* to every actor, then run upstream's step, which learns it (Eq. 9)."""
         step, status = global_step + 1, {}
         made = group_sample.records_of(rollout_samples)
         self._expected_steps = max([self._expected_steps, *(r.rollout.steps for r in made if r.rollout)])
@@ -89,20 +89,20 @@ class MELSteps(_Steps):
         return [Row(m.context_ids, m.token_ids, m.group.question) for m in kept]
 
     def _compute_rollout_stats(self, experiences: list[Any]) -> dict[str, float]:
-        """Upstream's, and how far engine and policy are apart: over the rollout of all ranks, before its first update."""
+        """As upstream's, plus the difference between engine and policy over all ranks' rollout, before the update."""
         stats = super()._compute_rollout_stats(experiences)
         if rollout_log_probs.measured(self.mel, self.args.rollout.top_p):
             stats |= mismatch.mismatch(
                 (e.rollout_log_probs, e.action_log_probs, e.action_mask)
                 for e in experiences
-                if e.rollout_log_probs is not None  # an agent of the user's own may bring none
+                if e.rollout_log_probs is not None  # a user's own agent may return none
             )
         return stats
 
     def save_logs_and_checkpoints(
         self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
     ) -> None:
-        """Upstream's, with MEL's metrics added, and a line of `metrics.jsonl`."""
+        """As upstream's, with MEL's metrics added; appends a line to `metrics.jsonl`."""
         logs = self.monitor.record_step(global_step, logs_dict or {})
         super().save_logs_and_checkpoints(global_step, logs, client_states)
         self._unsaved = (global_step, client_states or {}) if global_step % self.args.ckpt.save_steps else None
@@ -112,7 +112,7 @@ class MELSteps(_Steps):
     def save_best_checkpoint(
         self, eval_metrics: dict[str, float], global_step: int, client_states: dict | None = None
     ) -> None:
-        """Upstream's, after every evaluation, which also leaves a line of `evaluations.jsonl`."""
+        """As upstream's, called after every evaluation; appends a line to `evaluations.jsonl`."""
         self.monitor.record_evaluation(global_step, eval_metrics)
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
 
@@ -120,7 +120,7 @@ class MELSteps(_Steps):
         if self._unsaved is None:
             return
         step, client_states = self._unsaved
-        # Upstream's own saving, with what it adds to the states, at a step at which it would not save or log.
+        # Upstream's own saving, which adds to the states, at a step at which it would neither save nor log.
         self.args.ckpt.save_steps, self.args.logger.logging_steps = 1, float("inf")
         super().save_logs_and_checkpoints(step, {}, client_states)
 
@@ -129,13 +129,13 @@ class MELTrainer(MELSteps, _UpstreamTrainer):
     """Upstream's synchronous trainer."""
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """As for every trainer; the generator counts on from the step that was restored."""
+        """As `MELSteps.init_checkpoint_states`; also sets the generator's step to the restored one."""
         states = super().init_checkpoint_states()
         self.samples_generator.rollouts = states["global_step"]
         return states
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
-        """As for every trainer; an evaluation, or its best checkpoint, that a kill has prevented is made up for first."""
+        """As `MELSteps.train_step`; first repeats an evaluation, or its save of the best, that a kill prevented."""
         due = self.eval_dataloader is not None and global_step and not global_step % self.args.eval.steps
         if due and global_step == self._restored["global_step"]:
             evaluation = self.monitor.evaluations.get(global_step)

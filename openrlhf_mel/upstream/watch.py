@@ -1,4 +1,4 @@
-"""Ends the run when a rollout engine dies. Upstream, and vLLM itself, would wait for ever at several places."""
+"""Ends the run when a rollout engine dies. In several places upstream and vLLM would wait for ever."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import ray
 from openrlhf_mel.run.failure import EngineDied
 
 _SIGNAL = signal.SIGUSR1
-_TOLD_S = 10.0  # how much later than its consequences the death of an engine may be told
-_LOG_S = 2.0  # how much later than it what the engine's processes have printed
+_TOLD_S = 10.0  # how long after its consequences the death of an engine may be reported
+_LOG_S = 2.0  # how long after its report the output of the engine's processes may arrive
 
 
 class EngineWatch:
     """Raises KeyboardInterrupt in the main thread when an engine dies within `with`.
 
-    The main thread waits in Ray for a result that may never come. Ray looks for signals meanwhile, and of the
-    exceptions that a signal's handler raises it heeds KeyboardInterrupt and SystemExit alone.
+    The main thread waits in Ray for a result that may never come. Ray checks for signals meanwhile; of the
+    exceptions that a signal's handler raises it lets only KeyboardInterrupt and SystemExit through.
 
     Attributes:
         died: the first death, once there is one.
@@ -39,7 +39,7 @@ class EngineWatch:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._interrupts = False
         if self._thread and kind and issubclass(kind, Exception):
-            self._thread.join(_TOLD_S)  # a policy that lost its engine in a collective tells of it first
+            self._thread.join(_TOLD_S)  # a policy that lost its engine in a collective may report it first
         if self.died:
             time.sleep(_LOG_S)
 
@@ -64,7 +64,7 @@ class EngineWatch:
         try:
             ray.get(ended)
         except Exception as error:
-            if ray.is_initialized():  # else the run is over, and its engines with it
+            if ray.is_initialized():  # else the run is over, and its engines too
                 self.died = EngineDied(calls[ended], len(calls), error)
                 _thread.interrupt_main(_SIGNAL)
 

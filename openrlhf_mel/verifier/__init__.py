@@ -4,6 +4,7 @@ Importing this package loads neither sympy nor Math-Verify: these live in the wo
 """
 
 import threading
+from collections.abc import Sequence
 
 from openrlhf_mel.verifier.extraction import unwrap_box
 from openrlhf_mel.verifier.readings import as_number
@@ -46,11 +47,11 @@ def shared_verifier() -> Verifier:
 
 
 def verify(response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
-    """Judge one response against its reference answer, by its scorer, with the verifier that this process shares."""
+    """Judge one response against its reference answer, by its scorer, with the shared verifier of this process."""
     return shared_verifier().verify(response, answer, extraction)
 
 
-def check_golds(answers: list[str]) -> dict[int, str]:
+def check_golds(answers: Sequence[str]) -> dict[int, str]:
     """Test reference answers against themselves; returns row number (from 0) -> why it cannot be used."""
     return shared_verifier().check_golds(answers)
 

@@ -20,7 +20,7 @@ _PROGRESS_EVERY_S = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns the exit code: 0; 2 for bad input; 1 where no worker can be started, or a disk fails."""
+    """The command. Returns the exit code: 0; 2 for bad input; 1 if no worker can be started, or a disk fails."""
     options = _options(arguments)
     try:
         return _run(options)
@@ -100,15 +100,16 @@ def _judge_all(
 
 def _reference(row: dict[str, Any]) -> str:
     """The row's answer, with its scorer where it names one."""
-    if not (scorer := row.get(SCORER)) or not isinstance(row["answer"], str):
-        return row["answer"]
-    return Reference(row["answer"], scorer, str(row.get("question", "")))
+    answer: str = row["answer"]  # or what else the row has there: the verifier says so
+    if not (scorer := row.get(SCORER)) or not isinstance(answer, str):
+        return answer
+    return Reference(answer, scorer, str(row.get("question", "")))
 
 
 def _rows(path: Path, lines: TextIO) -> Iterator[dict[str, Any]]:
     try:
         for number, line in enumerate(lines, start=1):
-            line = line.lstrip("\ufeff")  # the file's mark of its encoding; another where files were joined
+            line = line.lstrip("\ufeff")  # a byte order mark; also within the file where files were joined
             if not line.strip():
                 continue
             try:

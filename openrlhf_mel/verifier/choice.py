@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from openrlhf_mel.text import without_invisible
+from openrlhf_mel.verifier.verdict import Status
 
 LETTERS = "ABCDEFGHIJ"
 _MAX_CHARS = 10_000  # of an answer; a longer one names no option
@@ -57,7 +58,7 @@ def options(question: str) -> dict[str, str]:
     return found
 
 
-def judge(answer: str, gold: str, question: str) -> str:
+def judge(answer: str, gold: str, question: str) -> Status:
     """Compare the option that an answer names with the reference; returns "correct", "wrong", or "error" for an unusable gold."""
     expected = letter(gold, question)
     if expected is None:

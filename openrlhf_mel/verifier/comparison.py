@@ -1,6 +1,6 @@
-"""The comparison inside a worker process: Math-Verify, and the repairs around it.
+"""The comparison inside a worker process: Math-Verify, and the corrections to it.
 
-Math-Verify's own time limits stay off here: they use SIGALRM, and the pool's limit is the one that can kill.
+Math-Verify's own time limits are off here: they use SIGALRM; the pool's limit can kill.
 """
 
 from functools import lru_cache
@@ -17,9 +17,10 @@ from openrlhf_mel.verifier.exact import bases_differ, parse_number, same_number
 from openrlhf_mel.verifier.readings import readings, without_letter_unit
 from openrlhf_mel.verifier.structure import packed
 from openrlhf_mel.verifier.values import differ_in_value, equal_where_real
+from openrlhf_mel.verifier.verdict import Status
 from openrlhf_mel.verifier.words import Reading
 
-# Math-Verify's own table of units stays off: it drops letters too ("2m" is 2). `words` has dropped the units.
+# Math-Verify's own table of units is off: it also drops letters ("2m" is 2). `words` has removed the units.
 _NOTATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 _BOXED = [
     LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_NOTATION)
@@ -29,7 +30,7 @@ _BOXED = [
 Parsed = list[Basic | MatrixBase | str]
 
 
-def judge_anchored(gold: str, answer: str) -> str:
+def judge_anchored(gold: str, answer: str) -> Status:
     """Compare two answers, both without their box; returns "correct", "wrong", or "error" for an unusable gold."""
     if not usable_gold(gold):
         return "error"
@@ -42,7 +43,7 @@ def judge_anchored(gold: str, answer: str) -> str:
 
 @lru_cache(maxsize=256)
 def usable_gold(gold: str) -> bool:
-    """Whether `gold` says something to compare with: words, or what Math-Verify can read and finds equal to itself."""
+    """Whether `gold` can be compared with: it has words, or Math-Verify can read it and finds it equal to itself."""
     return any(_usable(reading) for reading in readings(gold))
 
 
@@ -72,7 +73,7 @@ def _equal(gold: Reading, answer: Reading) -> bool:
 
 
 def _point_for_alternatives(first: Reading, second: Reading) -> bool:
-    """Whether one is a point and the other's elements are alternatives: "x=2 or x=5", "x=2, x=5"."""
+    """Whether one is a point, and the other's elements are alternatives ("x=2 or x=5", "x=2, x=5")."""
     shape = structure.shape(_value(first.math) or first.math)
     if shape[0] != "point":
         return False
@@ -81,7 +82,7 @@ def _point_for_alternatives(first: Reading, second: Reading) -> bool:
 
 
 def _equal_values(gold: str, answer: str) -> bool:
-    """Compare two answers without words. An equation is compared with an equation whole, with a value by its right side."""
+    """Compare two answers without words. An equation is compared with another whole, with a value by its right side."""
     first, second = _value(gold), _value(answer)
     if "=" in gold and "=" in answer:
         same_names = packed(_first_side(gold)) == packed(_first_side(answer))
@@ -114,7 +115,7 @@ def _equal_expressions(gold: str, answer: str) -> bool:
 
 
 def _value(text: str) -> str | None:
-    """The text with the names of its elements dropped ("x=2, y=3" is "2, 3"); None where a left side says more."""
+    """The text without the names of its elements ("x=2, y=3" is "2, 3"); None when a left side is more than a name."""
     elements = structure.elements(text)
     values = [value for element in elements if (value := sides.value(element)) is not None]
     return ", ".join(values) if len(values) == len(elements) else None
@@ -125,7 +126,7 @@ def _first_side(text: str) -> str:
 
 
 def _is_false(text: str) -> bool:
-    """Whether it holds an equation between numbers that are not equal: "8=7" is not the answer 7."""
+    """Whether it contains an equation between unequal numbers: "8=7" is not the answer 7."""
     chains = [pair for element in structure.elements(text) for pair in sides.chains(element)]
     return not all(_equal_expressions(left, right) for left, right in chains)
 
@@ -139,13 +140,13 @@ def _without_braces(text: str) -> str:
 
 
 def _without_singleton(text: str) -> str:
-    """A set of one element is compared by it."""
+    """A set of one element as its element."""
     inner = _without_braces(text)
     return inner if inner != text and len(structure.elements(text)) == len(structure.elements(inner)) == 1 else text
 
 
 def warm_up() -> None:
-    """Run the ordinary paths once: the LaTeX grammar and parts of sympy are only built when first used."""
+    """Run the usual paths once: the LaTeX grammar and parts of sympy are built at their first use."""
     for gold, answer in (
         ("x+1", "1+x"),
         ("\\frac{\\sqrt{2}}{2}", "0.7"),
@@ -156,7 +157,7 @@ def warm_up() -> None:
     judge_lenient("$7$", "so 7")
 
 
-def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
+def judge_lenient(gold: str, response: str) -> tuple[Status, str | None]:
     """Math-Verify with its defaults on both texts; returns the status and the text that it took for the answer."""
     parsed_gold = _parse_lenient_gold(gold)
     if not parsed_gold:
@@ -168,7 +169,7 @@ def judge_lenient(gold: str, response: str) -> tuple[str, str | None]:
     return "correct" if verify(parsed_gold, parsed, timeout_seconds=None) else "wrong", extracted
 
 
-# A question's reference answer comes once for each of its samples, and so do many of their answers. Nobody changes the lists.
+# A question's reference answer recurs for each of its samples, as do many answers. The cached lists are never changed.
 @lru_cache(maxsize=512)
 def _parse(math: str) -> Parsed:
     parsed: Parsed = parse(f"\\boxed{{{math}}}", extraction_config=_BOXED, parsing_timeout=None)
@@ -182,4 +183,5 @@ def _parse_lenient_gold(gold: str) -> Parsed:
 
 
 def _same(gold: Parsed, answer: Parsed) -> bool:
-    return verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None)
+    same: bool = verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None)
+    return same

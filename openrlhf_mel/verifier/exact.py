@@ -1,7 +1,7 @@
-"""Equality that needs no computer algebra: numbers as they are written, decided exactly and in bounded time.
+"""Equality without computer algebra: numbers as they are written, decided exactly and in bounded time.
 
-A decimal is (sign, digits, power of ten) with the zeros stripped, so that two decimals of any length are compared
-without converting them; a fraction is a `Fraction` of at most `_MAX_DIGITS` digits.
+A decimal is (sign, digits, power of ten) without outer zeros, so decimals of any length are compared without
+conversion; a fraction is a `Fraction` of at most `_MAX_DIGITS` digits.
 """
 
 import re
@@ -10,7 +10,7 @@ from fractions import Fraction
 
 _MAX_DIGITS = 400  # beyond this many digits or powers of ten a number is only compared as written
 _ROUNDING = 6  # Math-Verify compares a decimal after rounding to this many places
-_RELATIVE = Fraction(1, 1000)  # and rounding must not make two small numbers equal that differ by more than this
+_RELATIVE = Fraction(1, 1000)  # and rounding must not equate small numbers with a larger relative difference
 
 _DECIMAL = re.compile(
     r"([+-]?)(?:([1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d{1,6})|(?:\\times|\\cdot|\*|×)10\^(?:\{([+-]?\d{1,6})\}|(\d)))?"
@@ -19,7 +19,7 @@ _POWER = re.compile(r"([+-]?)10\^(?:\{([+-]?\d{1,6})\}|(\d))")
 _FRACTION = re.compile(
     r"([+-]?)(?:\\frac(?:\{([+-]?\d+)\}\{([+-]?\d+)\}|(\d)(\d)|(\d)\{(\d+)\}|\{([+-]?\d+)\}(\d))|(\d+)/(\d+))"
 )
-# Spaces around operators and after a sign mean nothing; between two digits they do ("1 2" is not 12).
+# Spaces around operators and after a sign have no meaning; between two digits they have ("1 2" is not 12).
 _SPACED = re.compile(r"[0-9,] (?:[0-9,.]|\\frac)")
 _BASE = re.compile(r"([0-9A-Za-z]+)_(?:\{(\d+)\}|(\d))")
 
@@ -35,7 +35,7 @@ class Number:
 
 
 def parse_number(text: str) -> Number | None:
-    """Read a text without words, in `canonical` notation, as one number; None when it is anything else."""
+    """Read a text without words, in `canonical` notation, as one number; None when it is none."""
     text = text.replace("\\%", "%")
     if not any(map(str.isdigit, text[:12])):
         return None
@@ -67,7 +67,7 @@ def same_number(gold: Number, answer: Number) -> bool:
 
 
 def bases_differ(gold: str, answer: str) -> bool:
-    """Whether both are numerals with a base written under them, such as 52_8, and numeral or base differs."""
+    """Whether both are numerals with a base as index, such as 52_8, and numeral or base differs."""
     first, second = _BASE.fullmatch(gold.replace(" ", "")), _BASE.fullmatch(answer.replace(" ", ""))
     if not first or not second or not (first.group(1)[0].isdigit() and second.group(1)[0].isdigit()):
         return False

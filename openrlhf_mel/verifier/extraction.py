@@ -1,13 +1,13 @@
 """Which part of a response is its final answer, under `anchored` extraction.
 
-Anchored forms, in this order; a later form is looked at only when no earlier one is there:
+Anchored forms, in this order; a later form is used only when no earlier one occurs:
   1. the last closed box that holds an answer, joined with boxes right before it ("\\boxed{1} and \\boxed{2}");
   2. "final answer is X", up to the end of its line, or on the next one;
   3. "Answer: X" on a line of its own, or with X on the next one;
   4. a heading "Final Answer", with X on the next line;
   5. "the answer is X" as the very last line of the response.
-Thinking comes first and is no answer (`thinking`); what is taken of a phrase says `phrases`.
-Every scan is linear in the length of the response: it runs in the caller's process, on text nobody vouches for.
+Thinking is removed first (`thinking`); `phrases` reads the answer in a phrase. Every scan is linear in the length of
+the response, because it runs in the caller's process, on untrusted text.
 """
 
 import re
@@ -16,11 +16,11 @@ from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.phrases import answer_from_phrases
 from openrlhf_mel.verifier.thinking import after_thinking
 
-# A doubled backslash before "boxed" is a text that was escaped once too often; elsewhere it is a line break.
+# A doubled backslash before "boxed" comes from escaping a text twice; elsewhere it is a line break.
 _TOKENS = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s*([+-]?\d[\d.,]*)")
 _MATH_END = re.compile(r"\$|\\\)|\\\]")
-# What may stand between two boxes that give one answer together: separators, \text, math delimiters, "y =" ...
+# Texts between two boxes that form one answer: separators, \text, math delimiters, "y =" ...
 _BETWEEN = re.compile(
     r"(?:[\s$,;&~]|\\[()\[\],;:! ]|\\q?quad|\\(?:text|mbox)\s*\{[^{}]*\}|\band\b|\bor\b|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
@@ -30,7 +30,7 @@ _PICKS_ONE = re.compile(
     r"\b(?:is|so|thus|hence|then|answer|but|not|rather|instead|therefore|gives?|which)\b", re.IGNORECASE
 )
 _MAX_BETWEEN = 70
-# What a box of the instruction holds, when the model repeats it.
+# Contents of a box that the model repeats from the instruction.
 _DECORATION = re.compile(
     r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|underline|hspace\s*\{[^{}]*\}|quad|qquad|[,;:!_ ])|(?<!\\)[{}]|[\s$<>\[\]()*_~]"
 )
@@ -43,13 +43,13 @@ _PLACEHOLDER = re.compile(
 
 
 def extract_anchored(response: str) -> str | None:
-    """Return the final answer of `response` as it is written there, or None when no anchored form holds one."""
+    """Return the final answer of `response` as it is written there, or None when no anchored form contains one."""
     said = after_thinking(response if response.isascii() else without_invisible(response))
     return None if said is None else _from_boxes(said) or answer_from_phrases(said)
 
 
 def unwrap_box(answer: str) -> str:
-    """Return the content of `answer`'s box, when it comes in one; reference answers sometimes do."""
+    """Return the content of `answer`'s box, if it has one; some reference answers do."""
     return (_from_boxes(answer) if "\\boxed" in answer or "\\fbox" in answer else None) or answer
 
 
@@ -72,7 +72,7 @@ def _from_boxes(text: str) -> str | None:
 
 
 def _is_placeholder(content: str) -> bool:
-    """Whether a box only shows where an answer goes: "\\boxed{...}", "\\boxed{\\text{your answer}}"."""
+    """Whether a box is a placeholder: "\\boxed{...}", "\\boxed{\\text{your answer}}"."""
     return len(content) <= 80 and bool(_PLACEHOLDER.fullmatch(_DECORATION.sub("", content)))
 
 
@@ -84,11 +84,11 @@ def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
     """Return (start, end, content) of the outermost non-empty boxes, in order.
 
     An unclosed box counts only when its formula is closed after it (a lost brace: `$\\boxed{\\frac{1}{2}$`), never
-    where the text simply stops, since that is a truncated answer.
+    where the text simply stops, because that answer is truncated.
     """
     boxes: list[tuple[int, int, str]] = []
     open_braces: list[tuple[int, int] | None] = []  # (start of the command, start of the content) for a box's brace
-    box_at = -1  # where a box command starts whose brace has not come yet
+    box_at = -1  # start of a box command whose brace has not come yet
     previous_end = 0
     for token in _TOKENS.finditer(text):
         kind = token.group()
@@ -130,9 +130,7 @@ def _open_braces(text: str) -> int:
 
 def _add_braced(text: str, opened: tuple[int, int], closing: re.Match[str], boxes: list[tuple[int, int, str]]) -> None:
     start, content = opened
-    if (
-        boxes and boxes[-1][0] > start
-    ):  # nested: the innermost last content is the answer, and this one is not looked at
+    if boxes and boxes[-1][0] > start:  # nested: the innermost last content is the answer, so this one is ignored
         _add(text, start, closing.end(), boxes[-1][2], boxes)
     else:
         _add(text, start, closing.end(), text[content : closing.start()], boxes)

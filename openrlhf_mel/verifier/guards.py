@@ -1,6 +1,6 @@
-"""What is refused before computer algebra sees it: text whose evaluation cannot end in time or fit in memory.
+"""Refuses texts before computer algebra: those whose evaluation cannot end in time or fit in memory.
 
-The guards save the time of a killed worker; they need not be complete, because the pool's limits are.
+The guards save the time of killing a worker; they need not be complete, because the pool's limits are.
 """
 
 import math
@@ -23,7 +23,7 @@ _BOUND = re.compile(r"\\(?:sum|prod)\b[^^]{0,80}\^\s*")
 
 
 def too_costly(text: str) -> str | None:
-    """Return why `text` is not given to computer algebra, or None when it may be."""
+    """Return why `text` is too costly for computer algebra, or None."""
     if len(text) > MAX_CHARS:
         return f"longer than {MAX_CHARS} characters"
     if _depth(text) > MAX_DEPTH:
@@ -74,7 +74,7 @@ def _argument(text: str, start: int) -> str:
 
 
 def _group_before(text: str, end: int) -> str:
-    """The content of the group whose closing bracket stands at `end`."""
+    """The content of the group whose closing bracket is at `end`."""
     closing = text[end]
     opening = {")": "(", "}": "{", "]": "["}[closing]
     depth = 0

@@ -1,4 +1,4 @@
-"""Words told from mathematics: each word of an answer is put between two marks, so that rules see it as one token. Pure."""
+"""Distinguishes words from mathematics: puts each word between two marks, so that rules see it as one token. Pure."""
 
 import itertools
 import re
@@ -44,8 +44,8 @@ _WRITTEN_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 
 
 def marked(text: str) -> str:
-    """Mark the words of a text in `canonical` notation: what \\text and its like hold, and letters that are no product."""
-    text = text.translate(_NO_MARKS)  # an answer may hold any character
+    """Mark the words of a text in `canonical` notation: contents of \\text or the like, letters of no product."""
+    text = text.translate(_NO_MARKS)  # an answer may contain any character
     text = " ".join(_CLOCK.sub(r"\1m ", _CURRENCY.sub(" ", text)).split())
     text = _TEMPERATURE.sub(r"^{\\circ}", text)
     parts, position = [], 0
@@ -61,7 +61,7 @@ def marked(text: str) -> str:
 
 
 def _content(command: re.Match[str], content: str) -> str:
-    """What stands in the place of \\text{content}."""
+    """The replacement of \\text{content}."""
     name, before = content.strip(), command.string[: command.start()].rstrip()
     if before.rstrip("{ ").endswith("_"):  # the name of a variable, as in v_{\text{max}}
         return content.replace(" ", "")
@@ -86,7 +86,7 @@ def _closing_brace(text: str, start: int) -> int:
 
 
 def _marked_words(content: str) -> str:
-    """The content of \\text: runs of letters are words, but for single letters that are no units, and capitals."""
+    """The content of \\text: runs of letters are words, except single letters that are no units, and capitals."""
     content = _ARTICLE.sub(
         "", _HYPHEN.sub(" ", content.replace("non-", "non")).replace("o'clock", "").replace("'s", "")
     )
@@ -94,7 +94,7 @@ def _marked_words(content: str) -> str:
 
 
 def _is_symbol(letters: str) -> bool:
-    """Whether letters are a name or a product of names wherever they stand."""
+    """Whether letters are a name or a product of names in every position."""
     if letters[0] == "\\":
         return True
     if len(letters) == 1:
@@ -107,7 +107,7 @@ def mark(run: str) -> str:
 
 
 def _marked_letters(text: str) -> str:
-    """What stands outside \\text: words are told from products of letters."""
+    """The text outside \\text, where words are distinguished from products of letters."""
     text = _WRITTEN_PI.sub(r"\\pi ", _WRITTEN_INFINITY.sub(r"\\infty ", text))
     text = _LETTER_UNITS.sub(lambda unit: " " + _RUN.sub(_mark_unit, unit[1]), text)
     text = _HYPHEN.sub(lambda hyphen: " " if _is_hyphen(text, hyphen.start()) else "-", text)

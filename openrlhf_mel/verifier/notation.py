@@ -1,6 +1,6 @@
 """One way to write mathematics: characters and commands that mean the same become the same LaTeX. Pure, linear in time.
 
-What a word or a unit means is decided in `words`, what an equation means in `sides`.
+`words` decides the meaning of a word or a unit, `sides` that of an equation.
 """
 
 import re
@@ -13,7 +13,7 @@ from openrlhf_mel.verifier.structure import closing_brackets
 MAX_CHARS = 10_000  # the longest reference answer of the usual benchmarks has under 400
 _MAX_PERIOD = 400  # digits of a repeating decimal
 
-# A command ends with a space, so that no letter after it joins its name.
+# Each command ends with a space, so that a following letter does not join its name.
 _CHARACTERS = {
     **dict.fromkeys("−–‒﹣‐‑⁻₋", "-"),
     **dict.fromkeys("·⋅∙•‧", "\\cdot "),
@@ -84,7 +84,7 @@ _OVERLINED = re.compile("(?:[0-9][\u0304\u0305])+")
 _ROOT_SIGNS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[A-Za-z](?![A-Za-z])|(?=[({\\√∛∜]))")
 
-# "7th" is 7, however the letters are raised.
+# "7th" is 7, in whatever way the letters are raised.
 _SUFFIX = r"\s*(?:st|nd|rd|th)\s*"
 _UPRIGHT = rf"\\(?:text|mathrm|textrm)\s*\{{{_SUFFIX}\}}"
 _ORDINAL = (
@@ -92,7 +92,7 @@ _ORDINAL = (
     rf"|\^\s*(?:{_UPRIGHT}|\{{\s*{_UPRIGHT}\s*\}}|\{{{_SUFFIX}\}}))"
 )
 
-# (what is written, what it becomes). The order counts: later rows see what earlier ones made.
+# (pattern, replacement). The order counts: later rows see the results of earlier ones.
 _COMMANDS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -142,7 +142,7 @@ _COMMANDS = tuple(
 )
 _ONE = rf"([0-9A-Za-z]|\\(?:{'|'.join(sorted(set(_GREEK.values())))})(?![A-Za-z]))"
 _FRACTION = re.compile(rf"\\(frac|binom)\s*(?:{_ONE}|(\{{[^{{}}]*\}}))\s*(?:{_ONE}|(?=\{{))")
-# A function of degrees; a number of degrees alone is left as it is written.
+# A function of degrees; a number of degrees alone is not changed.
 _OF_DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc))\s*(?:\(\s*([0-9.]+)\s*\^\{\\circ\}\s*\)|([0-9.]+)\s*\^\{\\circ\})"
 )
@@ -157,7 +157,7 @@ _PERIOD = rf"(?:\{{?\\(?:overline|bar)\s*(?:\{{\s*({_DIGITS})\s*\}}|([0-9]))\}}?
 _REPEATING = re.compile(
     rf"(?<![0-9.])([0-9]{{0,{_MAX_PERIOD}}})\.([0-9]{{0,{_MAX_PERIOD}}}){_PERIOD}(?:\s*\\ldots)?(?![0-9.({{^])"
 )
-# "0.1666..." repeats what it shows three times
+# "0.1666..." repeats the digits that it shows three times
 _SHOWN_REPEATING = re.compile(
     r"(?<![0-9.])([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6})\3{2,10}\s*\\ldots(?![A-Za-z])\s*(?![0-9])"
 )
@@ -165,7 +165,7 @@ _DOTTED = re.compile(
     rf"(?<![0-9.])([0-9]{{0,{_MAX_PERIOD}}})\.([0-9]{{0,{_MAX_PERIOD}}})"
     r"\\dot\s*(?:\{([0-9])\}|([0-9]))(?:([0-9]{0,50})\\dot\s*(?:\{([0-9])\}|([0-9])))?(?![0-9.])"
 )
-# An integer, then a proper fraction: "1\\frac12", "1 1/2". An improper one is no mixed number, and stays.
+# An integer, then a proper fraction: "1\\frac12", "1 1/2". With an improper one it is no mixed number.
 _MIXED = re.compile(
     r"(?<![0-9.,^_}])([0-9]{1,15})\s*(?:\\frac\{([0-9]{1,15})\}\{([0-9]{1,15})\}|(?<=\s)([0-9]{1,15})/([0-9]{1,15})(?![0-9.]))"
 )

@@ -1,7 +1,7 @@
-"""The answer in a phrase, such as "Answer: 2x + 3": the whole of it, without the sentence around it. Pure.
+"""The answer in a phrase, such as "Answer: 2x + 3": the whole phrase without the sentence around it. Pure.
 
-What stands beside a value may change it ("fewer than 6", "64 or 125"), so nothing is picked out of a phrase. What goes is
-the sentence that leads to the answer ("the volume is 120") and the reason that follows it ("12, since ...").
+Words next to a value may change it ("fewer than 6", "64 or 125"), so no part is picked out of a phrase. Two parts are
+removed: the sentence that introduces the answer ("the volume is 120") and the reason after it ("12, since ...").
 """
 
 import re
@@ -30,7 +30,7 @@ _HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LAST_LINE = re.compile(r"(?:\banswer is\b[ \t]*:?|答案[是为][:：]?)[ \t*]*", re.IGNORECASE)
-# What a chat template or a tokenizer leaves at the end of a decoded response.
+# Tokens that a chat template or a tokenizer leaves at the end of a decoded response.
 _SPECIAL_TOKEN = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>(?:user|assistant)?|</?s>|<eos>|<end_of_turn>|<pad>|</answer>)\Z")
 
 _MATH_GROUP = re.compile(
@@ -45,7 +45,7 @@ _REASON = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"(?<=[^.\s])\.\s+(?=[A-Z\\$(])|。(?=.)|\.\s*(?=<)")
-# A sentence or reason with one of these takes back what was said, or adds to it.
+# A sentence or reason with one of these revokes the answer, or adds to it.
 _TAKES_BACK = re.compile(
     r"[\W_]*(?:or|and|but|however|actually|wait|no|not|nor|alternatively|correction|hmm|else|otherwise|sorry|oops|rather|maybe|perhaps|"
     r"instead|on second thought|i mean|let me|scratch)\b",
@@ -68,7 +68,7 @@ _TIME = (
     r"september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)days?|morning|afternoon|evening|night|minutes?|hours?|days?|"
     r"weeks?|months?|years?)"
 )
-# When and beside whom something is so, in a sentence that has begun otherwise: no part of the value.
+# Times and circumstances within a sentence: no part of the value.
 _CIRCUMSTANCE = re.compile(
     rf"(?<=[A-Za-z0-9])\s+(?:(?:altogether|in total)\s+)?(?:(?:in|on|during|after|before|over|per|for)\s+{_TIME}(?:\s+and\s+{_TIME})*"
     r"|(?:(?:older|younger|taller|shorter|longer|heavier|lighter|faster|slower|earlier|later)\s+)?than\s+(?-i:[A-Z])[a-z]+)\b[^0-9$]{0,60}$",
@@ -84,7 +84,7 @@ _CURRENCY = re.compile(r"\$(?=\s?[0-9])")
 
 
 def answer_from_phrases(text: str) -> str | None:
-    """The answer of the first form, in the order of docs/verifier.md, that holds one."""
+    """The answer of the first form, in the order of docs/verifier.md, that contains one."""
     text = text[-_MAX_TAIL:].rstrip()
     while token := _SPECIAL_TOKEN.search(text, max(0, len(text) - 60)):
         text = text[: token.start()].rstrip()
@@ -119,7 +119,7 @@ def _line_at(text: str, start: int) -> str:
 def _answer_in(phrase: str) -> str | None:
     phrase = _HOPE.sub("", " ".join(phrase[:_MAX_LINE].split()))
     phrase = _stripped(_without_circumstances(_stripped(_first_sentence(_without_reason(phrase)))))
-    if _unfinished(phrase) or "\\boxed" in phrase or "\\fbox" in phrase:  # a box that counts came first
+    if _unfinished(phrase) or "\\boxed" in phrase or "\\fbox" in phrase:  # a box that counts was handled before
         return None
     if label := _LABELLED.match(phrase):
         phrase = phrase[label.end() :]
@@ -149,22 +149,23 @@ def _first_sentence(phrase: str) -> str:
 
 
 def _unfinished(phrase: str) -> bool:
-    """Whether a formula is opened and not closed: the response was cut in it."""
+    """Whether a formula is opened and not closed: the response was truncated inside it."""
     dollars = phrase.replace("\\$", "").count("$")
     cut = dollars % 2 == 1 and ("\\" in phrase or dollars != len(_CURRENCY.findall(phrase)))
     return cut or phrase.count("\\(") != phrase.count("\\)") or phrase.count("\\[") != phrase.count("\\]")
 
 
 def _without_circumstances(phrase: str) -> str:
-    """ "In June she sold 72 clips altogether on Monday" without the times; "3 in the morning" keeps its own."""
+    """The phrase without times ("In June she sold 72 clips altogether on Monday"); "3 in the morning" keeps its."""
     phrase = _CHOICE_AFTER.sub("", _WHEN_FIRST.sub("", phrase, count=1))
     return _CIRCUMSTANCE.sub("", phrase) if _SUBJECT_FIRST.match(phrase) else phrase
 
 
 def _after_copula(phrase: str) -> str:
-    """What a sentence says its subject is: "the volume of the 3 cubes is 120".
+    """The value that a sentence gives its subject: 120 in "the volume of the 3 cubes is 120".
 
-    The whole phrase where the subject is no name of the value ("2x is 6", "half the total is 6"), or two things are said.
+    The whole phrase when the subject does not name the value ("2x is 6", "half the total is 6"), or two values are
+    given.
     """
     copulas = list(_COPULA.finditer(phrase))
     if not copulas:
@@ -180,7 +181,7 @@ def _after_copula(phrase: str) -> str:
 
 
 def _says_another_thing(head: str, copulas: list[re.Match[str]]) -> bool:
-    """Whether a value follows an earlier copula, and "and" or a comma that value: "x is 3 and y is 4"."""
+    """Whether an earlier copula has a value, followed by "and" or a comma: "x is 3 and y is 4"."""
     value = _DIGIT.search(head, copulas[0].end()) if len(copulas) > 1 else None
     return bool(value and _AND.search(head, value.end()))
 
@@ -199,11 +200,11 @@ def _names_value(head: str) -> bool:
 
 
 def _formulas(phrase: str) -> str | None:
-    """The content of the formulas that a phrase consists of, as one list."""
+    """The contents of the formulas of a phrase that has nothing else, as one list."""
     formulas = list(_MATH_GROUP.finditer(phrase))
     between = _MATH_GROUP.sub("", phrase)
     if not formulas or not _JOINERS.fullmatch(between):
         return None
-    if "or" in between and _ORDER.search(phrase):  # alternatives, and no list
+    if "or" in between and _ORDER.search(phrase):  # alternatives, not a list
         return None
     return ", ".join("".join(filter(None, formula.groups())).strip() for formula in formulas)

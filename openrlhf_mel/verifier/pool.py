@@ -1,4 +1,4 @@
-"""The owner's side of the workers: who works on what, for how long, and what happens when one dies."""
+"""The owner's side of the workers: queue, time limit, and replacement of workers that die."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOOT = "import sys; from openrlhf_mel.verifier.worker import run_nursery; run_n
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a status, and what the worker says beside it (`worker.judge`)."""
+    """The result of a job: a status, and the worker's details (`worker.judge`)."""
 
     status: Status
     extracted: str | None = None
@@ -51,7 +51,7 @@ class Nursery:
         return pid, Connection(ours.detach())
 
     def kill(self, pid: int) -> None:
-        """Kill a worker for good. It is the nursery's child, and reaped there: its id cannot have a new owner."""
+        """Kill a worker. It is the nursery's child and is reaped there, so no other process can have its id yet."""
         with suppress(VerifierError):  # a nursery that died took its workers with it
             self._ask(f"kill {pid}".encode(), [], restart=False)
 
@@ -63,12 +63,14 @@ class Nursery:
     def _ask(self, request: bytes, fds: list[int], restart: bool = True) -> int:
         with self._lock:
             for _ in range(_ATTEMPTS):
-                if self._control is None and not restart:
-                    break
-                control = self._control or self._start()
+                if self._control is None:
+                    if not restart:
+                        break
+                    self._start()
+                assert self._control is not None  # `_start` raises where it cannot set it
                 try:
-                    socket.send_fds(control, [request], fds)
-                    pid: int = _receive(control)["pid"]
+                    socket.send_fds(self._control, [request], fds)
+                    pid: int = _receive(self._control)["pid"]
                     return pid
                 except OSError:
                     self._discard()
@@ -76,10 +78,11 @@ class Nursery:
 
     def _start(self) -> None:
         arguments = [str(os.getpid()), str(self._memory_mb)]
-        self._control, self._process = child_process.start(_BOOT, *arguments, kind=socket.SOCK_SEQPACKET)
-        self._control.settimeout(_START_LIMIT_S)
+        control, self._process = child_process.start(_BOOT, *arguments, kind=socket.SOCK_SEQPACKET)
+        self._control = control
+        control.settimeout(_START_LIMIT_S)
         try:
-            answer = _receive(self._control)
+            answer = _receive(control)
         except OSError as error:
             self._discard()
             raise VerifierError(
@@ -88,7 +91,6 @@ class Nursery:
         if "error" in answer:
             self._discard()
             raise VerifierError(f"the verifier's worker cannot import Math-Verify ({answer['error']}): reinstall it")
-        return self._control
 
     def _discard(self) -> None:
         if self._control is not None:
@@ -130,7 +132,7 @@ class Pool:
         return future
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that are up."""
+        """The process ids of the running workers."""
         return list(self._pids.values())
 
     def close(self) -> None:
@@ -157,7 +159,7 @@ class Pool:
             self._end(worker)
 
     def _run(self, request: bytes, worker: _Worker | None) -> tuple[Outcome, _Worker | None]:
-        """Run one job. A worker that dies over it is replaced and the job tried once more, in the time that is left."""
+        """Run one job. A worker that dies is replaced, and the job is tried once more in the remaining time."""
         left = self._timeout_s
         for _ in range(_ATTEMPTS):
             worker = worker or self._begin()
@@ -169,7 +171,7 @@ class Pool:
                     return Outcome("timeout"), None
                 status, extracted, tired = json.loads(worker.connection.recv_bytes())
             except (EOFError, OSError):
-                left = max(0.0, left - (time.monotonic() - started))  # without the wait for others who start a nursery
+                left = max(0.0, left - (time.monotonic() - started))  # without waiting for other threads' nursery
                 self._end(worker)
                 worker = None
                 continue

@@ -1,4 +1,4 @@
-"""The readings of an answer: what it may say, without what means nothing. Pure.
+"""The readings of an answer: its possible meanings, without parts that have no meaning. Pure.
 
 Nearly every answer has one. "(C) 12" names a choice and its value; "101,202" is a number or a list of two.
 """
@@ -20,14 +20,14 @@ _NAMED_CHOICE = re.compile(
     r"\s*(?:\\(?:text|math)[a-z]*\s*\{\s*)?(?:option|choice)\s*\(?\s*([A-J])\s*[).]?\s*\}?\s*", re.IGNORECASE
 )
 _LETTER_UNIT = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})) [mshgLNJWV](?:\^\{?[23]\}?)?")
-# What follows a letter in an expression or a list of choices, where it is no choice's value.
+# Texts after a letter in an expression or a list of choices, which are no choice's value.
 _NO_VALUE = re.compile(
     r"[=^_+*/,;(\[<>:|]|\\(?:cdot|times|cup|cap|in|le|ge|circ)(?![A-Za-z])|(?:\\[a-z]+\{)?\s*(?:or|and)\b|.*(?:\([A-J]\)|(?<![A-Za-z])[A-J][.):])"
 )
 
 
 def readings(text: str) -> list[Reading]:
-    """The readings of an answer, the likeliest first. One of more than `MAX_CHARS` characters is taken as it stands."""
+    """The readings of an answer, the likeliest first. A text of more than `MAX_CHARS` characters is not changed."""
     if len(text) > MAX_CHARS:
         return [Reading(text.strip())]
     if named := _NAMED_CHOICE.fullmatch(text):
@@ -49,7 +49,7 @@ def _readings_of_value(text: str) -> list[Reading]:
 
 
 def without_letter_unit(reading: Reading) -> Reading | None:
-    """The reading of "12 m" as twelve metres; None where no letter that is a unit stands apart from a number.
+    """The reading of "12 m" as twelve metres; None when no unit of one letter follows a number after a space.
 
     For an answer whose reference has no such letter, since the letter may be a variable.
     """
@@ -58,7 +58,7 @@ def without_letter_unit(reading: Reading) -> Reading | None:
 
 
 def as_number(text: str) -> Number | None:
-    """The number that an answer is, with a unit or without; None when it is anything else, or more than that."""
+    """The answer as a number, with or without a unit; None when it is anything else, or more than that."""
     if len(text) > MAX_CHARS:
         return parse_number(text.strip())
     reading = readings(text)[-1 if _CHOICE.match(text) else 0]
@@ -75,7 +75,7 @@ def key_of(text: str) -> str:
 
 
 def _as_interval(reading: Reading) -> Reading:
-    """Inequalities, alternatives and sets of what fulfils them, as the intervals that they describe."""
+    """Inequalities, alternatives and sets of their solutions, as the intervals that they describe."""
     if set(reading.words) == {"or"}:
         interval = relations.union(reading.math)
     elif reading.words:
@@ -86,6 +86,6 @@ def _as_interval(reading: Reading) -> Reading:
 
 
 def _balanced(value: str) -> str:
-    """A choice's value without the brace that closed around letter and value: "\\textbf{(D) 40}"."""
+    """A choice's value without the brace that encloses letter and value: "\\textbf{(D) 40}"."""
     value = value.strip()
     return value[:-1] if value.endswith("}") and value.count("}") > value.count("{") else value

@@ -7,7 +7,7 @@ from openrlhf_mel.verifier.structure import elements
 _UNKNOWN = r"(?P<x>[A-Za-z]|\\[a-z]+)"
 _LESS, _MORE = r"(?:<|\\le(?![A-Za-z]))", r"(?:>|\\ge(?![A-Za-z]))"
 _VALUE = r"[^<>=]+?"
-# One unknown and what it is compared with, either way round.
+# One unknown and a value that it is compared with, in either order.
 _BELOW = re.compile(rf"\s*{_UNKNOWN}\s*(?P<op>{_LESS})\s*(?P<value>{_VALUE})\s*")
 _ABOVE = re.compile(rf"\s*{_UNKNOWN}\s*(?P<op>{_MORE})\s*(?P<value>{_VALUE})\s*")
 _VALUE_BELOW = re.compile(rf"\s*(?P<value>{_VALUE})\s*(?P<op>{_LESS})\s*{_UNKNOWN}\s*")
@@ -64,7 +64,7 @@ def _lower_end(text: str) -> tuple[str, str] | None:
 
 
 def _interval(text: str) -> tuple[str, str] | None:
-    """The unknown and the values that it may have."""
+    """The unknown, and its interval of values."""
     if match := _BETWEEN.fullmatch(text):
         left, right = ("(" if match["op"] == "<" else "["), (")" if match["op2"] == "<" else "]")
         return match["x"], f"{left}{match['low']},{match['value']}{right}"

@@ -48,7 +48,7 @@ class Scorer(Protocol):
     """What compares answers of one kind. `answer` and `gold` come without their box; `question` may be empty."""
 
     def decide(self, answer: str, gold: str, question: str) -> Status | None:
-        """The verdict, where it shows without a worker; else None. In the calling process, in bounded time."""
+        """The verdict, if it can be decided without a worker; else None. In the calling process, in bounded time."""
 
     def judge(self, answer: str, gold: str, question: str) -> Status:
         """The verdict. In a worker."""
@@ -173,7 +173,7 @@ def load(path: str) -> Callable[..., Any]:
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:
         raise UserError(f"scorer {path}: cannot be imported: {type(error).__name__}: {error}"[:600]) from None
     if not callable(function):
@@ -189,11 +189,12 @@ def load(path: str) -> Callable[..., Any]:
 
 def answer_key(answer: str, reference: str = "") -> str:
     """The same for answers that are the same: the same option of a choice, else the same number or the same text."""
-    of_choice = isinstance(reference, Reference) and reference.scorer == CHOICE
-    named = choice.letter(answer, reference.question) if of_choice else None
+    if not isinstance(reference, Reference) or reference.scorer != CHOICE:
+        return key_of(answer)
+    named = choice.letter(answer, reference.question)
     return f"={named}" if named else key_of(answer)
 
 
 def plain_number(text: str) -> Number | None:
-    """The number that a text without words is."""
+    """A text without words as a number."""
     return parse_number(canonical(text))

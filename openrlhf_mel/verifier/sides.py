@@ -1,4 +1,4 @@
-"""What of an equation is the answer: a left side goes when it only names the quantity. Pure.
+"""Which part of an equation is the answer: a left side is removed when it only names the quantity. Pure.
 
 "x = 5", "f(2) = 5", "AB = 5" and "m+n = 5" say that the answer is 5; "x^2 = 5", "2x = 5", "-x = 5" and "|x| = 5" do not.
 """
@@ -38,12 +38,12 @@ _FUNCTION = re.compile(
     rf"(?:({_LETTER})|{_ACCENT}\s*\{{\s*[A-Za-z]+\s*\}}|\\(?:Pr|deg|dim)(?![A-Za-z]))"
     rf"{_INDEX}?(?:{_PRIMES}|\^\s*\{{\s*(?:-1|\([a-z0-9]\))\s*\}})?{_INDEX}?\s*(?=[(\[])"
 )
-# Letters that rather name an unknown: "n(n+1)" is a product, where "a(2)" and "n(A\cup B)" are values. The first five
+# Letters that usually name an unknown: "n(n+1)" is a product, but "a(2)" and "n(A\cup B)" are values. The first five
 # are unknowns even before a number.
 _NO_FUNCTIONS = set("xyznm")
 _UNKNOWNS = _NO_FUNCTIONS | set("ktabcduvwijsrpqNMK")
 _PLAIN_ARGUMENT = re.compile(r"[0-9]+|[a-z]|[A-Z](?:\s*(?:\\(?:cap|cup|mid|times)(?![A-Za-z])|[|,])\s*[A-Z])*")
-# Limits, sums and extremes name a value as long as nothing is done to it.
+# Limits, sums and extremes name a value unless an operation is applied to it.
 _BOUND = re.compile(r"\\(?:lim|limsup|liminf|sum|prod|int|iint|oint|max|min|sup|inf|det|deg|dim)(?![A-Za-z])")
 _BOUND_SCRIPTS = re.compile(r"(?:\s*[_^]\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\\?[A-Za-z0-9]+))*\s*")
 _DIFFERENTIAL = re.compile(r"\s*(?:\\,)?d\s*[a-z]\s*$")
@@ -63,10 +63,10 @@ def sides(element: str) -> list[str]:
 
 
 def value(element: str) -> str | None:
-    """What is left of an element when a side that only names it is dropped; None when the left side says more.
+    """The element without a side that only names it; None when the left side is more than a name.
 
-    An element that is no equation is its own value. Sides of numbers alone go too: whether they are equal is for
-    computer algebra to say.
+    An element that is no equation is its own value. Sides of numbers alone are removed too: computer algebra decides
+    whether they are equal.
     """
     parts = sides(element)
     first, last = parts[0], parts[-1]
@@ -114,7 +114,7 @@ def _is_name(text: str) -> bool:
 
 
 def _is_bound(text: str) -> bool:
-    """A limit, sum, integral or extreme of something, and nothing beside it."""
+    """Whether it is a limit, sum, integral or extreme, and nothing else."""
     bound = _BOUND.match(text)
     if not bound:
         return False

@@ -7,13 +7,13 @@ _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(": "point", "[": "point", "\\{": "set", "\\langle": "point", "{": "", "\\lfloor": "", "\\lceil": ""}
 _CLOSING = {")", "]", "\\}", "\\rangle", "}", "\\rfloor", "\\rceil"}
 
-# Two numbers next to each other ("1 2", "0.5\frac12"), or a prime on one: nothing says what that is, so it only equals the
-# same text. An index or a power before a number is none of them: "\log_2 8".
+# Two adjacent numbers ("1 2", "0.5\frac12"), or a prime on one: the meaning is unknown, so it only equals the same
+# text. An index or a power before a number is neither: "\log_2 8".
 _NUMBER = r"(?<![0-9.A-Za-z_^}])(?<![_^]\{)[0-9]+(?:\.[0-9]+)?"
 _QUOTIENT = r"\\frac\{[0-9]+\}\{[0-9]+\}"
 _GAP = re.compile(rf"{_NUMBER}\s+[0-9.]|{_NUMBER}\s*{_QUOTIENT}|{_QUOTIENT}\s*[0-9]|{_NUMBER}'")
 _ELLIPSIS = re.compile(r"\\ldots(?![A-Za-z])")
-# Three dots at the end of a decimal's digits say that it goes on.
+# Three dots after a decimal's digits mean that it continues.
 _CUT_DECIMAL = re.compile(r"([0-9]\.[0-9]+)\s*\\ldots(?![A-Za-z])\s*(?![0-9])")
 _GROUP_BEFORE = re.compile(r"[0-9]{1,3}\Z")
 _GROUP_AFTER = re.compile(r",[0-9]{3}(?![0-9])")
@@ -29,7 +29,7 @@ Shape: TypeAlias = "str | tuple[Shape, ...]"
 
 
 def elements(text: str, separators: str = ",;") -> list[str]:
-    """Split at the separators that stand outside every bracket and brace."""
+    """Split at the separators outside every bracket and brace."""
     parts, depth, start = [], 0, 0
     for token in _TOKENS.finditer(text):
         kind = token.group()
@@ -46,7 +46,7 @@ def elements(text: str, separators: str = ",;") -> list[str]:
 def shape(text: str) -> Shape:
     """Return ("set" | "point" | "list", shapes of its elements) of a text in brackets or with commas; "value" for others.
 
-    An interval is a "point" of two, also where it is written with signs of order.
+    An interval is a "point" of two, also when it is written as an inequality.
     """
     if member := _MEMBER.fullmatch(text):
         return shape(member["set"])
@@ -63,7 +63,7 @@ def shape(text: str) -> Shape:
 
 
 def shapes_agree(gold: Shape, answer: Shape) -> bool:
-    """A set is no point and no interval. A list without brackets may be either, and a value anything."""
+    """A set is neither a point nor an interval. A list without brackets may be any of them, and a value anything."""
     if isinstance(gold, str) or isinstance(answer, str):
         return True
     if len(gold) != len(answer):
@@ -75,17 +75,17 @@ def shapes_agree(gold: Shape, answer: Shape) -> bool:
 
 
 def packed(text: str) -> str:
-    """The text without the spaces that mean nothing: those after a command and beside what is no letter or digit."""
+    """The text without meaningless spaces: those after a command, and those next to a sign."""
     return _SPACE.sub("", text)
 
 
 def has_gap(text: str) -> bool:
-    """Whether two numbers stand next to each other with nothing between them that says what they are together."""
+    """Whether two numbers are adjacent without an operator, so that their meaning is unknown."""
     return bool(_GAP.search(text))
 
 
 def has_ellipsis(text: str) -> bool:
-    """Whether a part of the answer is left to the reader."""
+    """Whether the answer omits a part by an ellipsis."""
     return bool(_ELLIPSIS.search(text))
 
 
@@ -97,7 +97,7 @@ def without_cut_decimals(text: str) -> str:
 def with_grouped_digits(text: str) -> str:
     """Drop the commas between groups of three digits, outside brackets, unless one is the comma of a list.
 
-    "1,234" is a number, and so is it in "1,234\\pi"; "(1,234)" is a point; "1,100,x" is a list, where "5, 1,234" has two numbers.
+    "1,234" is a number, also in "1,234\\pi"; "(1,234)" is a point; "1,100,x" is a list; "5, 1,234" has two numbers.
     """
     if "," not in text:
         return text
@@ -120,7 +120,7 @@ def with_grouped_digits(text: str) -> str:
 
 
 def _chained(text: str, commas: list[int]) -> list[int]:
-    """Of these commas those inside a number whose first group has one to three digits and does not begin with 0."""
+    """The commas inside a number whose first group has one to three digits and does not begin with 0."""
     inside = {at for number in _NUMBER_WITH_GROUPS.finditer(text) for at in range(*number.span())}
     return [at for at in commas if at in inside]
 
@@ -131,7 +131,7 @@ def is_digits_and_commas(text: str) -> bool:
 
 
 def closing_brackets(text: str) -> dict[int, int]:
-    """Where each round bracket that is opened closes."""
+    """The position of the closing bracket for each opening round bracket."""
     closed: dict[int, int] = {}
     opened: list[int] = []
     for position, character in enumerate(text):
@@ -143,7 +143,7 @@ def closing_brackets(text: str) -> dict[int, int]:
 
 
 def _enclosed(text: str) -> tuple[str, str]:
-    """The kind and content of a text that one pair of brackets encloses; ("", "") of any other."""
+    """The kind and content of a text enclosed in one pair of brackets; ("", "") for any other text."""
     tokens = list(_TOKENS.finditer(text))
     if len(tokens) < 2 or tokens[0].group() not in _OPENING or tokens[-1].group() not in _CLOSING:
         return "", ""

@@ -1,8 +1,8 @@
-"""What a response says after its thinking: only that can be its answer."""
+"""The part of a response after its thinking: only that can contain its answer."""
 
 import re
 
-# The marks in which models think aloud, as (opening, closing) in lower case: these names in brackets of these kinds ...
+# Marks around thinking, as (opening, closing) in lower case: these names in brackets of these kinds ...
 _NAMES = [
     "think",
     "thinking",
@@ -28,7 +28,7 @@ _BRACKETS = (
     ("◁{}▷", "◁/{}▷"),
     ("<seed:{}>", "</seed:{}>"),
 )
-# ... and the marks of single models.
+# ... and marks of single models.
 _OTHERS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|start_thinking|>", "<|end_thinking|>"),
@@ -42,10 +42,10 @@ _MARK = re.compile("|".join(re.escape(mark) for pair in MARKS for mark in pair),
 
 
 def after_thinking(response: str) -> str | None:
-    """The part of `response` after its last closing mark, or all of it where no mark is.
+    """The part of `response` after its last closing mark, or all of it when it has no mark.
 
-    None when thinking that was opened is never closed: such a response was cut before it came to an answer. A closing
-    mark alone counts too, since chat templates put the opening one in the prompt.
+    None when thinking is opened and never closed: such a response was truncated before its answer. A closing mark alone
+    counts too, because chat templates put the opening one into the prompt.
     """
     start, is_open = 0, False
     for mark in _MARK.finditer(response):

@@ -24,7 +24,7 @@ from sympy.core.relational import Relational
 
 _EXACT_TOLERANCE = 1e-10  # relative: values further apart are different, and cost no more digits
 _DECIMAL_TOLERANCE = 1e-3
-_MAX_DIGITS = 50_000  # to which two exact values are told apart
+_MAX_DIGITS = 50_000  # to which two exact values are distinguished
 _SAMPLES = (Rational(-7, 3), Rational(-2, 5), Rational(3, 7), Rational(5, 2))
 
 
@@ -43,7 +43,7 @@ def differ_in_value(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase |
         return False
     if gold.is_number and answer.is_number:
         return _numbers_differ(gold, answer)
-    difference = gold - answer  # terms with symbols cancel where they are written alike
+    difference = gold - answer  # equally written terms with symbols cancel
     return difference.is_number and not difference.has(Float) and _numbers_differ(difference, Integer(0))
 
 
@@ -56,11 +56,11 @@ def _numbers_differ(gold: Basic, answer: Basic) -> bool:
         if exact and first.is_Rational and second.is_Rational:
             return True
         if _relative_distance(first, second) > (_EXACT_TOLERANCE if exact else _DECIMAL_TOLERANCE):
-            # Two forms of zero have rounding noise for values, whose ratio says nothing: only a proof counts for these.
-            return simplify(first - second) != 0
+            # The values of two forms of zero are rounding noise, and their ratio has no meaning: these need a proof.
+            return bool(simplify(first - second) != 0)
         return exact and _differ_exactly(first - second)
     except (TypeError, ValueError, ArithmeticError):
-        return exact  # what cannot be told equal is not called equal
+        return exact  # what is not proved equal counts as different
 
 
 def _relative_distance(first: Basic, second: Basic) -> Basic | int:
@@ -70,13 +70,13 @@ def _relative_distance(first: Basic, second: Basic) -> Basic | int:
 
 
 def _differ_exactly(difference: Basic) -> bool:
-    """Whether an exact value is not zero, looked at with as many digits as its numbers can make a difference in."""
+    """Whether an exact value is not zero, computed with as many digits as its numbers can differ in."""
     if difference.is_Rational:
-        return difference != 0
+        return bool(difference != 0)
     bits = sum(number.p.bit_length() + number.q.bit_length() for number in difference.atoms(Rational))
     digits = 200 + 2 * bits
     if digits > _MAX_DIGITS:
-        return simplify(difference) != 0
+        return bool(simplify(difference) != 0)
     try:
         difference.evalf(2, maxn=digits, strict=True)
         return True
@@ -85,7 +85,7 @@ def _differ_exactly(difference: Basic) -> bool:
 
 
 def _right_side(expression: Basic | MatrixBase) -> Basic | MatrixBase:
-    """What an assignment ("x = 5+6 = 11") assigns; any other expression as it is."""
+    """The value of an assignment ("x = 5+6 = 11"); any other expression unchanged."""
     first = last = expression
     if isinstance(expression, ChainedAnd) and expression._unsorted_args:
         first, last = expression._unsorted_args[0], expression._unsorted_args[-1]
@@ -110,7 +110,7 @@ def equal_where_real(gold: Basic | MatrixBase | str, answer: Basic | MatrixBase 
     """Whether two expressions with roots agree wherever they are real numbers, and are real at the same points.
 
     sqrt(1/n) and 1/sqrt(n) differ in sign for negative n, as complex numbers; an answer in real numbers means n > 0.
-    sqrt(x^2) and x are told apart at x < 0, where both are real.
+    sqrt(x^2) and x differ at x < 0, where both are real.
     """
     if not (isinstance(gold, Basic) and isinstance(answer, Basic)) or isinstance(gold, (Relational, ChainedAnd)):
         return False

@@ -1,4 +1,4 @@
-"""What the verifier says about one response."""
+"""The verdict on one response."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,9 +18,9 @@ class VerifierError(RuntimeError):
 class Verdict:
     """The judgement on one response.
 
-    `correct` is true exactly when `status` is "correct". `wrong` means judged and different; `no_answer` that the
-    response gives none; `timeout` that the time ran out; `error` that it could not be judged (an unusable reference
-    answer, an expression too large to evaluate, a worker that died twice). `extracted` is the answer that was judged.
+    `correct` is true exactly when `status` is "correct". `wrong` means judged and different; `no_answer`: the response
+    has none; `timeout`: the time ran out; `error`: it could not be judged (an unusable reference answer, an expression
+    too large to evaluate, two workers that died). `extracted` is the answer that was judged.
     """
 
     status: Status

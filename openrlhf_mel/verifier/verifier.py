@@ -1,4 +1,4 @@
-"""The verifier: extraction here, comparison by the reference's scorer, everything that may hang in the pool."""
+"""The verifier: extraction runs here, comparison by the reference's scorer, everything that may hang in the pool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_DEFAULT_WORKERS = 4
 class Verifier:
     """Judges responses against reference answers, in `workers` processes that can be killed.
 
-    `timeout_s` is the time in seconds that one answer may take once a worker has begun with it; `memory_mb` bounds the
+    `timeout_s` is the time in seconds that a worker may take for one answer; `memory_mb` bounds the
     address space of each worker (MiB). Processes start with the first answer that needs one, and end with this object or this process.
     All methods may be called from several threads at once.
     """
@@ -47,7 +47,7 @@ class Verifier:
     def verify_many(self, pairs: Iterable[tuple[str, str]], extraction: Extraction = "anchored") -> list[Verdict]:
         """Judge (response, reference answer) pairs; the verdicts come in the same order.
 
-        Each is judged by its reference's scorer, a plain text as `math`. Whatever is wrong with one pair is in its verdict.
+        Each is judged by its reference's scorer, a plain text as `math`. An error in one pair affects its verdict alone.
 
         Raises:
             ValueError: an unknown `extraction`.
@@ -63,7 +63,7 @@ class Verifier:
     def check_golds(self, answers: Iterable[str]) -> dict[int, str]:
         """Test reference answers against themselves, by their scorers; returns row number (from 0) -> why it cannot be used.
 
-        One that takes too long gets a second try once the others are done: a busy machine is no fault of the answer.
+        One that takes too long is tried again after the others: the machine may have been busy.
         """
         problems: dict[int, str] = {}
         waiting: list[tuple[int, Reference, str, Future[Outcome]]] = []
@@ -106,7 +106,7 @@ class Verifier:
         return outcome.extracted or ""
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that are up now."""
+        """The process ids of the running workers."""
         return self._pool.worker_pids() if self._pool else []
 
     def close(self) -> None:
@@ -125,11 +125,11 @@ class Verifier:
 
     def _workers(self) -> Pool:
         with self._lock:
-            # After a fork the threads of the pool are not in the child, and its sockets are the parent's.
+            # A forked child has no threads of the pool, and its sockets belong to the parent.
             if self._pool is None or self._pool.owner_pid != os.getpid():
                 self._pool = Pool(*self._settings)
                 self._closing = weakref.finalize(self, _close_in_owner, self._pool)
-                self._closing.atexit = False  # the end of this process ends the workers without being waited for
+                self._closing.atexit = False  # when this process ends, the workers end without a wait
             return self._pool
 
     def _submit(self, kind: str, reference: Reference, gold: str, text: str = "") -> Future[Outcome]:

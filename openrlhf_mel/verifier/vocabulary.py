@@ -1,11 +1,11 @@
-"""The words that answers hold beside their mathematics, by what they do to the value. All in lower case."""
+"""The words in answers, by their effect on the value. All in lower case."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Units that are told from a product of letters where they stand without \text.
+# Units that are recognised without \text, where letters could also be a product.
 UNITS = _words(
     """mm cm dm km nm pm inch inches ft foot feet yd yds yard yards mi mile miles meter meters metre metres
     centimeter centimeters centimetre centimetres millimeter millimeters kilometer kilometers kilometre kilometres
@@ -31,10 +31,10 @@ FILLER = _words(
     number altogether respectively each both also please i my our ours by so me he she they you your his her their per
     either"""
 )
-# Words that go when the value stands before them, and change it when it comes after ("12 more", "more than 12").
+# Words that are removed after a value, and change a value before which they stand ("12 more", "more than 12").
 FILLER_AFTER = _words("more less all left times over pairs pair")
 
-# Words that make of a number another number.
+# Words that turn a number into another number.
 MULTIPLIERS = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
     **{"hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12},
@@ -44,7 +44,7 @@ MULTIPLIERS = {
 }
 PERCENT = _words("percent percents percentage pct")
 
-# What changes the value, or names another one. Two answers agree only when they have the same of these, in the same order.
+# Words that change the value, or name another one. Two answers agree only when both have the same, in the same order.
 _DENIALS = _words(
     """not no none never neither nor cannot and or but except excluding excluded without unless if iff when whenever where
     while provided otherwise maybe perhaps possibly probably versus vs instead rather any every some all wrong incorrect
@@ -54,7 +54,7 @@ _COMPARISONS = _words(
     """more less fewer greater larger smaller bigger higher lower least most over under above below between beyond beneath
     past near lacking exceeding exceeds exceed than within up down almost nearly times"""
 )
-# These make another value of the one that they stand before, also in the name of a quantity: "the square of x".
+# These turn the value after them into another one, also in the name of a quantity: "the square of x".
 SCALING = _words(
     """minus negative half twice double thrice triple quadruple square squared cube cubed third quarter root log logarithm
     reciprocal inverse opposite power not no sine cosine tangent"""
@@ -89,9 +89,9 @@ _DIRECTIONS = _words(
 CHANGING = (
     _DENIALS | _COMPARISONS | _ARITHMETIC | NUMBERS | _PROPERTIES | _CALENDAR | _DIRECTIONS | frozenset(MULTIPLIERS)
 )
-# Before a noun these only say of what it is spoken: "one ticket costs 12".
+# Before a noun these only specify it: "one ticket costs 12".
 DETERMINERS = NUMBERS | _words("all any some every")
-# Between two values these make something else of them: "3 to 5", "5 choose 2".
+# Between two values these change their meaning: "3 to 5", "5 choose 2".
 RANGES = _words("to from through till until choose")
 COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 # Different spellings of one word.
@@ -110,7 +110,7 @@ ADJECTIVES = _words(
 CHANGING_BEFORE = SCALING | _words(
     "squares cubes roots product quotient sum difference remainder ratio gcd lcm factor factors divisor divisors absolute"
 )
-# What may stand before "of" and a value without changing it: "a total of 5".
+# Words that do not change a value after "of": "a total of 5".
 QUANTITIES = _words(
     """total value number amount answer volume area length perimeter circumference probability cost price distance age
     speed rate height width radius diameter mass weight time measure size count result average mean median mode range

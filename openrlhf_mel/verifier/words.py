@@ -1,4 +1,4 @@
-"""What the words of an answer do to its value: units and filler go, a few become mathematics, the others stay and count. Pure."""
+"""The words of an answer: units and filler are removed, a few become mathematics, the others count. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An answer without its words. `words` are those that count, in their order; both answers have to have the same.
+    """An answer without its words. `words` are those that count, in order; both answers must have the same.
 
-    Of an answer in words alone, such as a name, `math` is empty, and all its words count. `alternatives` says that its
-    values are joined by "or", so that they are no point.
+    For an answer in words alone, such as a name, `math` is empty, and all its words count. `alternatives`: its values
+    are joined by "or", so they are no point.
     """
 
     math: str
@@ -85,7 +85,7 @@ def _word(*names: str) -> str:
     return f"{OPEN}(?:{'|'.join(names)}){CLOSE}"
 
 
-# Words that are mathematics written out, in this order.
+# Mathematics written in words, in this order.
 _VALUE_BEFORE, _VALUE_AFTER = r"(?<=[0-9A-Za-z)}\]])\s*", r"\s*(?=[0-9A-Za-z(\\{|.$])"
 _MATHEMATICS = tuple(
     (re.compile(pattern), replacement)
@@ -124,7 +124,7 @@ def _converted(text: str) -> str:
 
 
 def _without_label(text: str) -> str:
-    """Drop a left side with words in it that only names: "area of triangle ABC = 12", "P(at least one) = 1/2"."""
+    """Remove a left side with words that only names the value: "area of triangle ABC = 12", "P(at least one) = 1/2"."""
     label, *others = sides.sides(text)
     if not others:
         return text
@@ -134,7 +134,7 @@ def _without_label(text: str) -> str:
 
 
 def names_value(subject: str) -> bool:
-    """Whether a marked text only names the value that is said of it: "area of triangle ABC", but not "half of x"."""
+    """Whether a marked text only names a value: "area of triangle ABC", but not "half of x"."""
     words = WORD.findall(_IN_BRACKETS.sub("", subject))
     counted = len(words) > 1 and words[0] in vocabulary.NUMBERS and _changes(words[1])  # "three times x"
     if counted or vocabulary.SCALING.intersection(words):
@@ -168,7 +168,7 @@ def _joined(text: str) -> str:
 
 
 def _are_alternatives(before: str, after: str) -> bool:
-    """Whether these are conditions that are no values of one unknown: "x=0 or x>2", "x=2 or y=5", but not "x=2 or x=3"."""
+    """Whether these are conditions, not values of one unknown: "x=0 or x>2", "x=2 or y=5", but not "x=2 or x=3"."""
     relations = [bool(_RELATION.search(text)) for text in (before, after)]
     if not all(found or "=" in text for found, text in zip(relations, (before, after), strict=True)):
         return False
@@ -180,7 +180,7 @@ def _has_value(text: str) -> bool:
 
 
 def _words_alone(text: str) -> Reading:
-    """All words of an answer that has nothing else, without filler; a letter alone is a choice, capitals are letters in order."""
+    """All words of an answer in words alone, without filler; one letter is a choice, capitals are letters in order."""
     rest, words = WORD.sub(" ", text).strip(), [_spelled(word) for word in WORD.findall(text)]
     if not words:
         return Reading("", (rest.lower(),))
@@ -195,7 +195,7 @@ def _spelled(word: str) -> str:
 
 
 def _unit(match: re.Match[str]) -> str:
-    """Keep of the words after a value those that change it."""
+    """Keep those words after a value that change it."""
     words = WORD.findall(match[2])
     counted = match.string[match.start() - 1].isdigit()
     rest = match.string[match.end() : match.end() + 1]
@@ -221,7 +221,7 @@ def _changes(word: str) -> bool:
 
 
 def _drop_or_keep(match: re.Match[str], kept: list[str]) -> str:
-    """What stands in the place of a word that is not behind a value."""
+    """The replacement of a word that does not follow a value."""
     word = match.group(1)
     before = match.string[max(0, match.start() - 100) : match.start()]
     after = match.string[match.end() : match.end() + 100]

@@ -1,13 +1,12 @@
-"""The processes that may hang, run out of memory or be killed, so that nothing else has to.
+"""The processes that may hang, run out of memory or be killed, so that the caller's process does not.
 
 A *nursery* process imports Math-Verify once and forks a worker on request, so that replacing a killed worker takes
-milliseconds. It is started as a fresh interpreter: it never runs the user's main module, and inherits no threads. The
-nursery ends when its owner does, and the kernel kills its workers with it (PR_SET_PDEATHSIG), even in the middle of a
-computation that never returns to Python.
+milliseconds. It is a fresh interpreter: it never runs the user's main module, and inherits no threads. The nursery
+ends when its owner does, and the kernel kills its workers with it (PR_SET_PDEATHSIG), even during a computation that
+never returns to Python.
 """
 
 import ctypes
-import hashlib
 import inspect
 import json
 import logging
@@ -15,8 +14,12 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
+from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
@@ -25,14 +28,14 @@ _MAX_EXTRACTED = 4_000  # characters of an extracted answer that are sent back
 
 
 def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
-    """Fork and kill workers as the owner asks over `control_fd`; returns never."""
+    """Fork and kill workers on the owner's requests over `control_fd`; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
     control = socket.socket(fileno=control_fd)
     try:
         from openrlhf_mel.verifier import comparison
 
-        comparison.warm_up()  # here once, for every worker that is forked
+        comparison.warm_up()  # once here, for all workers
     except Exception as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:2000]}).encode())
         os._exit(1)
@@ -43,7 +46,7 @@ def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
         try:
             request, fds, _, _ = socket.recv_fds(control, 100, 1)
         except TimeoutError:
-            # A forked copy of the owner may hold the other end open after the owner's death.
+            # A forked copy of the owner may keep the other end open after the owner's death.
             if os.getppid() != owner_pid:
                 os._exit(0)
             continue
@@ -54,7 +57,7 @@ def run_nursery(control_fd: int, owner_pid: int, memory_mb: int) -> None:
         if operation == "fork":
             pid = _fork_worker(control, fds[0], memory_mb)
             children.add(pid)
-        elif pid in children:  # else it was the child of a nursery that died before this one, and died with it
+        elif pid in children:  # else it was the child of an earlier nursery, and died with that
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             children.remove(pid)
@@ -70,7 +73,7 @@ def _fork_worker(control: socket.socket, fd: int, memory_mb: int) -> int:
     try:
         control.close()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == nursery_pid:  # else it died before the line above took effect
+        if os.getppid() == nursery_pid:  # else the nursery died before the line above took effect
             limit = memory_mb * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -80,7 +83,7 @@ def _fork_worker(control: socket.socket, fd: int, memory_mb: int) -> int:
 
 
 def _serve(owner: Connection, memory_limit: int) -> None:
-    """Answer jobs until the owner closes the connection or the memory in use calls for a fresh process."""
+    """Answer jobs until the owner closes the connection or the memory in use requires a new process."""
     while True:
         try:
             job = json.loads(owner.recv_bytes())
@@ -91,7 +94,7 @@ def _serve(owner: Connection, memory_limit: int) -> None:
         except MemoryError:
             status, extracted = "error", None
         except Exception:
-            # sympy raises whatever it likes on strange input; all of it means that there is no judgement.
+            # sympy raises any kind of exception on strange input; each means that there is no judgement.
             status, extracted = "error", None
         tired = _address_space() > memory_limit // 2
         owner.send_bytes(json.dumps([status, extracted and extracted[:_MAX_EXTRACTED], tired]).encode())
@@ -117,17 +120,16 @@ def _judge(job: dict[str, str]) -> tuple[str, str | None]:
     return scorer.judge(job["text"], job["gold"], job["question"]), job["text"]
 
 
-def _file_hash(function: object) -> str | None:
+def _file_hash(function: Callable[..., Any]) -> str | None:
     """The SHA-256 of the file that a function stands in; None of one without."""
     try:
         path = inspect.getsourcefile(inspect.unwrap(function))
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return file_sha256(Path(path)) if path else None
     except (TypeError, OSError):
         return None
 
 
 def _address_space() -> int:
-    """Bytes of address space in use, which is what the limit counts."""
+    """Bytes of address space in use, which the limit counts."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()

@@ -1,6 +1,6 @@
-"""Asks vLLM the same twice, greedily, on a GPU with a sleep between: python -m slurm.lib.ask_vllm MODEL cuda | cpu.
+"""Asks vLLM the same twice, greedily, on a GPU with a sleep in between: python -m slurm.lib.ask_vllm MODEL cuda | cpu.
 
-Its last line is JSON: `same`, whether the words were, and on a GPU `freed`, the GiB that sleeping gave back.
+Its last line is JSON: `same`, whether both answers are equal, and on a GPU `freed`, the GiB that sleeping freed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(model: str, device: str) -> int:
     cuda = device == "cuda"
     arguments: dict[str, Any] = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.3}
     if not cuda:
-        os.environ.update(vllm_arguments.environment())  # vLLM reads it when it is imported
+        os.environ.update(vllm_arguments.environment())  # vLLM reads it during its import
         arguments = vllm_arguments.engine_arguments(_CONTEXT, 1)
     import vllm
 
@@ -39,7 +39,7 @@ def main(model: str, device: str) -> int:
 
 
 def _freed(llm: Any) -> float:
-    """GiB, while it was asleep."""
+    """GiB that are free while vLLM sleeps, in addition to those before."""
     import torch
 
     awake = torch.cuda.mem_get_info()[0]

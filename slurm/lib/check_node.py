@@ -1,6 +1,7 @@
 """Is this node fit to run on? Prints a line: NAME ok ADDRESS PORT VERSIONS, NAME bad REASON, or NAME shared REASON.
 
-Before it there may be others: warning NAME WORDS. check_nodes (nodes.sh) runs it on every node of the allocation before anything else, and says what it says.
+Lines `warning NAME TEXT` may come before it. check_nodes (nodes.sh) runs it on every node of the allocation before
+anything else, and reports its results.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from slurm.lib import check_tools, this_node
 
 _PACKAGES = ("openrlhf", "torch", "ray", "deepspeed", "transformers")
 _FIRST, _BLOCK, _LAST = 10_000, 8, 32_000  # below Linux's ephemeral ports
-# Below a session's folder in it Ray makes sockets, whose whole path may have 107 characters.
+# Ray creates sockets below a session's folder in it; their whole path may have 107 characters.
 _LONGEST_TMP = 107 - len("/mel-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-# What other nodes would find as well. Not EIO, ESTALE and the like, which are this node's mount.
+# Errors that other nodes would see as well. Not EIO, ESTALE and the like, which come from this node's mount.
 _SHARED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-# Seen by torch is not enough: a GPU that fell off the bus, or is held by another job, fails when it is used.
+# That torch sees a GPU is not enough: one that fell off the bus, or that another job uses, fails in use.
 _PROBE = """
 import torch
 for i in range(torch.cuda.device_count()):
@@ -40,29 +41,29 @@ print(torch.cuda.device_count())
 
 
 class Unfit(Exception):
-    """What is wrong with the node."""
+    """The node is unfit; the message says why."""
 
 
 class Shared(Exception):
-    """What is wrong with something that nodes share: another node would be no better."""
+    """Something that nodes share fails the check: another node would not help."""
 
 
 def check_shared_folder() -> None:
-    """The batch script has written a mark where all nodes should see it."""
+    """The node sees the mark that the batch script has written on the shared disk."""
     path = Path(os.environ["MEL_LOG_DIR"], "mark")
     deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) / 4  # NFS takes a while to show a new file
     while time.monotonic() < deadline:
         if path.exists() and path.read_text().strip() == os.environ["MEL_MARK"]:
             return
         time.sleep(0.5)
-    # A job's only node has written it itself.
+    # The only node of a job has written it itself.
     raise (Shared if os.environ["MEL_NODES"] == "1" else Unfit)(
         f"does not see {path}: the project must lie on a file system that all nodes share"
     )
 
 
 def check_disk() -> None:
-    """Room for Ray's sessions and spilled objects, and for checkpoints."""
+    """Space for Ray's sessions and spilled objects, and for checkpoints."""
     folder = os.environ["MEL_TMP"]
     if len(folder) > _LONGEST_TMP:
         raise Unfit(f"MEL_TMP={folder}: longer than {_LONGEST_TMP} characters, too long for Ray's sockets")
@@ -75,12 +76,12 @@ def check_room(name: str, least: str, shared: bool) -> None:
     """A folder that can be written, and has the free GB that the variable `least` asks for."""
     try:
         free = shutil.disk_usage(name).free / 1e9
-        with tempfile.TemporaryFile(dir=name) as file:  # a quota, or a disk that is read only
+        with tempfile.TemporaryFile(dir=name) as file:  # fails for a quota, or a read-only disk
             file.write(b"0" * 2**20)
     except OSError as error:
         kind = Shared if shared and error.errno in _SHARED else Unfit
         raise kind(f"{name}: cannot be written: {error.strerror}") from None
-    # A run that is taken up has made its first checkpoints already.
+    # A resumed run has written its first checkpoints already.
     share = 1 / 3 if any(Path(name, "checkpoints").glob("*/*")) else 1
     if free < float(os.environ[least]) * share:
         raise (Shared if shared else Unfit)(
@@ -89,7 +90,7 @@ def check_room(name: str, least: str, shared: bool) -> None:
 
 
 def check_gpus(deadline: float) -> None:
-    """Each GPU that the job was given works. MEL_GPU_PROBE is a command whose last line is their number."""
+    """Each GPU of the job works. MEL_GPU_PROBE is a command whose last line is the number of working GPUs."""
     if not this_node.GPUS:
         return
     probe = shlex.split(os.environ.get("MEL_GPU_PROBE", "")) or [sys.executable, "-c", _PROBE]
@@ -111,7 +112,7 @@ def check_gpus(deadline: float) -> None:
 
 
 def check_compilers(deadline: float) -> None:
-    """What is compiled during a run can be."""
+    """The tools for compilations during a run exist and work."""
     if found := list(check_tools.problems(bool(os.environ.get("MEL_TRAINS")), deadline)):
         raise Unfit("; ".join(found))
 
@@ -120,7 +121,7 @@ def without_verbs(
     devices: Path = Path("/sys/class/infiniband"),
     libraries: tuple[str, ...] = ("libibverbs.so.1", "librdmacm.so.1"),
 ) -> str:
-    """What NCCL lacks to use this node's InfiniBand, where it has any: NCCL says nothing, and takes TCP."""
+    """What NCCL lacks to use this node's InfiniBand, if there is any: NCCL silently falls back to TCP."""
     names = sorted(path.name for path in devices.glob("*"))
     if not names:
         return ""
@@ -131,9 +132,7 @@ def without_verbs(
         except OSError:
             missing.append(library)
             continue
-        if hasattr(
-            loaded, "ibv_get_device_list"
-        ):  # without a provider's library it knows none of that provider's devices
+        if hasattr(loaded, "ibv_get_device_list"):  # without a provider's library none of its devices is known
             count = ctypes.c_int()
             loaded.ibv_get_device_list.restype = ctypes.c_void_p
             loaded.ibv_get_device_list(ctypes.byref(count))
@@ -148,7 +147,7 @@ def without_verbs(
 
 
 def versions() -> str:
-    """What is installed, without spaces, and where that is not what requirements.txt pins, the latter."""
+    """The installed versions, without spaces, each with the pinned one of requirements.txt if it differs."""
     pinned = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", Path("requirements.txt").read_text(), re.MULTILINE))
     found = [f"python={platform.python_version()}"]
     for name in _PACKAGES:
@@ -165,7 +164,7 @@ def _beside(name: str, version: str, pinned: str | None) -> str:
 
 
 def free_ports(address: str, job: int) -> int:
-    """The first of two ports, one after the other, that nobody listens on: by the job's number, so neighbours differ."""
+    """The first of two consecutive free ports, derived from the job's number, so that jobs on one node differ."""
     blocks = (_LAST - _FIRST) // _BLOCK
     for i in range(blocks):
         port = _FIRST + (job + i) % blocks * _BLOCK
@@ -181,7 +180,7 @@ def free_ports(address: str, job: int) -> int:
 
 def main() -> int:
     """Print the node's line."""
-    deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) - 10  # to be heard before srun is ended
+    deadline = time.monotonic() + float(os.environ["MEL_CHECK_S"]) - 10  # so that it reports before srun is ended
     try:
         check_shared_folder()
         check_disk()

@@ -1,4 +1,4 @@
-"""What a check of the first hour has found."""
+"""The result of a check of the first hour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """A check's outcome: passed (None: not to be checked here), what was seen, and what to do about a failure."""
+    """A check's outcome: passed (None: cannot be checked here), the observation, and what to do about a failure."""
 
     name: str
     passed: bool | None

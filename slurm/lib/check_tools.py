@@ -1,7 +1,7 @@
-"""What is compiled while a job runs, and whether this node has what that takes (docs/slurm.md, "What is compiled").
+"""Checks this node's tools for compilations during a job (docs/slurm.md, "What is compiled").
 
-DeepSpeed compiles its Adam, Triton and torch's inductor kernels for vLLM, FlashInfer its own. Where something lacks they
-say so minutes later, from inside a Ray actor, or choose something slower.
+DeepSpeed compiles its Adam; Triton and torch's inductor compile kernels for vLLM; FlashInfer compiles its own. When
+something is missing they fail minutes later, inside a Ray actor, or choose something slower.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from slurm.lib import this_node
 
 _INSTALL = "as the head of requirements.txt says, or in a container (slurm/Dockerfile)"
 _PYTHON_SOURCE = "#include <Python.h>\n"
-# What torch's own headers include.
+# Headers that torch's own headers include.
 _CUDA_SOURCE = "".join(f"#include <{name}.h>\n" for name in ("cuda_runtime", "cublas_v2", "cusparse", "cusolverDn"))
-# Where compiled code is loaded from.
+# Folders from which compiled code is loaded.
 _FOLDERS = ("TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR")
 _GPU_FOLDERS = ("TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "FLASHINFER_WORKSPACE_BASE")
 _MINOR_FITS = (10, 11, 12)  # CUDAs whose minor versions DeepSpeed (0.19) mixes: cuda_minor_mismatch_ok of its builder
 
 
 def problems(trains: bool, deadline: float) -> Iterator[str]:
-    """What lacks, and what to do. `trains`: else a model is only run. By `deadline`, of time.monotonic()."""
+    """What is missing, and what to do. `trains`: else inference alone. Ends by `deadline`, of time.monotonic()."""
     cuda = constants("torch", "version.py").get("cuda") if this_node.GPUS else None
     if trains:
         yield from ninja(deadline)
@@ -51,13 +51,13 @@ def problems(trains: bool, deadline: float) -> Iterator[str]:
 
 
 def ninja(deadline: float) -> Iterator[str]:
-    """Builds torch's extensions, which DeepSpeed's Adam is; called by its name."""
+    """Ninja, which builds torch's extensions such as DeepSpeed's Adam; it is called by its name."""
     if error := run(["ninja", "--version"], deadline):
         yield f"ninja cannot be run ({error}): install it {_INSTALL}"
 
 
 def compiler(deadline: float) -> Iterator[str]:
-    """C++, with Python's headers: as torch's extensions ask for both."""
+    """The C++ compiler with Python's headers, both in the way that torch's extensions need them."""
     name = os.environ.get("CXX") or "c++"
     command = [*shlex.split(name), "-shared", "-fPIC", f"-I{sysconfig.get_path('include', scheme='posix_prefix')}"]
     if error := build(command, "probe.cpp", _PYTHON_SOURCE, deadline):
@@ -65,14 +65,14 @@ def compiler(deadline: float) -> Iterator[str]:
 
 
 def c_compiler() -> Iterator[str]:
-    """C: as Triton looks for it."""
+    """The C compiler, searched as Triton does."""
     names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
     if not any(which(name) for name in names):
         yield f"Triton finds no C compiler ({' or '.join(names)}): install gcc, or set CC"
 
 
 def folder(name: str, value: str | None) -> Iterator[str]:
-    """The folder of a variable, or the first above it that exists: it can be written, and code in it can be run."""
+    """The folder of a variable, or its first existing parent, is writable, and code in it can be loaded."""
     if not value:
         return
     path = Path(value)
@@ -105,7 +105,7 @@ def driver(cuda: str, library: str = "libcuda.so.1") -> Iterator[str]:
 
 
 def nvcc(cuda: str, deadline: float) -> Iterator[str]:
-    """CUDA's compiler: where torch looks for it, of a version that DeepSpeed takes, with the libraries' headers."""
+    """CUDA's compiler, searched as torch does, of a version that DeepSpeed accepts, with the libraries' headers."""
     found = which("nvcc")
     asked = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     home = Path(asked or (Path(found).parents[1] if found else "/usr/local/cuda"))
@@ -129,19 +129,19 @@ def nvcc(cuda: str, deadline: float) -> Iterator[str]:
 
 
 def constants(package: str, module: str) -> dict[str, Any]:
-    """What a module of constants says, without the import of its package, which would take seconds."""
+    """The constants of a module, without importing its package, which would take seconds."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).with_name(module) if spec and spec.origin else None
     return runpy.run_path(str(path)) if path and path.is_file() else {}
 
 
 def which(name: str) -> str | None:
-    """The command's file, as the trainer will find it."""
+    """The command's file on the trainer's PATH."""
     return shutil.which(name, path=this_node.path())
 
 
 def build(command: list[str], name: str, source: str, deadline: float) -> str:
-    """Compile and link a library. What went wrong, or nothing."""
+    """Compile and link a library. Returns the error, or nothing."""
     try:
         with tempfile.TemporaryDirectory() as made:
             Path(made, name).write_text(source)
@@ -151,7 +151,7 @@ def build(command: list[str], name: str, source: str, deadline: float) -> str:
 
 
 def run(command: list[str], deadline: float, said: list[str] | None = None) -> str:
-    """Run a command with the trainer's PATH; `said` gets its output. What went wrong, or nothing."""
+    """Run a command with the trainer's PATH; `said` gets its output. Returns the error, or nothing."""
     environment = os.environ | {"PATH": this_node.path()}
     patience = max(1.0, deadline - time.monotonic())
     try:

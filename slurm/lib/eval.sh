@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Evaluation: one element of a job array, or the whole of it without an array. Sourced by job.sh.
 
-# evaluate [FLAG...]: see evaluate.py. Samples are kept as they come, so that a stop loses nothing but the one at hand.
+# evaluate [FLAG...]: see evaluate.py. Each sample is kept when it arrives, so a stop loses only the current one.
 evaluate() {
     local status=0
     begin_job

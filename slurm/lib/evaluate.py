@@ -1,12 +1,12 @@
-"""One element's share of an evaluation that is split over benchmarks, seeds or checkpoints; the last to end merges.
+"""One array element's parts of an evaluation over benchmarks, seeds or checkpoints; the last element merges.
 
-`slurm/eval.sbatch` runs it. A YAML file says what, with the flags of `python -m eval.run` as keys, and:
+`slurm/eval.sbatch` runs it. A YAML file defines the evaluation, with the flags of `python -m eval.run` as keys, and:
 
-  over:   benchmarks | seeds | checkpoints   what the elements share out (default: benchmarks)
+  over:   benchmarks | seeds | checkpoints   what is divided into parts (default: benchmarks)
   seeds:  [0, 1, 2]                          for `over: seeds`
   sbatch: "--array=0-4 ..."                  read by submit_experiment.sh
 
-Parts are shared out by turns, so any number of elements, one as well, does all of them.
+The elements take the parts in turn, so any number of elements, also one, covers all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from openrlhf_mel.run import records
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "eval" / "paper.yaml"
 OVER = ("benchmarks", "seeds", "checkpoints")
-PARTS = "parts"  # folder of what is not merged yet, and of the marks of parts that are done
+PARTS = "parts"  # folder of unmerged results, and of the marks of finished parts
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Part:
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate this element's parts. Returns the exit code of eval.run where it is not 0."""
+    """Evaluate this element's parts. Returns the exit code of eval.run if it is not 0."""
     with private_caches():
         return evaluate(argv)
 
 
 @contextlib.contextmanager
 def private_caches() -> Iterator[None]:
-    """The job's folder of what is compiled (site.sh): begun anew, since a kill leaves locks in it; removed at the end."""
+    """The job's folder of compiled files (site.sh): emptied first, since a kill leaves locks; removed at the end."""
     job, base = os.environ.get("SLURM_JOB_ID"), os.environ.get("MEL_TMP")
     if not (job and base):
         yield
         return
     folder = Path(base, f"mel-{job}")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, exist_ok=True)  # what is busy on NFS stays
+    folder.mkdir(mode=0o700, exist_ok=True)  # busy files on NFS stay
     try:
         yield
     finally:
@@ -91,7 +91,7 @@ def evaluate(argv: list[str]) -> int:
 
 
 def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
-    """The flags of eval.run, what is shared out, and the seeds: from the YAML, then from the command line, which wins."""
+    """The flags of eval.run, `over`, and the seeds: from the YAML, then from the command line, which wins."""
     parser = argparse.ArgumentParser(prog="slurm/eval.sbatch", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=DEFAULT)
     parser.add_argument("--over", choices=OVER)
@@ -107,7 +107,7 @@ def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
         raise UserError(f"{own.config}: over: found {over!r}, expected one of {', '.join(OVER)}")
     seeds = chosen.pop("seeds", None) or [0]
     if chosen.get("train_report") and not Path(chosen["train_report"]).exists():
-        del chosen["train_report"]  # shown beside the scores, no more than that
+        del chosen["train_report"]  # only shown beside the scores
     flags = [token for key, value in chosen.items() for token in flag(key, value)]
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
     options = arguments.parser().parse_args([*flags, *rest])
@@ -125,7 +125,7 @@ def flag(key: str, value: Any) -> list[str]:
 
 
 def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part]:
-    """All parts, in an order that every element finds the same."""
+    """All parts, in the same order for every element."""
     out: Path = options.output_dir
     if over == "seeds":
         made = ((f"seed-{seed}", ["--seed", str(seed)]) for seed in seeds)
@@ -141,7 +141,7 @@ def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part
 
 
 def share() -> tuple[int, int]:
-    """Which element this is, from 0, and how many there are."""
+    """This element's index, from 0, and the number of elements."""
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return 0, 1
@@ -150,7 +150,7 @@ def share() -> tuple[int, int]:
 
 
 def mark(out: Path, part: Part, flags: list[str]) -> Path:
-    """The file that says that a part is done, with these very flags."""
+    """The file that marks a part as finished with exactly these flags."""
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:12]
     return out / PARTS / f".{part.name}.{digest}.done"
@@ -158,7 +158,7 @@ def mark(out: Path, part: Part, flags: list[str]) -> Path:
 
 @contextlib.contextmanager
 def merging(out: Path) -> Iterator[None]:
-    """One at a time: two elements may end together."""
+    """A lock for merging: two elements may end at the same time."""
     with open(out / PARTS / ".lock", "w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -166,7 +166,7 @@ def merging(out: Path) -> Iterator[None]:
 
 
 def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
-    """All samples into one folder, where eval.run finds nothing missing and writes the results."""
+    """Collect all samples in one folder, in which eval.run has nothing to draw and writes the results."""
     for part in everything:
         for source in store.evaluations(part.folder):
             target = options.output_dir / source.relative_to(part.folder)
@@ -184,14 +184,14 @@ def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: 
 
 
 def merge_checkpoints(_: list[str], options: argparse.Namespace, __: list[Part]) -> int:
-    """Each has its row."""
+    """Write one row per checkpoint."""
     results.write_checkpoints(options.output_dir)
     print(options.output_dir / results.CHECKPOINTS)
     return 0
 
 
 def merge_seeds(_: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
-    """Means and standard deviations over the seeds, of each model."""
+    """Write means and standard deviations over the seeds, for each model."""
     by_model: dict[Path, list[dict[str, Any]]] = {}
     for part in everything:
         for folder in store.evaluations(part.folder):

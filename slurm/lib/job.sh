@@ -1,29 +1,29 @@
 # shellcheck shell=bash
-# What every batch script begins with, from the project's root:
+# The start of every batch script, run from the project's root:
 #
 #   . slurm/lib/job.sh || exit
 #   begin_job
 #
 # Names in capitals are shared by the files of this folder:
 NODES=()           # the job's nodes, by name
-BAD=()             # those that the last check found unfit
-SHARED=0           # the last check found what is at fault on no one node
-HEAD=''            # the first, where the batch script itself runs
-JOB=''             # the job's id, of an array the element's
+BAD=()             # unfit nodes of the last check
+SHARED=0           # 1: the last check failed for a reason that no single node causes
+HEAD=''            # the first node, where the batch script itself runs
+JOB=''             # the job's id; in an array the element's
 ATTEMPT=0          # restarts so far
 LOG_DIR=''         # logs of this attempt
-LAUNCH=()          # words before a command, see on()
-PREFLIGHT_FLAGS=() # what the site's GPUs and nodes are
-RUN_DIR=''         # the run that is trained
-RAY_STEPS=()       # what holds Ray
-CHILD=''           # the process that is waited for
-STOPPING=0         # asked to save and come back
-CANCELLED=0        # ended by someone else
-ENDING=0           # Ray is being ended
+LAUNCH=()          # prefix of a command, see on()
+PREFLIGHT_FLAGS=() # the site's GPUs and nodes, as flags
+RUN_DIR=''         # folder of the training run
+RAY_STEPS=()       # processes of the steps that hold Ray
+CHILD=''           # the process that the script waits for
+STOPPING=0         # 1: asked to save and requeue
+CANCELLED=0        # 1: cancelled by someone else
+ENDING=0           # 1: Ray is being ended
 REFUSED=2          # exit codes of the trainer: bad input,
 HELD=69            # another process holds the run's folder,
-STOPPED=75         # it has found the stop file and saved
-MOST_LEFT_OUT=3    # nodes that one job may find unfit and leave out
+STOPPED=75         # it found the stop file and has saved
+MOST_LEFT_OUT=3    # unfit nodes that one job may exclude
 set -uo pipefail
 
 say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
@@ -53,11 +53,11 @@ begin_job() {
     ((ATTEMPT <= MEL_MAX_REQUEUES)) || fail "restarted $ATTEMPT times, more than MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
 }
 
-# list NAME...: with commas between
+# list NAME...: joined by commas
 list() { local IFS=,; echo "$*"; }
 
-# In a batch script. submit_experiment.sh, which may be run inside a job, has dropped the id.
+# True in a batch script. submit_experiment.sh, which may be run inside a job, has dropped the id.
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
-    watch_signals # first: an USR2 would end the script until then
+    watch_signals # first: until then a USR2 would end the script
     own_variables
 fi

@@ -1,16 +1,17 @@
 # shellcheck shell=bash
 # Is every node fit to run on? Sourced by job.sh.
 
-# check_nodes [trains]: runs check_node.py on each node, within MEL_CHECK_S. Names what is wrong, node by node; 1 when
-# anything is. BAD are the nodes to blame; SHARED is set by what is no node's fault, and would be found on others as well.
-# Leaves a line a node in $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON, or NAME shared REASON.
+# check_nodes [trains]: runs check_node.py on each node, within MEL_CHECK_S. Prints the errors node by node; returns 1
+# when there are any. BAD gets the unfit nodes; SHARED becomes 1 for an error that no single node causes and others
+# would show too. Writes one line per node to $LOG_DIR/nodes: NAME ok ADDRESS PORT VERSIONS, or NAME bad REASON, or NAME
+# shared REASON.
 check_nodes() {
     local found=$LOG_DIR/nodes answers node status address port versions common='' code=0
     local -A at=()
     BAD=() SHARED=0
-    if ! echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark"; then # what a shared file system shows to every node
+    if ! echo "$JOB.$ATTEMPT" >"$LOG_DIR/mark"; then # a shared file system shows it to every node
         say "error: $LOG_DIR cannot be written on $HEAD" >&2
-        if ((${#NODES[@]} == 1)); then SHARED=1; else BAD=("$HEAD"); fi # a full disk, or the mount of this node
+        if ((${#NODES[@]} == 1)); then SHARED=1; else BAD=("$HEAD"); fi # a full disk, or this node's mount is broken
         return 1
     fi
     MEL_NODE_ADDRESSES=$(scontrol --oneliner show node "$SLURM_JOB_NODELIST" |

@@ -1,4 +1,4 @@
-"""Commands that end together with everything that they have started."""
+"""Commands that end together with all their child processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 GRACE_S = 10  # between SIGTERM and SIGKILL
-_KILL_S = 5  # until what is killed is gone: a process inside a driver's call takes a while
+_KILL_S = 5  # until killed processes are gone: one inside a driver's call takes a while
 
 
 def run(command: list[str], patience: float) -> subprocess.CompletedProcess[str]:
-    """The command's end, in a session of its own, and of what is left of its process group.
+    """Run a command in a session of its own, and end the rest of its process group after it.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than `patience` seconds.
@@ -45,8 +45,8 @@ def end(process: subprocess.Popen[Any], grace: float | None = None) -> None:
 
 
 def _lives(process: subprocess.Popen[Any]) -> bool:
-    """Whether anything is left of the group, its leader or what that has started."""
-    process.poll()  # else its own remains count
+    """Whether any process of the group is left, its leader or a child."""
+    process.poll()  # else its own zombie counts
     try:
         os.killpg(process.pid, 0)
     except ProcessLookupError:

@@ -17,16 +17,16 @@ start_ray() {
     export RAY_ADDRESS=$MEL_RAY_HEAD
 }
 
-# hold_ray NODES ROLE: holds Ray there until $LOG_DIR/ray-end is written; the batch script is told when it ends.
+# hold_ray NODES ROLE: runs Ray there until $LOG_DIR/ray-end is written; signals its end to the batch script.
 hold_ray() {
     trap '' USR1 USR2
-    trap 'kill "$CHILD"' TERM # by force, see end_ray
+    trap 'kill "$CHILD"' TERM # killed, see end_ray
     on "$1" --kill-on-bad-exit=1
     run_child "${LAUNCH[@]}" "$MEL_PYTHON" -m slurm.lib.ray_node "$2" >>"$LOG_DIR/ray.log" 2>&1
     kill -USR1 "$$" # lost_ray
 }
 
-# await_ray NODES...: until these have joined
+# await_ray NODES...: waits until these have joined
 await_ray() {
     local node joined=() status=0
     for node in "$@"; do joined+=("$(awk -v n="$node" '$1 == n {print n "=" $3}' "$LOG_DIR/nodes")"); done
@@ -46,8 +46,8 @@ lost_ray() {
     [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null
 }
 
-# Never `ray stop`: it ends every Ray of this user on the node, a neighbouring job's as well. And a signal to srun kills at
-# once, so that comes last: Ray could not tidy up. Not by `wait`: bash may lose a child that ends while a trap begins.
+# Never by `ray stop`: it ends every Ray of this user on the node, also another job's. A signal to srun kills at once,
+# so that Ray could not clean up: it comes last. Never by `wait`: bash may lose a child that ends while a trap begins.
 end_ray() {
     ((ENDING == 0 && ${#RAY_STEPS[@]})) || return 0
     ENDING=1

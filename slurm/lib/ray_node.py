@@ -1,4 +1,4 @@
-"""Holds Ray on this node until it is told to end: python -m slurm.lib.ray_node head | worker.
+"""Runs Ray on this node until it is told to end: python -m slurm.lib.ray_node head | worker.
 
 Everything that two jobs on one node could share has a value of its own: ports (the head's two by the job's number, all
 others by the kernel), the temporary folder, CPUs, GPUs and memory from the allocation.
@@ -23,7 +23,7 @@ _LOG_BYTES = 2**20
 
 
 def command(role: str, folder: Path) -> list[str]:
-    """`ray start` for this node. Without GPUs Ray is told of slots that the CPU runtime takes for them."""
+    """`ray start` for this node. Without GPUs Ray gets slots that the CPU runtime uses instead."""
     head = os.environ["MEL_RAY_HEAD"]
     port = int(head.rpartition(":")[2])
     options = {
@@ -38,7 +38,7 @@ def command(role: str, folder: Path) -> list[str]:
         "log-color": "false",
     }
     if memory := this_node.memory_bytes():
-        options["object-store-memory"] = int(memory * 0.3)  # Ray's own share, but of the job's memory
+        options["object-store-memory"] = int(memory * 0.3)  # Ray's usual share, but of the job's memory
     if role == "head":
         options |= {"port": port, "ray-client-server-port": port + 1, "include-dashboard": "false"}
     else:
@@ -58,10 +58,10 @@ def command(role: str, folder: Path) -> list[str]:
 
 
 def make_folder() -> Path:
-    """A private one on the node's own disk, its name short for Ray's sockets. What a killed attempt left is removed."""
+    """A private folder on the node's own disk, with a short name for Ray's sockets; removes killed attempts' folders."""
     base, job = Path(os.environ["MEL_TMP"]), os.environ["SLURM_JOB_ID"]
     attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
-    for suffix in ("", *(f"-{i}" for i in range(1, 100))):  # nodes that share a disk
+    for suffix in ("", *(f"-{i}" for i in range(1, 100))):  # for nodes that share a disk
         folder = base / f"mel-{job}{suffix}"
         mark = folder / "attempt"
         if mark.exists() and mark.stat().st_uid == os.getuid() and mark.read_text() != attempt:
@@ -76,7 +76,7 @@ def make_folder() -> Path:
 
 
 def hold(ray: subprocess.Popen[bytes]) -> int:
-    """Wait until Ray has ended, or is to be. Returns its exit code, or 0 when it was to end."""
+    """Wait until Ray has ended or is told to end. Returns its exit code, or 0 when it was told to end."""
     told = False
 
     def end(*_: object) -> None:
@@ -100,7 +100,7 @@ def hold(ray: subprocess.Popen[bytes]) -> int:
 
 
 def keep_logs(folder: Path) -> None:
-    """The ends of Ray's own logs, where anything was written to them."""
+    """Keep the ends of Ray's own non-empty logs."""
     target = _LOGS / f"ray-{this_node.NAME}"
     for log in (folder / "session_latest" / "logs").glob("*.*"):
         if log.is_file() and log.stat().st_size:
@@ -115,11 +115,11 @@ def main(role: str) -> int:
     folder = make_folder()
     try:
         with open(_LOGS / f"ray-{this_node.NAME}.log", "ab") as log:
-            environment = os.environ | {"PATH": this_node.path()}  # Ray's workers have it of Ray
+            environment = os.environ | {"PATH": this_node.path()}  # Ray's workers inherit it
             ray = subprocess.Popen(command(role, folder), env=environment, stdout=log, stderr=log, process_group=0)
             try:
                 return hold(ray)
-            finally:  # Ray's agents outlive it where nobody has reaped its raylet
+            finally:  # Ray's agents outlive it if nobody has reaped its raylet
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(ray.pid, signal.SIGKILL)
     finally:

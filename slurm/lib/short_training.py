@@ -1,4 +1,4 @@
-"""A short run of the real trainer, killed half-way and taken up."""
+"""A short run of the real trainer, killed half-way and resumed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from slurm.lib import gpu_memory, process_group
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, KILL_AFTER = 4, 2
 TRAINING_S = 1500  # for each half
-_POLL_S = 0.05  # GPU memory is less than a second at its least
+_POLL_S = 0.05  # GPU memory is at its minimum for less than a second
 
 
 class ShortTraining:
-    """With the settings of the presets as far as the machine allows: on so many GPUs, 0 for the CPU runtime."""
+    """A run with the presets' settings as far as the machine allows, on `gpus` GPUs; 0 means the CPU runtime."""
 
     def __init__(self, model: str, folder: Path, gpus: int):
         self.run_dir = folder / "run"
@@ -33,7 +33,7 @@ class ShortTraining:
         places = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0) or gpus or 1
         toy = model.endswith("data/toy/model")
         settings: dict[str, Any] = {
-            # A high learning rate: weights that were not handed over show in the log-probs.
+            # A high learning rate: weights that were not synchronized show in the log-probs.
             "actor": {"model_name_or_path": model, "num_gpus_per_node": places, "adam": {"lr": 1e-3 if toy else 2e-5},
                       "lr_scheduler": "constant", "gradient_checkpointing_enable": cuda},
             "data": {"prompt_dataset": str(ROOT / "data/toy/train.jsonl"), "input_key": "input", "label_key": "label",
@@ -49,12 +49,12 @@ class ShortTraining:
         self._config.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
     def run(self) -> str:
-        """Until killed after some steps, then to its end. Returns what went wrong, or nothing."""
+        """Run until killed after some steps, then resume to the end. Returns the error, or nothing."""
         first = self._start()
         try:
             ended = self._watch(first, KILL_AFTER, self.before)
         finally:
-            # As a preemption without warning would; at a timeout as every command.
+            # Like a preemption without warning; at a timeout like every command.
             process_group.end(first, grace=0 if self._saved(KILL_AFTER) else None)
         if ended:
             return f"training ended with exit code {first.returncode} before step {KILL_AFTER}"
@@ -72,8 +72,8 @@ class ShortTraining:
         return f"the resumed training ended with exit code {code}" if code else ""
 
     def _watch(self, process: subprocess.Popen[bytes], step: int, least: dict[int, float]) -> bool:
-        """Wait for the checkpoint of `step`, and note in `least` the least of each GPU's memory that was used since the one
-        before: a whole step, so that the phases are the same. Returns whether the process has ended before it."""
+        """Wait for the checkpoint of `step`; note in `least` each GPU's least memory in use since the previous one, over
+        a whole step, so that the phases are the same. Returns whether the process has ended before."""
         deadline = time.monotonic() + TRAINING_S
         while not self._saved(step) and time.monotonic() < deadline:
             if process.poll() is not None:
@@ -84,14 +84,14 @@ class ShortTraining:
         return False
 
     def metrics(self) -> list[dict[str, Any]]:
-        """A row a step."""
+        """The run's metrics, one row per step."""
         path = self.run_dir / "metrics.jsonl"
         return (
             [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
         )
 
     def manifest(self) -> dict[str, Any]:
-        """The run's."""
+        """The run's manifest."""
         path = self.run_dir / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
 

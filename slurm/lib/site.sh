@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What differs from site to site, and how a command is run there. Sourced by job.sh.
+# The site's settings, and how a command is run there. Sourced by job.sh.
 
-# Reads slurm/site.env (or $MEL_SITE). All that it sets is exported: sbatch reads some of it, a job's steps the rest.
+# Reads slurm/site.env (or $MEL_SITE). Exports everything that it sets: sbatch reads some of it, a job's steps the rest.
 read_site() {
     local file=${MEL_SITE:-slurm/site.env} strict=$-
     [[ -z ${MEL_SITE:-} || -f $file ]] || fail "MEL_SITE=$file: no such file"
@@ -15,8 +15,8 @@ read_site() {
         ${MEL_NODE_MEMORY_GB:+--node-memory-gb "$MEL_NODE_MEMORY_GB"})
 }
 
-# For a job: the site, and a value for everything that it leaves out. All are exported: steps read them. Not where jobs are
-# submitted: exported there they would come along, and be taken for the user's choice.
+# For a job: the site's settings, and defaults for all others. They are exported, because steps read them. Not for use
+# where jobs are submitted: exported there, the defaults would be passed on and count as the user's choice.
 load_site() {
     read_site
     export MEL_PYTHON=${MEL_PYTHON:-$PWD/.venv/bin/python}
@@ -29,12 +29,12 @@ load_site() {
     if [[ -n ${MEL_INTERFACE:-} ]]; then
         export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$MEL_INTERFACE} GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$MEL_INTERFACE}
     fi
-    export PYTHONUNBUFFERED=1 # lines of a log as they come
+    export PYTHONUNBUFFERED=1 # log lines appear at once
     private_caches
     load_secrets
 }
 
-# Scratch on the node's own disk. TMPDIR may be the login node's, which came along with the job; a path of more than 30
+# Scratch on the node's own disk. TMPDIR may be the login node's, passed on with the job; a path of more than 30
 # characters is too long for Ray's sockets (check_node.py).
 node_disk() {
     local folder
@@ -44,8 +44,8 @@ node_disk() {
     echo /tmp
 }
 
-# What torch, Triton, vLLM and FlashInfer compile, into the job's folder. A kill during a compile leaves a lock, on which
-# every later start would wait if it were in the home folder.
+# Puts the files that torch, Triton, vLLM and FlashInfer compile into the job's folder. A kill during a compilation
+# leaves a lock; in the home folder every later start would wait for it.
 private_caches() {
     local folder=$MEL_TMP/mel-$SLURM_JOB_ID
     export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$folder/torch}
@@ -67,8 +67,8 @@ load_secrets() {
     set +a
 }
 
-# on NODES [SRUN FLAG...]: sets LAUNCH, the words that run a command once on each of NODES (names with commas between),
-# in the site's container where it has one.
+# on NODES [SRUN FLAG...]: sets LAUNCH, the prefix that runs a command once on each of NODES (names joined by commas),
+# in the site's container if it has one.
 on() {
     local list=$1 commas=${1//[^,]/}
     shift
@@ -92,7 +92,7 @@ on() {
     fi
 }
 
-# Sets `mounts`: the project, and what it reaches outside of it.
+# Sets `mounts`: the project, and the folders outside of it that it uses.
 container_mounts() {
     local path more
     mounts=("$PWD" "$MEL_TMP")

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stopping between two steps, and coming back. Sourced by job.sh.
+# Stop between two steps, and requeue. Sourced by job.sh.
 
 watch_signals() {
     trap 'STOPPING=1; ask_to_stop "the time is nearly up, or the job is preempted"' USR2 # --signal=B:USR2@...
@@ -8,7 +8,7 @@ watch_signals() {
     trap end_ray EXIT
 }
 
-# The trainer looks for the file between two steps. Before the run has begun there is nothing to save.
+# The trainer looks for the file between two steps. Before the run starts there is nothing to save.
 ask_to_stop() {
     say "$1: asking to stop"
     if [[ -n $RUN_DIR && -f $RUN_DIR/manifest.json ]]; then
@@ -18,64 +18,67 @@ ask_to_stop() {
     fi
 }
 
-# run_child COMMAND...: runs it in the background, since bash heeds signals only between commands; its exit code.
+# run_child COMMAND...: runs it in the background, because bash handles signals only between commands; returns its exit
+# code.
 run_child() {
     local status
     "$@" &
     CHILD=$!
-    # `wait` returns early whenever a trap has run
+    # `wait` returns early after each trap
     while wait "$CHILD"; status=$?; ((status > 128)) && kill -0 "$CHILD" 2>/dev/null; do :; done
     CHILD=''
     return "$status"
 }
 
-# What Slurm knows of this job: of this element, where the plain id may mean the whole array.
+# Slurm's state of this job; in an array of this element, because the plain id may mean the whole array.
 job_record() { scontrol --oneliner show job "$JOB"; }
 
-# At its time limit, that is, in spite of having been asked to stop: no one else wants this job to end.
+# True at the time limit, which ends a job that has not stopped in time: nobody else wants it to end.
 timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
 
-# In a partition's grace time: the steps got SIGTERM (SIGNALING while Slurm is at it), this script goes on. In other states
-# the job is cancelled, or put back by Slurm already. Nor ever suspended: that is a preemption as well, whose time stays
-# when the job runs again.
+# True in a partition's grace time: the steps got SIGTERM (SIGNALING while Slurm sends it), and this script continues.
+# In other states the job is cancelled, or already requeued by Slurm. A job that was suspended does not count: that is
+# also a preemption, whose time stays set when the job runs again.
 preempted() {
     local record
     record=$(job_record)
     [[ $record =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
 }
 
-# Somebody has ended this job, and decides what follows.
+# Somebody else has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
 
-# Before anything is called a failure: it may be no more than the end of the job's time here.
+# Called before a failure is reported: the job's time may simply be over.
 requeue_if_asked() { ! { ((STOPPING)) || preempted; } || requeue; }
 
-# running_elsewhere ID: is that a job, another than this?
+# running_elsewhere ID: true if that is another running job.
 running_elsewhere() {
     [[ -n $1 && $1 != "$JOB" && -n $(squeue --noheader --states=RUNNING,SUSPENDED --jobs="$1" 2>/dev/null) ]]
 }
 
-# Puts the job back into the queue, and away from BAD. Slurm may kill this script at once: the latter is not certain.
+# Requeues the job and excludes BAD. Slurm may kill this script right after the requeue, so the exclusion is not
+# certain.
 requeue() {
     ((ATTEMPT < MEL_MAX_REQUEUES)) || fail "not requeued: this was restart $ATTEMPT, and MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
     local avoid before left_out=${LOG_DIR%/*}/left-out
     avoid=$(nodes_to_avoid)
     if [[ -n $avoid ]]; then
         touch "$left_out"
-        before=$(tr ' ' '\n' <"$left_out" | sort -u | xargs) # the same may come again, see above
+        before=$(tr ' ' '\n' <"$left_out" | sort -u | xargs) # the same node may come again, see above
         (($(wc -w <<<"$before") < MOST_LEFT_OUT)) ||
             fail "not requeued: $before were left out before, now ${BAD[*]}: it may not be the nodes"
         echo "${BAD[*]}" >>"$left_out"
     fi
     say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"
     end_ray
-    trap '' TERM # which comes with the requeue, to scontrol as well
+    trap '' TERM # the requeue sends it, to scontrol as well
     scontrol requeue "$JOB" || fail "scontrol requeue $JOB was refused; submit again by hand: the run goes on where it was"
     [[ -z $avoid ]] || if scontrol update jobid="$JOB" excnodelist="$avoid"; then say "without $avoid from now on"; fi
     exit "$STOPPED"
 }
 
-# BAD and what was excluded before. None when the nodes were chosen by name, or all of several are bad: it is not they then.
+# BAD and earlier exclusions. None when the nodes were chosen by name, or all of several are bad: then they are not the
+# cause.
 nodes_to_avoid() {
     local before
     ((${#BAD[@]} && (${#BAD[@]} < ${#NODES[@]} || ${#NODES[@]} == 1))) || return 0

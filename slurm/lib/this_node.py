@@ -1,4 +1,4 @@
-"""What a node knows of itself, from Slurm's variables and slurm/lib/*.sh's: its name, its address, its share."""
+"""This node's name, address and share of the job, from the variables of Slurm and of slurm/lib/*.sh."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ GPUS = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
 
 
 def path() -> str:
-    """PATH, with the commands of this Python's environment first: ninja is one, and nobody has to activate it."""
+    """PATH with the commands of this Python's environment, such as ninja, first: it need not be activated."""
     return os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
 
 
 def cpus() -> int:
-    """The CPUs of the job here. Ray would take all of the machine's."""
+    """The job's CPUs on this node. Ray would take all of the machine's."""
     return int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
 
 
 def memory_bytes() -> int | None:
-    """The memory of the job here; None where Slurm does not count it."""
+    """The job's memory on this node; None if Slurm does not count it."""
     if whole := int(os.environ.get("SLURM_MEM_PER_NODE") or 0):
         return whole * 2**20
     return int(os.environ.get("SLURM_MEM_PER_CPU") or 0) * cpus() * 2**20 or None
 
 
 def address() -> str:
-    """The IPv4 address that other nodes reach this one by: of MEL_INTERFACE, else the one that Slurm itself uses.
+    """The IPv4 address at which other nodes reach this one: of MEL_INTERFACE, else the one that Slurm itself uses.
 
     Raises:
         LookupError: there is none.
@@ -51,7 +51,8 @@ def address() -> str:
     own = named.pop(NAME, NAME)
     if found := resolved(own):
         return found
-    # Any interface may be a bridge (docker0), with the same address on every node: what leads to the others is asked for.
+    # An interface may be a bridge (docker0) with the same address on every node, so use the one on the route to the
+    # others.
     for host in named.values() or ["192.0.2.1"]:  # nobody's address (RFC 5737), thus the default route
         if found := source(host):
             return found
@@ -61,7 +62,7 @@ def address() -> str:
 
 
 def resolved(host: str) -> str | None:
-    """Its address, where that is one. Many a machine has its own name as 127.0.1.1, which leads nowhere from elsewhere."""
+    """The host's address, if usable: many machines resolve their own name to 127.0.1.1, useless on other nodes."""
     try:
         found = socket.gethostbyname(host)
     except OSError:
@@ -70,7 +71,7 @@ def resolved(host: str) -> str | None:
 
 
 def source(host: str) -> str | None:
-    """This node's address on the way to `host`. Nothing is sent."""
+    """This node's address on the route to `host`. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))
@@ -81,5 +82,5 @@ def source(host: str) -> str | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether it leads to the machine itself, from everywhere."""
+    """Whether it is an address of the machine itself on every machine."""
     return ipaddress.ip_address(address).is_loopback

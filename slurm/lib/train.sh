@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Training: checks, Ray, the trainer, and what its exit code means. Sourced by job.sh.
+# Training: checks, Ray, the trainer, and the handling of its exit code. Sourced by job.sh.
 
 # train CONFIG [FLAG...]: flags are the trainer's and win over the file, `--config` and `--mel.run_dir` included.
 train() {
@@ -19,7 +19,7 @@ train() {
     if ! MEL_RUN_DIR=$RUN_DIR check_nodes trains; then
         requeue_if_asked
         ((ATTEMPT && !SHARED)) || fail "these nodes are not fit to train on"
-        requeue # a run that was under way: others may be
+        requeue # a started run: other nodes may be fit
     fi
     ((STOPPING)) && requeue
     check_config "$@"
@@ -32,7 +32,7 @@ train() {
     conclude "$status"
 }
 
-# The folder and the configuration that the flags ask for. Each variant has a folder of its own: two in one are refused.
+# The folder and the configuration from the flags. Each variant has a folder of its own: two in one are refused.
 read_flags() {
     local flag value algorithm='' plain='' seed=''
     config=$1 RUN_DIR='' RUNTIME=''
@@ -60,7 +60,7 @@ read_flags() {
 
 has_finished() { grep -qs '"finished": "' "$RUN_DIR/manifest.json"; }
 
-# A stop file of an attempt that is over is removed; one that a user or a running job wrote is heeded.
+# Removes a stop file of an earlier attempt; one by a user or by a running job is obeyed.
 clear_stop() {
     local file=$RUN_DIR/stop by
     [[ -e $file ]] || return 0
@@ -73,7 +73,8 @@ clear_stop() {
     rm -f "$file"
 }
 
-# One job at a time, also where the trainer's lock is not seen from another node. Of two at once one makes the link.
+# One job at a time, also where the trainer's lock is not visible on other nodes. Of two at once only one creates the
+# link.
 claim_run() {
     local file=$RUN_DIR/job aside=$RUN_DIR/job.$JOB by=''
     echo "$JOB" >"$aside" || fail "$RUN_DIR cannot be written"
@@ -88,7 +89,7 @@ claim_run() {
     rm -f "$aside"
 }
 
-# A preset whose header lost its GPUs, as by --gpus-per-node=0 alone, would train on the CPU or fail late.
+# A preset without its header's GPUs, as with --gpus-per-node=0 alone, would train on the CPU or fail late.
 check_gpus_given() {
     ((${SLURM_GPUS_ON_NODE:-0} == 0)) || return 0
     local runtime=$RUNTIME
@@ -97,7 +98,7 @@ check_gpus_given() {
         fail "GPUs were asked for, but Slurm has given none on $HEAD: ask with sbatch --gpus-per-node=TYPE:N"
 }
 
-# Preflight, on a job's first attempt: what it refuses costs no more than seconds of the allocation.
+# Preflight, on a job's first attempt: a refused configuration costs only seconds of the allocation.
 check_config() {
     local status=0 machine=(--mel.runtime cpu)
     ((!ATTEMPT)) && [[ -z ${MEL_SKIP_PREFLIGHT:-} ]] || return 0
@@ -112,9 +113,9 @@ check_config() {
     fail "preflight could not run: it ended with exit code $status, see above"
 }
 
-# conclude STATUS: what the trainer's end means for the job
+# conclude STATUS: acts on the trainer's exit code
 conclude() {
-    # srun's 0 is not enough: it also stands for a node that Slurm gave up
+    # srun's 0 is not enough: it also returns 0 for a node that Slurm has given up
     if (($1 == 0)) && has_finished; then
         say "finished: $RUN_DIR"
     elif is_cancelled; then

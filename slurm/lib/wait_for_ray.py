@@ -12,11 +12,11 @@ from slurm.lib import this_node
 
 
 def main(head: str, seconds: str, *nodes: str) -> int:
-    """0 once all are there with the GPUs that a node has; 1 when time is up, naming what is missing."""
+    """Returns 0 when all have joined with their GPUs; 1 when time is up, naming what is missing."""
     started = time.monotonic()
     deadline = started + float(seconds)
     wanted = {address: name for name, _, address in (node.partition("=") for node in nodes)}
-    # Ray's own calls wait for minutes where nothing answers, and cannot be interrupted.
+    # Ray's own calls wait for minutes when nothing answers, and cannot be interrupted.
     last = threading.Timer(float(seconds) + 30, os._exit, [1])
     last.daemon = True
     last.start()

@@ -127,7 +127,7 @@ def test_template_without_a_place(refused, world):
     for file in Path(DEFAULT_DIR).iterdir():
         (folder / file.name).write_text(file.read_text())
     (folder / "replay.txt").write_text("only {{prompt}}")
-    refused("replay.txt: the place {{experience}} is missing", f"--mel.template_dir={folder}")
+    refused("replay.txt: the placeholder {{experience}} is missing", f"--mel.template_dir={folder}")
 
 
 def test_option_out_of_range(refused):

@@ -79,7 +79,7 @@ FLAGS = [
     ("--base-url: is for --backend openai, found --backend hf", ["--backend", "hf"]),
     ("--checkpoints: needs --run", ["--checkpoints", "all"]),
     ("--template none.txt: no such template; expected boxed, default, question", ["--template", "none.txt"]),
-    ("the place {{question}} is missing", ["--template", "requirements.txt"]),
+    ("the placeholder {{question}} is missing", ["--template", "requirements.txt"]),
     ("--paper 9B:mel: expected SIZE:METHOD with 4B, 8B, 14B and base, grpo, mel", ["--paper", "9B:mel"]),
     ("--paper 8B: expected SIZE:METHOD", ["--paper", "8B"]),
     ("--train-report none.json: not a report", ["--train-report", "none.json"]),

@@ -1,13 +1,20 @@
 """What the documents say of options and files is so."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from openrlhf_mel.method import guard
 from openrlhf_mel.method.construction import DROP_REASONS
+from openrlhf_mel.run import records
 from openrlhf_mel.settings import flags, mel_options
 
 REPO = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), *(REPO / "benchmarks").glob("*.md")])
+COLUMNS = 120
 
 
 def test_every_option_is_documented_with_its_default():
@@ -35,7 +42,7 @@ def test_the_guards_warnings_are_documented_and_name_flags_that_exist():
 
 def test_flags_that_the_documents_name_exist():
     known = set(flags.actions()) | {f"mel.{name}" for name in mel_options.option_names()}
-    for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+    for path in DOCUMENTS:
         for name in re.findall(
             r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z0-9_.]+\w",
             path.read_text(),
@@ -47,6 +54,69 @@ def test_flags_that_the_documents_name_exist():
 
 
 def test_links_lead_somewhere():
-    for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+            file, _, heading = target.partition("#")
+            page = path.parent / file if file else path
+            assert target.startswith("http") or page.exists(), f"{path.name}: {target}"
+            assert target.startswith("http") or not heading or heading in anchors(page), f"{path.name}: {target}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """The lines, with their numbers, that are neither code nor rows of a table."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        if not fenced and not fence and not line.startswith(("|", "    ")):
+            yield number, line
+        fenced ^= fence
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_no_line_of_prose_is_long(path):
+    long = {number: len(line) for number, line in prose(path.read_text()) if len(line) > COLUMNS}
+    assert not long, f"{path.name}: lines longer than {COLUMNS} columns: {long}"
+
+
+def test_what_is_prose():
+    page = "text\n| row |\n\n```sh\ncommand\n```\n- item\n  more\n\n    indented code\nend"
+    assert [line for _, line in prose(page) if line] == ["text", "- item", "  more", "end"]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command in a page's shell blocks; comments and continuations are resolved."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_commands_of_the_readme_name_modules_files_and_flags_that_exist():
+    known = set(flags.actions()) | {f"mel.{name}" for name in mel_options.option_names()}
+    modules = []
+    for words in commands((REPO / "README.md").read_text()):
+        scripts = [word for word in words if word.startswith(("slurm/", "data/")) and word != "slurm/site.env"]
+        assert all((REPO / script).exists() for script in scripts), words
+        if words[:2] == ["python", "-m"]:
+            stem = REPO / words[2].replace(".", "/")
+            file = stem / "__main__.py" if stem.is_dir() else stem.with_suffix(".py")
+            assert file.is_file(), words
+            modules.append(words[2])
+            written = set(re.findall(r"--[a-z-]+", "".join(path.read_text() for path in file.parent.glob("*.py"))))
+            assert {word for word in words if word.startswith("--") and "." not in word} <= written, words
+        given = {word.removeprefix("--") for word in words if word.startswith("--") and "." in word}
+        assert given <= known, words
+    assert {"openrlhf_mel.train", "eval.run", "data.prepare_train", "openrlhf_mel.verifier"} <= set(modules)
+
+
+def test_every_file_that_a_run_leaves_is_documented():
+    text = (REPO / "docs" / "run-folder.md").read_text()
+    names = {value for name, value in vars(records).items() if name.isupper() and isinstance(value, str)}
+    assert {"metrics.jsonl", "logs/warnings.jsonl"} <= names
+    assert {name for name in names if f"`{name}`" not in text} == set()
+    assert {key for sign in guard.SIGNS for key in sign.quantity.split(" / ") if f"`{key}`" not in text} == set()

@@ -94,9 +94,9 @@ def test_one_line_feed_at_the_end_does_not_count(copy):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("question.txt", "no place", r"question\.txt: the place \{\{question\}\} is missing"),
-        ("analysis.txt", "{{question}} {{correct}}", r"analysis\.txt: the place \{\{incorrect\}\} is missing"),
-        ("replay.txt", "{{experience}}{{prompt}}{{hint}}", r"replay\.txt: unknown place \{\{hint\}\}"),
+        ("question.txt", "no place", r"question\.txt: the placeholder \{\{question\}\} is missing"),
+        ("analysis.txt", "{{question}} {{correct}}", r"analysis\.txt: the placeholder \{\{incorrect\}\} is missing"),
+        ("replay.txt", "{{experience}}{{prompt}}{{hint}}", r"replay\.txt: unknown placeholder \{\{hint\}\}"),
         ("sections.yaml", "a: [", "not YAML"),
         ("sections.yaml", "point: elsewhere", "found the part 'elsewhere' at 'point'"),
         ("sections.yaml", "point: critique", "no heading for bifurcation_point, heuristic"),

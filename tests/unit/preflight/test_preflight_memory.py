@@ -137,7 +137,7 @@ def test_activations_as_torch_keeps_them():
 @pytest.mark.release
 @pytest.mark.timeout(620)
 def test_peaks_and_checkpoints_as_torch_and_deepspeed_make_them(command):
-    done = command(sys.executable, "benchmarks/preflight.py", limit=600)
+    done = command(sys.executable, "-m", "benchmarks.preflight", limit=600)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

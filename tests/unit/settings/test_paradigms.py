@@ -109,7 +109,7 @@ def test_clip_and_kl_are_free_and_named_in_the_manifest(name, given, clip):
         ({"mel.algorithm": "rft", ESTIMATOR: "rloo"}, "--algo.advantage.estimator rloo contradicts --mel.algorithm rft, "
          "whose estimator is none; use --mel.algorithm rloo, or leave it out"),
         ({"mel.algorithm": "rft", CORRECTION: "token"}, "--algo.advantage.is_correction_level token: --mel.algorithm rft "
-         "ignores it, as its loss knows no ratio; leave it out"),
+         "ignores it, as its loss has no ratio; leave it out"),
         ({ESTIMATOR: "rloo"}, "--algo.advantage.estimator rloo contradicts --mel.algorithm grpo, whose estimator is "
          "group_norm; use --mel.algorithm rloo, or leave it out"),
         ({"mel.algorithm": "reinforce++", AGGREGATION: "seq-mean-token-mean"}, "whose loss_agg_mode is token-mean; "

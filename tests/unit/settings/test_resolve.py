@@ -124,7 +124,11 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
             ["--rollout.vllm_generate_batch_size=16", "--train.async_enable", "--ckpt.save_steps=5"],
             "--rollout.vllm_generate_batch_size 16: more than --rollout.batch_size (8) does not go with checkpoints",
         ),
-        ("", ["--ckpt.disable_ds", "--ckpt.load_enable"], "--ckpt.load_enable: --ckpt.disable_ds leaves nothing"),
+        (
+            "",
+            ["--ckpt.disable_ds", "--ckpt.load_enable"],
+            "--ckpt.load_enable: --ckpt.disable_ds saves no checkpoint that can be resumed",
+        ),
         ("", ["--actor.optim=muon", "--ds.zero_stage=3"], "--actor.optim muon: DeepSpeed refuses it"),
         ("", ["--ds.lora.rank=4", "--train.enable_ema"], "--train.enable_ema: not supported with --ds.lora.rank"),
         (
