@@ -243,10 +243,10 @@ def _substitute_cpu(mel: MELConfig) -> None:
 
         vllm_engine.RolloutRayActor = REMOTE[mel.cpu_dtype]
     else:
-        from openrlhf_mel.cpu.transformers_engine import create_transformers_engines
+        from openrlhf_mel.cpu import engines
 
         dtype = {"fp32": "float32", "bf16": "bfloat16"}[mel.cpu_dtype]
-        upstream_ray.create_vllm_engines = create_transformers_engines(dtype)
+        upstream_ray.create_vllm_engines = engines.creating(mel.cpu_engine, dtype)
 
 
 def run_upstream(settings: Settings) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import ray
 import torch
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -167,29 +166,3 @@ class TransformersEngine(RolloutEngine):
             one = SimpleNamespace(token_ids=tokens, text=None, finish_reason=reason, logprobs=logprobs)
             outputs.append(SimpleNamespace(outputs=[one]))
         return outputs
-
-
-RemoteTransformersEngine = ray.remote(TransformersEngine)
-
-
-def create_transformers_engines(dtype: str) -> Any:
-    """A function with the signature of upstream's `create_vllm_engines` that makes transformers engines."""
-
-    def create(
-        num_engines: int,
-        tensor_parallel_size: int,
-        pretrain: str,
-        seed: int,
-        *args: Any,
-        agent_func_path: str | None = None,
-        remote_rm_url: Any = None,
-        max_images_per_prompt: int = 0,
-    ) -> list[Any]:
-        return [
-            RemoteTransformersEngine.options(num_cpus=0.1).remote(
-                pretrain, dtype, seed + i, agent_func_path, remote_rm_url
-            )
-            for i in range(num_engines)
-        ]
-
-    return create

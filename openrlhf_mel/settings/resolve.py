@@ -279,8 +279,8 @@ def _runtime(asked: Runtime, device: Device | None) -> Runtime:
 
 
 def _cpu_engine(mel: MELConfig) -> CPUEngine:
-    """`vllm` or `transformers` on the CPU runtime; on CUDA, which ignores the option, its unchanged value."""
-    if mel.runtime != "cpu" or mel.cpu_engine == "transformers":
+    """The engine that `auto` means on the CPU runtime; on CUDA, which ignores the option, its unchanged value."""
+    if mel.runtime != "cpu" or mel.cpu_engine not in ("auto", "vllm"):
         return mel.cpu_engine
     build = vllm_build.installed()
     if build and build.cpu:

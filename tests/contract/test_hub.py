@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 REPO = "openai/gsm8k"
 PATHS = re.compile(rf"(?:/api)?/datasets/{REPO}(?:/(revision|tree|resolve)/([^/?]+)/?([^?]*))?(?:\?.*)?$")
 NEWEST, OLDER = "a1" * 20, "b2" * 20
@@ -142,6 +143,7 @@ def prepare(hub, command, tmp_path):
     env = {name: value for name, value in os.environ.items() if not own.match(name)}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
     env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # else other servers may be asked
+    env["PYTHONPATH"] = str(ROOT)
     own_folder = ("--output-dir", tmp_path / "out")
     return lambda *argv, **options: command(sys.executable, *argv, *own_folder, limit=150, env=env, **options)
 
@@ -190,7 +192,7 @@ def test_a_folder_of_the_repositorys_name_is_not_taken_for_it(prepare, tmp_path)
     for name, content in files("plums").items():
         (tmp_path / REPO / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / REPO / name).write_bytes(content)
-    done = prepare(os.path.abspath(TRAIN[0]), *TRAIN[1:], cwd=tmp_path)
+    done = prepare(*TRAIN, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out/train.jsonl", "input", "label") == questions("apples", 3)
 

@@ -121,7 +121,8 @@ runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
 def test_the_cpu_engine_answers_every_call_that_upstream_makes():
     from openrlhf.trainer.ray import vllm_engine
 
-    from openrlhf_mel.cpu.transformers_engine import TransformersEngine, create_transformers_engines
+    from openrlhf_mel.cpu import engines
+    from openrlhf_mel.cpu.transformers_engine import TransformersEngine
 
     upstream = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
     gpu_only = {"init_process_group", "update_weight_cuda_ipc"}  # RayBroadcast stands in their place
@@ -133,7 +134,7 @@ def test_the_cpu_engine_answers_every_call_that_upstream_makes():
             for m in (getattr(TransformersEngine, name), method)
         )
         assert ours == theirs, name
-    create = list(inspect.signature(create_transformers_engines("bfloat16")).parameters)
+    create = list(inspect.signature(engines.creating("transformers", "bfloat16")).parameters)
     theirs = list(inspect.signature(vllm_engine.create_vllm_engines).parameters)
     assert [p for p in create if p != "args"] == [p for p in theirs if p in create]
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import ray
-
 from openrlhf_mel import launch, train
 from openrlhf_mel.settings.mel_options import MELConfig
 
 launch.prepare_process(
     MELConfig(runtime="cpu", cpu_engine="transformers")
 )  # before the engine's module, which imports upstream's
-from openrlhf_mel.cpu import transformers_engine  # noqa: E402
+from openrlhf_mel.cpu import engines  # noqa: E402
+from openrlhf_mel.cpu.transformers_engine import TransformersEngine  # noqa: E402
 
 LOST = sys.argv.pop(1)
 
 
-class Forgetful(transformers_engine.TransformersEngine):
+class Forgetful(TransformersEngine):
     """The transformers engine, which takes a tensor from the group as it must, and lets it go."""
 
     async def update_weight(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -31,5 +30,5 @@ class Forgetful(transformers_engine.TransformersEngine):
             await super().update_weight(name, *args, **kwargs)
 
 
-transformers_engine.RemoteTransformersEngine = ray.remote(Forgetful)
+engines.ENGINES["transformers"] = Forgetful
 sys.exit(train.main(sys.argv[1:]))

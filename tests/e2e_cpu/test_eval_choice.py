@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 from e2e_cpu import known_answers as known
-from scripted_server import ScriptedServer
 
+from benchmarks.scripted_server import ScriptedServer
 from data import prepare_benchmarks, sources
 from eval import compare, regrade, report
 

