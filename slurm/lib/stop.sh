@@ -45,6 +45,9 @@ preempted() {
     [[ $record =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
 }
 
+# Slurm itself does so when a node is lost; no step can start any more, and so no node can be checked.
+put_back() { [[ $(job_record) == *" JobState=PENDING "* ]]; }
+
 # Somebody else has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
 
@@ -59,6 +62,10 @@ running_elsewhere() {
 # Requeues the job and excludes BAD. Slurm may kill this script right after the requeue, so the exclusion is not
 # certain.
 requeue() {
+    if put_back; then
+        say "Slurm has put the job back into the queue"
+        exit "$STOPPED"
+    fi
     ((ATTEMPT < MEL_MAX_REQUEUES)) || fail "not requeued: this was restart $ATTEMPT, and MEL_MAX_REQUEUES=$MEL_MAX_REQUEUES"
     local avoid before left_out=${LOG_DIR%/*}/left-out
     avoid=$(nodes_to_avoid)
@@ -72,7 +79,8 @@ requeue() {
     say "back into the queue (restart $((ATTEMPT + 1)) of at most $MEL_MAX_REQUEUES)"
     end_ray
     trap '' TERM # the requeue sends it, to scontrol as well
-    scontrol requeue "$JOB" || fail "scontrol requeue $JOB was refused; submit again by hand: the run goes on where it was"
+    scontrol requeue "$JOB" || put_back ||
+        fail "scontrol requeue $JOB was refused; submit again by hand: the run goes on where it was"
     [[ -z $avoid ]] || if scontrol update jobid="$JOB" excnodelist="$avoid"; then say "without $avoid from now on"; fi
     exit "$STOPPED"
 }

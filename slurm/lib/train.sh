@@ -133,6 +133,9 @@ conclude() {
     elif preempted; then
         say "training ended with exit code $1: the job is preempted"
         requeue
+    elif put_back; then
+        say "training ended with exit code $1: the job has lost its nodes"
+        requeue
     elif ! MEL_RUN_DIR=$RUN_DIR check_nodes trains; then
         ((!SHARED)) || fail "training ended with exit code $1, and what all nodes share is not fit any more"
         say "training ended with exit code $1, and a node is not fit any more"

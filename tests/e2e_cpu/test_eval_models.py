@@ -40,6 +40,7 @@ def settings(out: Path) -> dict:
     return json.loads((out / "settings.json").read_text())
 
 
+@pytest.mark.slow
 def test_same_samples_however_they_are_drawn(tmp_path):
     whole, again, stopped = (tmp_path / name for name in ("whole", "again", "stopped"))
     assert run.main(toy(whole)) == 0

@@ -50,6 +50,18 @@ def test_restarts_have_a_cap(trainer, cluster):
 
 
 @pytest.mark.slow
+def test_a_job_that_slurm_has_put_back_blames_no_node(trainer, cluster):
+    number = trainer.submit(SMOKE, "--steps", 150)
+    cluster.wait_for(number, "step 3", limit=60)
+    cluster.down(cluster.nodes_of(number)[0])
+    cluster.wait_for_restart(number, 1, limit=90)
+    job = cluster.wait(number, limit=90)
+    assert (job.state, job.restarts) == ("COMPLETED", 1), job.output
+    assert "not fit" not in job.output and "refused" not in job.output
+    assert job.fields["ExcNodeList"] == "(null)" and not trainer.logs("left-out")
+
+
+@pytest.mark.slow
 def test_a_lost_node_and_a_preemption_without_warning_are_taken_up(trainer, cluster):
     number = trainer.submit("--nodes=2", SMOKE, "--steps", 150)
     cluster.wait_for(number, "step 3", limit=60)

@@ -55,6 +55,7 @@ def test_grade_school_answers_of_real_models(verifier: Verifier) -> None:
     assert differ == []
 
 
+@pytest.mark.slow
 def test_lenient_is_math_verify_on_its_own_tests(verifier: Verifier) -> None:
     graded = rows("graded/math_verify_tests.jsonl")
     verdicts = verifier.verify_many([(row["pred"], row["gold"]) for row in graded], "lenient")

@@ -72,9 +72,11 @@ def test_changed_generated_answers_become_wrong() -> None:
     assert_all(CHANGE, generated(GOLDS, random.Random(SEED)), right=False)
 
 
+@pytest.mark.slow
 def test_rewrites_of_published_answers_stay_right(published: list[str]) -> None:
     assert_all(KEEP, published, right=True)
 
 
+@pytest.mark.slow
 def test_changed_published_answers_become_wrong(published: list[str]) -> None:
     assert_all(CHANGE, published, right=False)

@@ -122,6 +122,7 @@ def test_a_killed_nursery_is_replaced(verifier: Verifier, monkeypatch: pytest.Mo
     assert [v.status for v in verifier.verify_many([(boxed("2x"), "x+x")] * 8)] == ["correct"] * 8
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_never_stop_a_batch(verifier: Verifier) -> None:
     done = threading.Event()
 
