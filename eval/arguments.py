@@ -83,10 +83,21 @@ def sampling(options: argparse.Namespace) -> Sampling:
 
 def names(text: str) -> list[str]:
     """A list of benchmarks without duplicates."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = list(dict.fromkeys(comma_list(text)))
     if not names:
         raise UserError("--benchmarks: found none, expected names separated by commas")
     return names
+
+
+def comma_list(text: str) -> list[str]:
+    """The names in a text that separates them by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def add_scorers(parser: argparse._ActionsContainer) -> None:
+    """The flag that allows functions as scorers, which prepared data name."""
+    parser.add_argument("--scorers", type=comma_list, default=[], metavar="LIST",
+        help="your own functions that the data may name as their scorer (package.module:function)")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,7 +135,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_questions(parser: argparse.ArgumentParser, templates: str) -> None:
-    add = parser.add_argument_group("questions").add_argument
+    group = parser.add_argument_group("questions")
+    add = group.add_argument
     add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of data/prepare_benchmarks.py")
     add("--benchmarks", default=PAPER_BENCHMARKS, metavar="LIST",
         help=f"known are {', '.join(sources.load(sources.BENCHMARKS))} and files of your own (default: {PAPER_BENCHMARKS})")  # fmt: skip
@@ -133,6 +145,7 @@ def _add_questions(parser: argparse.ArgumentParser, templates: str) -> None:
         help=f"the question's prompt: {templates}, a file, or a template folder (default: the run's, else {DEFAULT})")  # fmt: skip
     add("--chat", action="store_true",
         help="send the prompt as a user's message (default: as text; with --run as it was trained)")  # fmt: skip
+    add_scorers(group)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

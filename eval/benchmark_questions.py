@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from data.source_files import JsonLines
 from eval.messages import Question
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import DEFAULT_DIR, fill_question, question_of, read_question_template
-from openrlhf_mel.verifier import MATH, SCORER, check_scorer
+from openrlhf_mel.verifier import MATH, SCORER, check_named_by_data, check_scorer
 from toolkit.outputs import check_unchanged, recorded_hashes
 
 DEFAULT = "default"
@@ -50,12 +51,14 @@ class Template:
         return fill_question(self.text, question)
 
 
-def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[Benchmark]:
-    """Read benchmarks that prepare_benchmarks.py wrote.
+def load_benchmarks(
+    folder: Path, names: list[str], limit: int | None, scorers: Collection[str] = ()
+) -> list[Benchmark]:
+    """Read benchmarks that prepare_benchmarks.py wrote; `scorers` are the functions that they may name as their scorer.
 
     Raises:
         UserError: an unknown name (the message lists the known ones), a missing file, a file that was changed after its
-            preparation, or a row that is no question.
+            preparation, a row that is no question, or a scorer that is not allowed or cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"--data-dir {folder}: no such folder; python -m data.prepare_benchmarks --output-dir {folder}")
@@ -72,7 +75,7 @@ def load_benchmarks(folder: Path, names: list[str], limit: int | None) -> list[B
                 f"--benchmarks: unknown benchmark {name!r}; known are {', '.join(dict.fromkeys([*known, *there]))}"
             )
     prepared = recorded_hashes(folder)
-    return [_load(folder / f"{name}.jsonl", prepared, limit) for name in names]
+    return [_load(folder / f"{name}.jsonl", prepared, limit, scorers) for name in names]
 
 
 def load_template(name: str) -> Template:
@@ -92,7 +95,7 @@ def load_template(name: str) -> Template:
     return Template(name if name in named else path.name, read_question_template(path))
 
 
-def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
+def _load(path: Path, prepared: dict[str, str], limit: int | None, allowed: Collection[str]) -> Benchmark:
     rows = JsonLines(path)
     # A training or validation set of prepare_train.py has other names for the same columns.
     problem, answer = ("input", "label") if "input" in rows.columns else ("problem", "answer")
@@ -114,19 +117,24 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None) -> Benchmark:
         if row["id"] in ids:
             raise UserError(f"{rows.place(number)}: the id {row['id']!r} stands twice")
         ids.add(row["id"])
-        scorers.add(scorer := str(row.get(SCORER) or MATH))
+        scorers.add(scorer := MATH if row.get(SCORER) is None else str(row[SCORER]))
         if len(scorers) > 1:
             raise UserError(f"{rows.place(number)}: {SCORER!r}: found {scorer!r}, expected one scorer in all rows")
         extent = row.get("unit"), row.get("tolerance")
         questions.append(Question(path.stem, row["id"], row[problem], row[answer], *extent, scorer))
     sha256 = rows.origin["sha256"]
     check_unchanged(path, sha256, prepared)
-    return Benchmark(path.stem, questions[:limit], sha256, identity_of_scorer(path, *(scorers or {MATH})))
+    return Benchmark(path.stem, questions[:limit], sha256, identity_of_scorer(path, next(iter(scorers), MATH), allowed))
 
 
-def identity_of_scorer(path: Path, name: str) -> str:
-    """The scorer's name, and of a user's own the hash of its file. Raises UserError naming `path` where it cannot be loaded."""
+def identity_of_scorer(path: Path, name: str, allowed: Collection[str]) -> str:
+    """The scorer's name, and of a user's own the hash of its file.
+
+    Raises:
+        UserError: naming `path`, where it is a function that is not `allowed`, or cannot be loaded.
+    """
     try:
+        check_named_by_data(name, name in allowed, f"--scorers {name}")
         own = check_scorer(name)
     except UserError as error:
         raise UserError(f"{path}: {SCORER!r}: {error}") from None

@@ -18,7 +18,7 @@ from typing import Any
 from eval.messages import Question, Response
 from eval.store import Sample, Store
 from openrlhf_mel import __version__
-from openrlhf_mel.verifier import MATH, Reference, Verdict, Verifier, as_number
+from openrlhf_mel.verifier import MATH, Verdict, Verifier, as_number
 
 _BATCH = 32  # responses that are graded together at most: a thread waits for the slowest of them
 _WAITING = 512  # responses that may wait to be graded; at more, generation waits
@@ -127,19 +127,20 @@ class Grader:
 
 
 def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[tuple[Verdict, Verdict]]:
-    """The anchored and the lenient verdict on each (response, question), by the question's scorer."""
+    """The anchored and the lenient verdict on each (response, question), by the question's scorer.
+
+    For other scorers than `math` the two are the same, and the scorer is asked once.
+    """
     answers = list(answers)
     anchored = verifier.verify_many([(text, question.reference) for text, question in answers], "anchored")
     # In a box: Math-Verify misreads every fifth of MATH500's answers as bare LaTeX.
-    boxed = [
-        (text, Reference(f"\\boxed{{{question.answer}}}", question.scorer, question.problem))
-        for text, question in answers
-    ]
-    lenient = verifier.verify_many(boxed, "lenient")
-    questions = [question for _, question in answers]
+    boxed = [(text, f"\\boxed{{{question.answer}}}") for text, question in answers if question.scorer == MATH]
+    lenient = iter(verifier.verify_many(boxed, "lenient"))
     return [
-        (_within_tolerance(first, q), _within_tolerance(second, q))
-        for first, second, q in zip(anchored, lenient, questions, strict=True)
+        (_within_tolerance(first, question), _within_tolerance(next(lenient), question))
+        if question.scorer == MATH
+        else (first, first)
+        for first, (_, question) in zip(anchored, answers, strict=True)
     ]
 
 
@@ -185,7 +186,7 @@ def _verdicts(anchored: Verdict, lenient: Verdict) -> dict[str, Any]:
 
 def _within_tolerance(verdict: Verdict, question: Question) -> Verdict:
     """A number within the benchmark's tolerance is correct, with or without the benchmark's unit."""
-    numeric = question.scorer == MATH and (question.tolerance or question.unit == "%")
+    numeric = question.tolerance or question.unit == "%"
     if verdict.status != "wrong" or not verdict.extracted or not numeric:
         return verdict
     gold, answer = as_number(question.answer), as_number(verdict.extracted)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from eval.arguments import add_scorers
 from eval.benchmark_questions import identity_of_scorer
 from eval.grading import judge, judged_by, regraded
 from eval.identity import Draws
@@ -31,31 +33,36 @@ def main(arguments: list[str] | None = None) -> int:
         "its metrics. Nothing is generated.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="a folder that eval.run wrote")
+    add_scorers(parser)
     options = parser.parse_args(arguments)
-    return cli.run(lambda: _run(options.folders), after="samples stay; the same command again finishes")
+    return cli.run(
+        lambda: _run(options.folders, options.scorers), after="samples stay; the same command again finishes"
+    )
 
 
-def _run(folders: list[Path]) -> None:
+def _run(folders: list[Path], allowed: Collection[str]) -> None:
     for folder in folders:
         found = evaluations(folder)
         for evaluation in found:
-            regrade(evaluation)
+            regrade(evaluation, allowed)
         if found != [folder]:
             write_checkpoints(folder)
 
 
-def regrade(folder: Path) -> int:
+def regrade(folder: Path, allowed: Collection[str] = ()) -> int:
     """Judge the samples of `folder` again and write its results; returns how many verdicts changed.
+
+    `allowed`: the functions that its questions may name as their scorer.
 
     The results are of the last command's benchmarks and questions, as before. Samples of other benchmarks are judged as
     well; those of questions that the last command's `--limit` left out stay as they are.
 
     Raises:
-        UserError: the folder is no evaluation, one that never finished, or a scorer of its cannot be loaded.
+        UserError: the folder is no evaluation, one that never finished, or a scorer of its is not allowed or cannot be loaded.
     """
     questions = {name: read_questions(folder, name) for name in evaluated(folder)}
     before, draws = _finished(folder)
-    scorers = {name: _scorer(folder, own) for name, own in questions.items()}
+    scorers = {name: _scorer(folder, own, allowed) for name, own in questions.items()}
     changed = left_out = 0
     with Store(folder) as store, Verifier() as verifier:
         for name, own in questions.items():
@@ -73,9 +80,11 @@ def regrade(folder: Path) -> int:
     return changed
 
 
-def _scorer(folder: Path, questions: list[Question]) -> str:
-    """The scorer of a benchmark's questions, as the settings name it."""
-    return identity_of_scorer(folder, questions[0].scorer if questions else MATH)
+def _scorer(folder: Path, questions: list[Question], allowed: Collection[str]) -> str:
+    """The scorer of a benchmark's questions, as the settings name it: one for all of them, where nobody edited the file."""
+    names = list(dict.fromkeys(question.scorer for question in questions)) or [MATH]
+    identities = [identity_of_scorer(folder, name, allowed) for name in names]
+    return identities[0]
 
 
 def _finished(folder: Path) -> tuple[dict[str, Any], Draws]:

@@ -79,7 +79,9 @@ def _run(options: argparse.Namespace) -> str:
     arguments.check_output(options)
     run = read_run(options.run) if options.run else None
     plan = EvaluationPlan(
-        benchmarks=load_benchmarks(options.data_dir, arguments.names(options.benchmarks), options.limit),
+        benchmarks=load_benchmarks(
+            options.data_dir, arguments.names(options.benchmarks), options.limit, options.scorers
+        ),
         template=load_template(options.template or (run.template if run else DEFAULT)),
         draws=draws,
         sampling=sampling,
@@ -184,7 +186,7 @@ def _targets(options: argparse.Namespace, run: Run | None) -> list[Target]:
         paper = named or summary.paper_row(options.model)
         return [Target(options.model, options.output_dir, lambda: contextlib.nullcontext(options.model), None, paper)]
     method = "mel" if run.config.get("mel.enable") else "grpo"
-    trained = summary.paper_row(run.base, method) if run.config.get("mel.algorithm") == "grpo" else None
+    trained = summary.paper_row(run.base, method) if run.has_paper_objective else None
     models = options.output_dir / MODELS
 
     def target(checkpoint: Any) -> Target:

@@ -12,6 +12,13 @@ from openrlhf_mel.run import records
 from toolkit.outputs import json_or_none
 
 FINAL = "model"  # the final model's folder, and its label
+# What makes `grpo` the paper's (Eq. 10). Runs of earlier versions could change all of it, and any run can have a KL term.
+PAPER_OBJECTIVE = {
+    "algo.advantage.estimator": "group_norm",
+    "actor.policy_loss_type": "ppo",
+    "actor.loss_agg_mode": "seq-mean-token-mean",
+    "algo.kl.init_coef": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,13 @@ class Run:
     def chat(self) -> bool:
         """Whether prompts were the user's turn of the tokenizer's chat template."""
         return bool(self.config.get("data.apply_chat_template"))
+
+    @property
+    def has_paper_objective(self) -> bool:
+        """Whether it was trained with the paper's policy objective, so that the paper's rows can stand beside it."""
+        return self.config.get("mel.algorithm") == "grpo" and all(
+            self.config.get(name, value) == value for name, value in PAPER_OBJECTIVE.items()
+        )
 
     @property
     def template(self) -> str:

@@ -1,5 +1,8 @@
 """Exceptions for the user: they say what is wrong, where, and what to do."""
 
+import contextlib
+from collections.abc import Iterator
+
 _LONGEST = 300  # characters of another package's message
 
 
@@ -19,6 +22,21 @@ class HeldError(UserError):
 
 class Stopped(Exception):
     """A stop was requested (the file `stop` in the run's folder). The work so far is saved before it propagates."""
+
+
+@contextlib.contextmanager
+def collecting(messages: list[str]) -> Iterator[None]:
+    """Append the messages of a UserError to `messages` and continue."""
+    try:
+        yield
+    except UserError as error:
+        messages.extend(error.args)
+
+
+def raise_all(messages: list[str]) -> None:
+    """Raise one UserError with all messages; nothing where there are none."""
+    if messages:
+        raise UserError(*messages)
 
 
 def first_line(error: BaseException) -> str:

@@ -44,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             flags.parser().print_help()
             return 0
         # Settings that are only printed may be meant for another machine.
-        settings = resolve(own.config, rest, device=here() if own.dry_run else None, agent_executor=AGENT_EXECUTOR)
+        device = here() if own.dry_run else None
+        settings = resolve(own.config, rest, device=device, agent_executor=AGENT_EXECUTOR, begun=folder.begun)
+        for warning in settings.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         if own.dry_run:
             print(json.dumps(settings.as_dict(), indent=2, ensure_ascii=False))
             return 0
@@ -72,7 +75,7 @@ def train(settings: Settings) -> int:
     contract.check_version()
     inputs.check_templates(settings)
     inputs.check_model(settings)
-    inputs.check_data(settings)
+    scorers = inputs.check_data(settings)
     with launch.worker_python(settings) as python:
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             differing = beside.submit(contract.differences)  # imports OpenRLHF, which can take as long as starting Ray
@@ -80,12 +83,12 @@ def train(settings: Settings) -> int:
         try:
             if lines := differing.result():
                 raise UserError("openrlhf differs from what this package uses:\n  " + "\n  ".join(lines[:8]))
-            return _run(settings)
+            return _run(settings, scorers)
         finally:
             launch.stop_ray()
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, scorers: dict[str, str]) -> int:
     """Run upstream's entry in the run's folder. Returns the exit code."""
     from openrlhf_mel import launch
 
@@ -95,7 +98,7 @@ def _run(settings: Settings) -> int:
     engines = None
     try:
         with (
-            folder.held(run_dir, settings),
+            folder.held(run_dir, settings, scorers),
             console.logs_to(log) as terminal,
             console.progress(run_dir, terminal),
         ):

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from openrlhf_mel.verifier import CHOICE, Reference, states_option
+
 SHORTEST_REFERENCE = 2  # characters; a one-digit answer occurs in any text, so a leak cannot be detected
 
 
@@ -157,8 +159,11 @@ def read_sections(text: str, headings: Mapping[str, str]) -> dict[str, str] | No
 def leaks(text: str, question: str, answer: str) -> bool | None:
     """Whether M contains the reference answer as a token of its own while the question does not.
 
+    Of a `choice`, whose question holds every option: whether M says which one is right ("the answer is B").
     None when the reference is too short to decide (fewer than two characters).
     """
+    if isinstance(answer, Reference) and answer.scorer == CHOICE:
+        return states_option(text, answer)
     answer = answer.strip()
     if len(answer) < SHORTEST_REFERENCE:
         return None

@@ -98,10 +98,14 @@ def check(own: argparse.Namespace, rest: list[str]) -> Report:
     described = own.nodes or own.gpus_per_node or own.gpu_memory_gb
     device: Device = "cuda" if described or os.path.exists("/dev/nvidiactl") else "cpu"
     contradictions: list[str] = []
-    given = resolve(own.config, rest, device=device, agent_executor=AGENT_EXECUTOR, contradictions=contradictions)
+    given = resolve(
+        own.config, rest, device=device, agent_executor=AGENT_EXECUTOR, contradictions=contradictions,
+        begun=None if own.skip_files else folder.begun,
+    )  # fmt: skip
     settings = workload.usable(given)
     report = Report(config=own.config, runtime=settings.mel.runtime, problems=[Problem(t) for t in contradictions])
     values, note = settings.upstream, report.problems.extend
+    note(map(warning, given.warnings))
     cuda = settings.mel.runtime == "cuda"
     gpus = placement(values, engines_need_gpus=cuda or settings.mel.cpu_engine == "vllm")
     note(sizes.batches(values))

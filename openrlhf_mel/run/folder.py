@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from openrlhf_mel.errors import HeldError, UserError
@@ -36,6 +37,21 @@ _RUN_KEYS = {
 }
 
 
+def begun(run_dir: Path) -> dict[str, Any]:
+    """The configuration of the run that the folder holds; empty where it holds none."""
+    told = _manifest(run_dir)
+    return told["config"] if told else {}
+
+
+def _manifest(run_dir: Path) -> dict[str, Any] | None:
+    """The folder's manifest; None where it has none of a run of this package."""
+    try:
+        told: dict[str, Any] = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
+        return told if isinstance(told["config"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def check(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
     """Refuse a folder that belongs to another run, or to this one where it is not to be resumed.
 
@@ -53,14 +69,12 @@ def check(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
         raise UserError(f"{flag}: {there} is not writable; choose another folder")
     if not run_dir.exists() or not any(map(_is_content, run_dir.iterdir())):
         return False
-    try:
-        told = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
-        old = told["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{flag}: not empty and not a run of this package; choose another folder") from None
+    told = _manifest(run_dir)
+    if told is None:
+        raise UserError(f"{flag}: not empty and not a run of this package; choose another folder")
     if told.get("finished") and not resume:
         raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
-    config = json.loads(json.dumps(config))  # tuples are lists in a file
+    old, config = told["config"], json.loads(json.dumps(config))  # tuples are lists in a file
     differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
     if differing:
         k = differing[0]
@@ -88,8 +102,11 @@ def _is_content(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(run_dir: Path, settings: Settings) -> Iterator[None]:
-    """Create the run's folder and lock it: two runs in one folder would overwrite each other's files."""
+def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Create the run's folder and lock it: two runs in one folder would overwrite each other's files.
+
+    `scorers`: the functions that the data name as scorers, with the hash of each one's file.
+    """
     for folder in ("logs", "checkpoints", "tensorboard"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as lock:
@@ -106,7 +123,7 @@ def held(run_dir: Path, settings: Settings) -> Iterator[None]:
         (run_dir / records.STOPPED).unlink(missing_ok=True)
         if settings.upstream["ckpt.load_enable"]:
             checkpoint.prepare(Path(settings.upstream["ckpt.path"]) / "_actor")
-        now = manifest.of(settings)
+        now = manifest.of(settings, scorers)
         if (run_dir / records.MANIFEST).exists():
             first = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
             manifest.check_unchanged(run_dir, first, now)

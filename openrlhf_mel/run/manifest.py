@@ -1,10 +1,12 @@
-"""A run's manifest: its settings, seeds, versions and commit, and the hashes of its data and templates."""
+"""A run's manifest: its settings, seeds, versions and commit, and the hashes of its data, templates and scorers."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from openrlhf_mel import __version__
@@ -19,8 +21,8 @@ from openrlhf_mel.settings.resolve import Settings
 _PACKAGES = ("openrlhf", "deepspeed", "ray", "torch", "transformers", "flash-attn", "math-verify")
 
 
-def of(settings: Settings) -> dict[str, Any]:
-    """The manifest of a run that starts now."""
+def of(settings: Settings, scorers: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """The manifest of a run that starts now; `scorers` are functions of the user's own, with the hash of each one's file."""
     data = {
         flag: {
             part: file_sha256(Path(part)) if Path(part).is_file() else None
@@ -41,6 +43,7 @@ def of(settings: Settings) -> dict[str, Any]:
         "commit": records.commit(),
         "data_sha256": data,
         "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
+        "scorers_sha256": dict(scorers),
     }
 
 
@@ -59,10 +62,13 @@ def version(package: str) -> str | None:
 
 
 def check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UserError when a resumed run would use other data or other templates."""
-    for name in ("data_sha256", "templates_sha256"):
+    """Raises UserError when a resumed run would use other data, templates or scorers."""
+    # A run of before there were scorers' hashes has none to compare with.
+    first = {"scorers_sha256": now["scorers_sha256"]} | first
+    for name in ("data_sha256", "templates_sha256", "scorers_sha256"):
         if first.get(name) != now[name]:
-            differing = [k for k in now[name] if (first.get(name) or {}).get(k) != now[name][k]]
+            there = first.get(name) or {}
+            differing = [k for k in there | now[name] if there.get(k) != now[name].get(k)]
             raise UserError(
                 f"--mel.run_dir {run_dir}: the content of {', '.join(differing)} has changed since the run began; put it "
                 "back, or choose another folder"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from openrlhf_mel.settings import batches, paradigms
+from openrlhf_mel.settings import batches
 from openrlhf_mel.settings.mel_options import MELConfig
 from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.placement import placement
@@ -36,14 +36,12 @@ LEAST = {
 }
 
 
-def find_contradictions(mel: MELConfig, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    """One message for each broken rule.
+def find_contradictions(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    """One message for each broken rule, those of the paradigm aside (`paradigms.objections`).
 
     Args:
         values: every upstream flag with its value, by dotted name.
-        given: the flags that the user gave.
     """
-    yield from paradigms.refusals(mel.algorithm, values, given)
     if values["logger.wandb.key"] not in (None, "env"):
         yield (
             "--logger.wandb.key: a key on the command line or in a file can be read by others; "

@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     return built
 
 
+@cache
 def actions() -> dict[str, argparse.Action]:
     """Every upstream flag, by its dotted name without the dashes (`data.max_len`)."""
     return {
@@ -67,6 +68,21 @@ def actions() -> dict[str, argparse.Action]:
         for string in action.option_strings
         if string.startswith("--") and action.dest != "help"
     }
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two values of a flag are equal; upstream's defaults are tuples, what is read of a file are lists."""
+    return bool(_listed(value) == _listed(other))
+
+
+def is_default(name: str, value: Any) -> bool:
+    """Whether the value is upstream's default. Of a switch, which may only be set, never."""
+    action = actions()[name]
+    return not is_switch(action) and not isinstance(value, bool) and same(value, action.default)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def is_switch(action: argparse.Action) -> bool:
@@ -87,7 +103,13 @@ def to_argv(name: str, value: Any) -> list[str]:
         if not isinstance(value, bool):
             raise UserError(f"--{name}: found {value!r}, expected true or false")
         # store_false flags (`no_...`) and store_true flags alike: true means "give the flag".
-        return [f"--{name}"] if value else []
+        if value:
+            return [f"--{name}"]
+        # A switch that is on by default: the one with the same `dest` switches it off.
+        on = action.const and action.default
+        return (
+            [f"--{n}" for n, other in actions().items() if other.dest == action.dest and not other.const] if on else []
+        )
     if isinstance(value, bool | dict):
         raise UserError(f"--{name}: found {value!r}, expected {_expected(action)}")
     values = value if isinstance(value, list | tuple) else [value]

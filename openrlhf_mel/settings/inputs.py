@@ -14,7 +14,7 @@ from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.prompts import Templates, question_of
 from openrlhf_mel.settings import flags
 from openrlhf_mel.settings.resolve import Settings
-from openrlhf_mel.verifier import SCORER, check_scorer
+from openrlhf_mel.verifier import CHOICE, MATH, SCORER, Reference, check_golds, check_named_by_data, check_scorer
 
 DATA = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"}  # flag: the flag of its split
 
@@ -82,10 +82,16 @@ def check_templates(settings: Settings) -> None:
     Templates.load(settings.mel.template_dir)
 
 
-def check_data(settings: Settings) -> None:
-    """Training and evaluation data load by upstream's own function, have the configured columns, and fit each other."""
+def check_data(settings: Settings) -> dict[str, str]:
+    """Training and evaluation data load by upstream's own function, have the configured columns, and fit each other.
+
+    Returns:
+        The functions that the data name as scorers: name -> hash of its file.
+    """
     train, evaluation = (read_data(settings, flag) for flag in DATA)
     check_evaluation(settings.upstream, train, evaluation)
+    named = {name for data in (train, evaluation) if data is not None for name in _scorers(data)}
+    return {name: own for name in sorted(named) if (own := check_scorer(name))}
 
 
 def read_data(settings: Settings, flag: str) -> Any:
@@ -112,6 +118,7 @@ def read_data(settings: Settings, flag: str) -> Any:
         _check_split(error, DATA[flag], values[DATA[flag]])
         raise UserError(f"--{flag} {name}: cannot be loaded: {first_line(error.__cause__ or error)}") from None
     _check_columns(data, flag, name, values)
+    _check_scorers(data, flag, name, settings)
     return data
 
 
@@ -187,8 +194,28 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
                 f"--{flag} {name}: row {i + 1} has {str(value)[:60]!r} under {values['data.label_key']!r}; "
                 "expected a reference answer: a text or a number"
             )
-    for scorer in sorted(set(data[SCORER]) - {None}, key=str) if SCORER in data.column_names else ():
+
+
+def _scorers(data: Any) -> list[str]:
+    """The scorer of each row; rows that name none are `math`."""
+    there = data[SCORER] if SCORER in data.column_names else [None] * len(data)
+    return [MATH if scorer is None else scorer for scorer in there]
+
+
+def _check_scorers(data: Any, flag: str, name: str, settings: Settings) -> None:
+    """Each scorer is known, or a function that the user allows and that loads; answers of `choice` name an option."""
+    values, scorers = settings.upstream, _scorers(data)
+    first = {repr(scorer): i for i, scorer in reversed(list(enumerate(scorers)))}  # repr: a cell may be a list
+    for i in sorted(first.values()):
         try:
-            check_scorer(scorer)
+            check_named_by_data(scorers[i], settings.mel.trust_remote_code, "--mel.trust_remote_code")
+            check_scorer(scorers[i])
         except UserError as error:
-            raise UserError(f"--{flag} {name}: column {SCORER!r}: {error}") from None
+            raise UserError(f"--{flag} {name}: row {i + 1}, column {SCORER!r}: {error}") from None
+    rows = [i for i, scorer in enumerate(scorers) if scorer == CHOICE]
+    questions, labels = data[values["data.input_key"]], data[values["data.label_key"]]
+    golds = [Reference(str(labels[i]).strip(), CHOICE, question_of(questions[i]) or "") for i in rows]
+    for at, why in check_golds(golds).items():
+        raise UserError(
+            f"--{flag} {name}: row {rows[at] + 1}, {values['data.label_key']!r}: {why}; correct or drop the row"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from openrlhf_mel.settings import flags
 
@@ -18,7 +18,8 @@ Algorithm = Literal["grpo", "gspo", "dr_grpo", "rloo", "reinforce++", "reinforce
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
 _ESTIMATOR, _LOSS_TYPE, _AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
 _CLIP, _CLIP_SIDES, _DUAL_CLIP = "actor.eps_clip", "actor.eps_clip_low_high", "actor.dual_clip"
-_KL, _CORRECTION = "algo.kl.init_coef", "algo.advantage.is_correction_level"
+_KL, _KL_LOSS, _ENTROPY = "algo.kl.init_coef", "algo.kl.use_loss", "actor.entropy_coef"
+_CORRECTION = "algo.advantage.is_correction_level"
 _LAMBDA, _GAMMA, _NO_STD = "algo.advantage.lambd", "algo.advantage.gamma", "algo.advantage.no_std_norm"
 
 
@@ -40,7 +41,8 @@ class Paradigm:
         uncorrectable: why rollout correction (`algo.advantage.is_correction_level`) is refused; None: it is possible.
         needs: flags that must have a value.
         ignores: flags that change nothing here, and are refused.
-        averages_all: terms of OpenRLHF's that are means over all responses, which the paradigm does not have.
+        sole_term: why OpenRLHF's terms beside the policy loss (KL loss, entropy bonus), which are token means whatever
+            the aggregation, are refused; None: they are possible.
     """
 
     estimator: str | None
@@ -54,7 +56,7 @@ class Paradigm:
     uncorrectable: str | None = None
     needs: tuple[str, ...] = ()
     ignores: tuple[str, ...] = (_LAMBDA,)
-    averages_all: tuple[str, ...] = ()
+    sole_term: str | None = None
 
     @property
     def defining(self) -> dict[str, str | None]:
@@ -75,19 +77,36 @@ class Paradigm:
             chosen[_CLIP_SIDES] = list(self.clip)
         return chosen
 
+    def resolved(self, flag: str) -> Any:
+        """The value of a flag that is not given."""
+        return self.flags({}).get(flag, flags.actions()[flag].default)
+
     def stated(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the run's objective is, for its manifest. `values`: every upstream flag by dotted name."""
+        """What the run's objective is, for its manifest; of a run that began with other values than the paradigm's, these.
+
+        Args:
+            values: every upstream flag by dotted name.
+        """
         sides = values[_CLIP_SIDES] or [values[_CLIP]] * 2
+        # OpenRLHF gives its `gspo` this aggregation, whatever the flag says.
+        aggregation = SEQUENCE_MEAN if values[_LOSS_TYPE] == "gspo" else values[_AGGREGATION]
         return {
-            "estimator": self.estimator,
-            "policy_loss_type": self.loss_type,
-            "aggregation": self.aggregation,
+            "estimator": self.estimator and values[_ESTIMATOR],
+            "policy_loss_type": self.loss_type and values[_LOSS_TYPE],
+            "aggregation": self.aggregation if self.loss else aggregation,
             "loss": self.loss,
             "clip": list(sides) if self.clip else None,
             "kl": values[_KL],
         }
 
 
+_REWARDS = (  # what turns a reward into an advantage
+    "reward.clip_range",
+    "reward.overlong_buffer_len",
+    "reward.overlong_penalty_factor",
+    "reward.stop_properly_penalty_coef",
+)
+_OF_KL = (_KL, "algo.kl.target", "algo.kl.horizon", "algo.kl.estimator", "algo.kl.unbiased_gradient")
 _OF_A_GROUP = (_LAMBDA, _GAMMA, _NO_STD)  # OpenRLHF uses none of these with an estimator that compares a group itself
 
 PARADIGMS: dict[Algorithm, Paradigm] = {
@@ -112,6 +131,7 @@ PARADIGMS: dict[Algorithm, Paradigm] = {
         compares_group=True,
         needs=("rollout.max_new_tokens",),
         ignores=_OF_A_GROUP,
+        sole_term="averages over the step's tokens, while the policy term is divided by rollout.max_new_tokens",
     ),
     # arXiv 2402.14740 sums over a response's tokens; over the step's token count that is the same up to a factor.
     "rloo": Paradigm("rloo", compares_group=True, ignores=_OF_A_GROUP),
@@ -127,28 +147,50 @@ PARADIGMS: dict[Algorithm, Paradigm] = {
         loss="rejection",
         correct_only=True,
         uncorrectable="ignores it, as its loss has no ratio",
-        ignores=(*_OF_A_GROUP, _CLIP, _CLIP_SIDES, _DUAL_CLIP, _KL),
-        averages_all=("actor.entropy_coef", "algo.kl.use_loss"),
+        ignores=(*_OF_A_GROUP, _CLIP, _CLIP_SIDES, _DUAL_CLIP, *_OF_KL, *_REWARDS),
+        sole_term="averages over all responses",
     ),
 }
 
 
-def refusals(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """A message for each setting that the paradigm does not go with, with what to do.
+class Objection(NamedTuple):
+    """What a setting does not go with.
+
+    Attributes:
+        flag: of the setting.
+        fault: what is wrong with it.
+        advice: what to do; None where it does no harm, so that the user is only told.
+    """
+
+    flag: str
+    fault: str
+    advice: str | None
+
+
+_LEAVE = "leave it out"
+
+
+def objections(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
+    """Each setting that the paradigm does not go with.
 
     Args:
         values: every upstream flag with its value, by dotted name.
         given: the flags that the user gave.
     """
-    paradigm = PARADIGMS[algorithm]
+    paradigm, chosen = PARADIGMS[algorithm], f"--mel.algorithm {algorithm}"
     for flag in _redefined(paradigm, values, given):
+        whose = f"{chosen}, whose {flag.split('.')[-1]} is {paradigm.defining[flag] or 'none'}"
+        if flags.same(values[flag], paradigm.resolved(flag)):  # so it is in the run's own configuration
+            yield Objection(flag, f"--{flag} {values[flag]}: without effect with {whose}", None)
+            continue
         fitting = [f"--mel.algorithm {name}" for name in PARADIGMS if _fits(name, values, given)]
-        advice = f"use {' or '.join(fitting)}, or leave it out" if fitting else "leave it out"
-        yield (
-            f"--{flag} {values[flag]} contradicts --mel.algorithm {algorithm}, whose {flag.split('.')[-1]} is "
-            f"{paradigm.defining[flag] or 'none'}; {advice}"
-        )
+        advice = f"use {' or '.join(fitting)}, or {_LEAVE}" if fitting else _LEAVE
+        yield Objection(flag, f"--{flag} {values[flag]} contradicts {whose}", advice)
     yield from _unfit(algorithm, values, given)
+    yield from _unclipped(paradigm, values, given)
+    for flag in values:
+        if flag.startswith("critic.") and not flags.same(values[flag], paradigm.resolved(flag)):
+            yield Objection(flag, f"--{flag} {_shown(values[flag])}: no paradigm has a critic", _LEAVE)
 
 
 def _fits(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
@@ -161,27 +203,41 @@ def _redefined(paradigm: Paradigm, values: Mapping[str, Any], given: Mapping[str
     return [flag for flag, own in paradigm.defining.items() if flag in given and values[flag] != own]
 
 
-def _unfit(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _unfit(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
     """What else does not go with the paradigm."""
     paradigm, chosen = PARADIGMS[algorithm], f"--mel.algorithm {algorithm}"
     for flag in paradigm.ignores:
-        if flag in given and values[flag] != paradigm.flags({}).get(flag, _default(flag)):
-            yield f"--{flag} {_shown(values[flag])}: {chosen} ignores it; leave it out"
+        if flag in given and not flags.same(values[flag], paradigm.resolved(flag)):
+            yield Objection(flag, f"--{flag} {_shown(values[flag])}: {chosen} ignores it", _LEAVE)
     if paradigm.uncorrectable and values[_CORRECTION] != "off":
-        yield f"--{_CORRECTION} {values[_CORRECTION]}: {chosen} {paradigm.uncorrectable}; leave it out"
-    for flag in paradigm.averages_all:
-        if values[flag] != _default(flag):
-            yield f"{chosen}: not supported with --{flag}, which averages over all responses; leave it out"
+        fault = f"--{_CORRECTION} {values[_CORRECTION]}: {chosen} {paradigm.uncorrectable}"
+        yield Objection(_CORRECTION, fault, _LEAVE)
+    for flag in (_ENTROPY, _KL_LOSS) if paradigm.sole_term else ():
+        if values[flag]:  # an entropy of 0 is only measured
+            yield Objection(flag, f"{chosen}: not supported with --{flag}, which {paradigm.sole_term}", _LEAVE)
     for flag in paradigm.needs:
         if values[flag] is None:
-            yield f"--{flag}: not given; {chosen} divides by it, expected a number of tokens"
+            yield Objection(flag, f"--{flag}: not given; {chosen} divides by it", "expected a number of tokens")
     group = values["rollout.n_samples_per_prompt"]
     if paradigm.compares_group and group == 1:
-        yield f"--rollout.n_samples_per_prompt {group}: {algorithm} compares a group, expected at least 2"
+        flag = "rollout.n_samples_per_prompt"
+        yield Objection(flag, f"--{flag} {group}: {algorithm} compares a group", "expected at least 2")
 
 
-def _default(flag: str) -> Any:
-    return flags.actions()[flag].default
+def _unclipped(paradigm: Paradigm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
+    """A clip that is none, or one of two that does not act."""
+    if not paradigm.clip:
+        return
+    for flag in (_CLIP, _CLIP_SIDES):
+        sides = values[flag] if isinstance(values[flag], list) else [values[flag]]
+        if any(side is not None and not side > 0 for side in sides):
+            yield Objection(flag, f"--{flag} {_shown(values[flag])}: leaves a ratio no room", "expected more than 0")
+    if values[_CLIP_SIDES] is not None and not flags.same(values[_CLIP], paradigm.resolved(_CLIP)):
+        fault = f"--{_CLIP} {values[_CLIP]}: without effect with --{_CLIP_SIDES}"
+        yield Objection(_CLIP, fault, "leave one of them out")
+    if values[_DUAL_CLIP] is not None and not values[_DUAL_CLIP] > 1:
+        fault = f"--{_DUAL_CLIP} {values[_DUAL_CLIP]}: OpenRLHF refuses it in a worker"
+        yield Objection(_DUAL_CLIP, fault, "expected more than 1")
 
 
 def _shown(value: Any) -> str:

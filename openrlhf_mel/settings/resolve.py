@@ -1,25 +1,18 @@
-"""A YAML file and flags -> the resolved settings of a run.
+"""What the user gave -> the resolved settings of a run.
 
-The YAML nests upstream's dotted names and `mel:`. The command line wins over it. A value that neither gives is set by
-`mel.algorithm`, by the run directory, by the runtime, or else by upstream.
+A value that is not given is set by `mel.algorithm`, by the run directory, by the runtime, or else by upstream.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import difflib
 import os
-import re
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from openrlhf_mel.errors import UserError
-from openrlhf_mel.settings import flags, mel_options, vllm_build
+from openrlhf_mel.errors import UserError, collecting, raise_all
+from openrlhf_mel.settings import flags, mel_options, paradigms, vllm_build, yaml_and_flags
 from openrlhf_mel.settings.contradictions import find_contradictions
 from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
 from openrlhf_mel.settings.paradigms import PARADIGMS
@@ -53,15 +46,17 @@ class Settings:
         upstream: every upstream flag with its value, by dotted name.
         argv: upstream's command line with these values.
         run_dir: the folder of everything that the run writes.
+        warnings: what the user should know of these settings.
     """
 
     mel: MELConfig
     upstream: dict[str, Any]
     argv: list[str]
     run_dir: Path
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, JSON-ready: upstream's dotted names and `mel.<option>`."""
+        """Flat, JSON-ready: upstream's dotted names and `mel.<option>`. Given back to `resolve`, the same settings."""
         mel = {f"mel.{name}": getattr(self.mel, name) for name in mel_options.option_names()}
         return dict(sorted((self.upstream | mel).items()))
 
@@ -73,6 +68,7 @@ def resolve(
     device: Device | None = None,
     agent_executor: str | None = None,
     contradictions: list[str] | None = None,
+    begun: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> Settings:
     """The settings of `--config config_path` and the command line's other `arguments`.
 
@@ -81,24 +77,19 @@ def resolve(
             machine); None: this machine is checked.
         agent_executor: the file with the verifier, for OpenRLHF; a reward function or model of the user's wins.
         contradictions: a list for the messages of contradictions; without it they raise a UserError.
+        begun: gives the configuration of the run that a folder holds, empty where it holds none. A run that is resumed
+            (`ckpt.load_enable`) goes on, with a warning, with what a new run of its paradigm is refused.
 
     Raises:
         UserError: unknown or misspelt keys, values out of range, contradictions, missing keys; all of one kind at once.
     """
+    given = yaml_and_flags.read(config_path, arguments)
     found: list[str] = []
-    given: dict[str, Any] = {}
-    with _noting(found):
-        given = _read_yaml(config_path) if config_path else {}
-    with _noting(found):
-        given = given | _read_arguments(arguments)
-    _refuse(found)
-    # `key: null` leaves a key to its default, here as upstream.
-    given = {name: value for name, value in given.items() if value is not None}
     mel = MELConfig()
-    with _noting(found):
+    with collecting(found):
         mel = MELConfig(**{n.removeprefix("mel."): v for n, v in given.items() if n.startswith("mel.")})
         mel = replace(mel, runtime=_runtime(mel.runtime, device))
-    with _noting(found):
+    with collecting(found):
         mel = replace(mel, cpu_engine=_cpu_engine(mel))
     upstream_given = {n: v for n, v in given.items() if not n.startswith("mel.")}
     if missing := [f"--{n}" for n in REQUIRED if upstream_given.get(n) is None]:
@@ -111,77 +102,32 @@ def resolve(
     chosen = _defaults(mel, upstream_given, run_dir, agent_executor) | upstream_given
     argv: list[str] = []
     for flag, value in chosen.items():
-        with _noting(found):
+        with collecting(found):
             if isinstance(value, str):
                 value = os.path.abspath(value) if flag in _OUTPUTS else _absolute(value) if flag in _PATHS else value
-            tokens = flags.to_argv(flag, value)
+            tokens = [] if flags.is_default(flag, value) else flags.to_argv(flag, value)
             flags.parser().parse_args(tokens)
             argv += tokens
-    _refuse(found)
+    raise_all(found)
     values = vars(flags.parser().parse_args(argv))
-    with _noting(found):
-        found.extend(find_contradictions(mel, values, upstream_given))
-    with _noting(found):
+    before = begun(run_dir) if begun and values["ckpt.load_enable"] else {}
+    warnings: list[str] = []
+    for objection in paradigms.objections(mel.algorithm, values, upstream_given):
+        if objection.advice is None:
+            warnings.append(objection.fault)
+        elif objection.flag in before and flags.same(before[objection.flag], values[objection.flag]):
+            warnings.append(f"{objection.fault}; the run began with it, and goes on with it")
+        else:
+            found.append(f"{objection.fault}; {objection.advice}")
+    with collecting(found):
+        found.extend(find_contradictions(mel, values))
+    with collecting(found):
         mel = mel_options.with_lengths(mel, values["data.max_len"], values["rollout.max_new_tokens"])
     if contradictions is None:
-        _refuse(found)
+        raise_all(found)
     else:
         contradictions += found
-    return Settings(mel, values, argv, run_dir)
-
-
-@contextlib.contextmanager
-def _noting(found: list[str]) -> Iterator[None]:
-    """Append the messages of a UserError to `found` and continue."""
-    try:
-        yield
-    except UserError as error:
-        found.extend(error.args)
-
-
-def _refuse(found: list[str]) -> None:
-    if found:
-        raise UserError(*found)
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; expected a YAML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--config {path}: not UTF-8; expected a YAML file") from None
-    try:
-        tree = yaml.load(text, _Loader) or {}
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}: not YAML{f' at line {where.line + 1}' if where else ''}: {problem}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: found {type(tree).__name__}, expected keys such as `data:` and `mel:`")
-    known, found = _known(), []
-    given = {}
-    for name, value in _flatten(tree, known, path):
-        if name not in known:
-            found.append(f"{path}: unknown key {name!r}{_nearest(name, known)}")
-            continue
-        with _noting(found):
-            given[name] = _mel_from_yaml(name, value) if name.startswith("mel.") else value
-    _refuse(found)
-    return given
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses two equal keys; YAML's own silently uses the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping
+    return Settings(mel, values, argv, run_dir, tuple(warnings))
 
 
 def _absolute(value: str | None) -> str | None:
@@ -190,75 +136,6 @@ def _absolute(value: str | None) -> str | None:
         return value
     parts = [part.strip() for part in value.split(",")]
     return ",".join(os.path.abspath(part) if os.path.exists(part) else part for part in parts)
-
-
-def _flatten(tree: dict[str, Any], known: set[str], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if value is None and any(n.startswith(f"{name}.") for n in known):
-            continue  # an empty level
-        if isinstance(value, dict) and name not in known:
-            yield from _flatten(value, known, path, f"{name}.")
-        else:
-            yield name, value
-
-
-def _mel_from_yaml(name: str, value: Any) -> Any:
-    # YAML 1.1 reads 1e-6 as a text; the option's own parser reads it as a number.
-    return mel_options.parse_option(name.removeprefix("mel."), value) if isinstance(value, str) else value
-
-
-def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--name value...`, `--name=value` and bare `--switch` tokens, by dotted name."""
-    known, given, found, i = _known(), {}, [], 0
-    actions = flags.actions()
-    while i < len(arguments):
-        token = arguments[i]
-        i += 1
-        if not token.startswith("--"):
-            raise UserError(f"found {token!r}, expected a flag such as --data.max_len")
-        name, equals, rest = token.removeprefix("--").partition("=")
-        values = [rest] if equals else []
-        while not equals and i < len(arguments) and not re.match(r"--[A-Za-z]", arguments[i]):
-            values.append(arguments[i])
-            i += 1
-        if name not in known:
-            found.append(f"unknown flag --{name}{_nearest(name, known)}")
-            continue
-        with _noting(found):
-            given[name] = _argument(name, values, actions)
-    _refuse(found)
-    return given
-
-
-def _argument(name: str, values: list[str], actions: dict[str, argparse.Action]) -> Any:
-    if not name.startswith("mel."):
-        if flags.is_switch(actions[name]):
-            if len(values) > 1:
-                raise UserError(f"--{name}: found {' '.join(values)!r}, expected true or false, or nothing")
-            return mel_options.parse_bool(f"--{name}", values[0]) if values else True
-        if not values and actions[name].nargs != "*":
-            raise UserError(f"--{name}: found no value")
-        if len(values) > 1 and actions[name].nargs is None:
-            raise UserError(f"--{name}: found {' '.join(values)!r}, expected one value")
-        return values if actions[name].nargs else values[0]
-    option = name.removeprefix("mel.")
-    if not values and mel_options.is_switch(option):
-        return True
-    if len(values) != 1:
-        raise UserError(f"--{name}: found {len(values)} values, expected one")
-    return mel_options.parse_option(option, values[0])
-
-
-def _known() -> set[str]:
-    return set(flags.actions()) | {f"mel.{name}" for name in mel_options.option_names()}
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    # A bare `max_len` is most likely the end of a dotted name; then the closest spelling.
-    ends = sorted(n for n in known if n.endswith(f".{name}"))
-    close = ends[:1] or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "; see --help and --help-upstream"
 
 
 def here() -> Device:

@@ -9,7 +9,7 @@ from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import PromptFormat, Templates, question_of
-from openrlhf_mel.verifier import MATH, SCORER, Reference
+from openrlhf_mel.verifier import MATH, SCORER, Reference, check_named_by_data
 
 logger = init_logger(__name__)
 
@@ -43,7 +43,9 @@ class QuestionDataset(PromptDataset):
             self.questions.append(question)
             self.prompts.append(prompt)
             answer = str(row[args.data.label_key]).strip()
-            self.labels.append(Reference(answer, row.get(SCORER) or MATH, question))
+            scorer = MATH if row.get(SCORER) is None else row[SCORER]
+            check_named_by_data(scorer, args.mel.trust_remote_code, "--mel.trust_remote_code")
+            self.labels.append(Reference(answer, scorer, question))
             self.images.append(row.get(self.image_key))
             self.datasources.append(row.get("datasource", "default"))
         left_out = len(dataset) - len(self.prompts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,13 +67,22 @@ class CorrectCountingBuffer(NaiveReplayBuffer):
         self.dynamic_global_batch_size = total.tolist()
 
 
-def iter_counting_correct(data_iter: Any, strategy: Any, accumulated_gradient: int, mask_fn: Any) -> Any:
-    """Upstream's window over an optimizer step; where only correct responses are learned, only they count."""
+def iter_counting_correct(data_iter: Any, strategy: Any, accumulated_gradient: int, mask_fn: Any) -> Iterator[Any]:
+    """Upstream's window over an optimizer step; where only correct responses are learned, only they are its samples.
+
+    Its tokens stay those of all responses: upstream's mean entropy (`actor.entropy_coef` 0) divides by them.
+    """
     mel = strategy.args.mel
     if not PARADIGMS[mel.algorithm].correct_only:
-        return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_fn)
+        yield from iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_fn)
+        return
 
     def correct_only(item: Any) -> torch.Tensor:
         return mask_fn(item) * (item.scores >= mel.correct_at)[:, None]
 
-    return iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, correct_only)
+    whole, correct = (
+        iter_grad_accum_global_norm(items, strategy, accumulated_gradient, mask)
+        for items, mask in zip(itertools.tee(data_iter), (mask_fn, correct_only), strict=True)
+    )
+    for (item, of_all), (_, of_correct) in zip(whole, correct, strict=True):
+        yield item, of_all | {"global_batch_size": of_correct["global_batch_size"]}

@@ -123,6 +123,9 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._finished: list[_Finished] = []
         dataset = self.prompts_dataloader.dataset
         self._questions = dict(zip(dataset.prompts, dataset.questions, strict=True))
+        self._references = {
+            (prompt, str(label)): label for prompt, label in zip(dataset.prompts, dataset.labels, strict=True)
+        }
         if self.mel.enable:
             self._constructor = Constructor(
                 self.mel,
@@ -206,9 +209,12 @@ class MetaExperienceGenerator(SamplesGenerator):
         return not low < sum(judged) / len(judged) < high
 
     def _group(self, responses: list[dict[str, Any]]) -> Group:
-        """Upstream's `prompt` and `label` become the question and the answer."""
-        question = self._questions[group_sample.common_value(responses, "prompt")]
-        answer = group_sample.common_value(responses, "label")
+        """Upstream's `prompt` and `label` become the question and the answer.
+
+        The answer is the dataset's own: an agent's `str(label)` names no scorer, and replays would be judged as `math`.
+        """
+        prompt, label = (group_sample.common_value(responses, name) for name in ("prompt", "label"))
+        question, answer = self._questions[prompt], self._references.get((prompt, str(label)), label)
         return Group(self.rollouts, question, answer, tuple(map(self._trajectory, responses)))
 
     def _trajectory(self, response: dict[str, Any]) -> Trajectory:

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from openrlhf_mel.verifier.extraction import unwrap_box
 from openrlhf_mel.verifier.readings import as_number
-from openrlhf_mel.verifier.scorers import CHOICE, MATH, SCORER, Reference, answer_key, check_scorer_name
+from openrlhf_mel.verifier.scorers import (
+    CHOICE,
+    MATH,
+    SCORER,
+    Reference,
+    answer_key,
+    check_named_by_data,
+    check_scorer_name,
+    states_option,
+)
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, STATUSES, Extraction, Verdict, VerifierError
 from openrlhf_mel.verifier.verifier import Verifier
 
@@ -26,9 +35,11 @@ __all__ = [
     "answer_key",
     "as_number",
     "check_golds",
+    "check_named_by_data",
     "check_scorer",
     "check_scorer_name",
     "shared_verifier",
+    "states_option",
     "unwrap_box",
     "verify",
 ]

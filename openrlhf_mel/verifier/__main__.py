@@ -7,13 +7,22 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import EXTRACTIONS, SCORER, STATUSES, Extraction, Reference, Verifier, VerifierError
+from openrlhf_mel.verifier import (
+    EXTRACTIONS,
+    SCORER,
+    STATUSES,
+    Extraction,
+    Reference,
+    Verifier,
+    VerifierError,
+    check_named_by_data,
+)
 
 _BATCH = 2_000
 _PROGRESS_EVERY_S = 5.0
@@ -47,6 +56,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=None, help="worker processes (default: the cores, at most 4)")
     parser.add_argument("--extraction", choices=EXTRACTIONS, default="anchored", help="default: anchored")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one answer (default: 5)")
+    parser.add_argument(
+        "--scorers",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="LIST",
+        help="your own functions that rows may name as their `scorer` (package.module:function, separated by commas)",
+    )
     options = parser.parse_args(arguments)
     if not 0 < options.timeout < math.inf:
         parser.error(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
@@ -69,7 +85,8 @@ def _run(options: argparse.Namespace) -> int:
             options.input.open(encoding="utf-8") as lines,
             aside.open("w", encoding="utf-8") as out,
         ):
-            _judge_all(_rows(options.input, lines), verifier, options.extraction, out, counts)
+            rows = _rows(options.input, lines, options.scorers)
+            _judge_all(rows, verifier, options.extraction, out, counts)
         os.replace(aside, options.output)
     finally:
         aside.unlink(missing_ok=True)
@@ -101,12 +118,12 @@ def _judge_all(
 def _reference(row: dict[str, Any]) -> str:
     """The row's answer, with its scorer where it names one."""
     answer: str = row["answer"]  # or what else the row has there: the verifier says so
-    if not (scorer := row.get(SCORER)) or not isinstance(answer, str):
+    if row.get(SCORER) is None or not isinstance(answer, str):
         return answer
-    return Reference(answer, scorer, str(row.get("question", "")))
+    return Reference(answer, row[SCORER], row.get("question") or "")
 
 
-def _rows(path: Path, lines: TextIO) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, lines: TextIO, allowed: Collection[str]) -> Iterator[dict[str, Any]]:
     try:
         for number, line in enumerate(lines, start=1):
             line = line.lstrip("\ufeff")  # a byte order mark; also within the file where files were joined
@@ -124,9 +141,22 @@ def _rows(path: Path, lines: TextIO) -> Iterator[dict[str, Any]]:
             if missing:
                 found = ", ".join(list(row)[:10]) or "none"
                 raise UserError(f"{path}, line {number}: no `{missing[0]}`; found the keys {found}: rename one of them")
+            _check_scorer(f"{path}, line {number}", row, allowed)
             yield row
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text ({error})") from None
+
+
+def _check_scorer(place: str, row: dict[str, Any], allowed: Collection[str]) -> None:
+    """Raises UserError where the row's scorer is unknown or not allowed, or its question is no text."""
+    if (scorer := row.get(SCORER)) is None:
+        return
+    try:
+        check_named_by_data(scorer, scorer in allowed, f"--scorers {scorer}")
+    except UserError as error:
+        raise UserError(f"{place}: `{SCORER}`: {error}") from None
+    if not isinstance(row.get("question") or "", str):
+        raise UserError(f"{place}: `question`: found {row['question']!r:.60}, expected a text")
 
 
 def _print_summary(counts: collections.Counter[str], seconds: float, output: Path) -> None:

@@ -1,61 +1,65 @@
-"""An answer that is one of several options: their letters A to J, and their texts as the question gives them. Pure.
+"""An answer that is one of several options: by its letter, by its text as the question gives it, or by both. Pure.
 
-A text is linear work: nothing here tries a text in more than one way.
+A text is linear work: nothing here tries a text in more than one way. Where it is not plain which option a text names,
+it names none: a right answer may be refused, a wrong one must not be rewarded.
 """
 
 import re
-import unicodedata
-from collections.abc import Iterator
-from functools import lru_cache
 
-from openrlhf_mel.text import without_invisible
+from openrlhf_mel.verifier.choice_options import LETTERS, MAX_CHARS, options
+from openrlhf_mel.verifier.choice_text import compared, plain
 from openrlhf_mel.verifier.verdict import Status
 
-LETTERS = "ABCDEFGHIJ"
-_MAX_CHARS = 10_000  # of an answer; a longer one names no option
-_FONT = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|sf|it|tt|normal)|mbox|hbox)\s*\{"
-_FONTS = re.compile(rf"{_FONT}|\\(?:bf|rm|it|displaystyle)(?![A-Za-z])")
-_SPACES = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
-_DELIMITERS = re.compile(r"(?<!\\)\$|\\[()\[\]]|\*\*|\\(?:left|right)(?![A-Za-z])")
+__all__ = ["LETTERS", "MAX_CHARS", "fault", "judge", "letter", "options", "stated"]
 
-# The ways to label an option in a question, each with its letter in a group. A label stands behind white space or what
-# sets letters in bold, and a point or a colon is followed by white space ("A.M." is no label).
-_BEFORE = r"(?:(?<![^\s{$*|~])|(?<=quad)|(?<=\\[ ,;]))"
-_STYLES = (
-    re.compile(rf"{_BEFORE}\(([A-J])\)"),
-    re.compile(rf"{_BEFORE}([A-J])\)"),
-    re.compile(rf"{_BEFORE}([A-J])[.](?=[\s*$}}~\\])"),
-    re.compile(rf"{_BEFORE}([A-J]):(?=[\s*$}}~\\])"),
-)
+_UNREAD = LETTERS[:10]  # the letters that may name an option where the options cannot be read
+_MAX_ANSWER = 2_000  # characters; a longer one names no option
+_MAX_STATED = 200  # characters of a statement behind "the answer is"
 
-_LETTER = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*[.:]?")
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:、!]?")
 _NAMED = re.compile(r"(?:the\s+)?(?:(?:correct|right|final|best)\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*", re.I)
-_LABELLED = re.compile(r"[(\[]\s*([A-J])\s*[)\]]\s*[.:]?\s*(?P<text>.+)|([A-J])\s*[).:]\s*(?P<rest>.+)", re.DOTALL)
-_BESIDE = re.compile(r"([A-J])\s*[,-]?\s+(?P<text>.+)", re.DOTALL)
-_BEHIND = re.compile(r"(?P<text>.+?)\s*[(\[]\s*([A-J])\s*[)\]]", re.DOTALL)
-# Behind "B.": what names another option. A and I may be words.
-_OPTION = r"[(\[]?(?:[B-HJ](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))"
-_ANOTHER = re.compile(
-    rf"\b(?i:or|and|nor|not|but)\s+{_OPTION}|[,;/&+]\s*{_OPTION}|[(\[][A-J][)\]]|(?<![A-Za-z])[A-J][.):]"
-    r"|\A(?:[A-J]\Z|(?i:or|and)\b)"
+# A letter and what confirms it, where no option speaks of letters ("B only" may be an option).
+_CONFIRMED = re.compile(
+    r"[(\[]?([A-Z])[)\]]?\s+(?:only|is\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best)(?:\s+(?:answer|option|choice|one))?)"
 )
-_IN_BRACES = re.compile(r"\{[^{}]*\}")
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+# A letter and a text: (pattern, whether the text has to be the option's own).
+_WITH_TEXT = tuple(
+    (re.compile(pattern, re.DOTALL), exact)
+    for pattern, exact in (
+        (r"[(\[]\s*(?P<letter>[A-Z])\s*[)\]]\s*[.:]?\s*(?P<text>.+)", False),  # (B) Paris
+        (r"(?P<letter>[A-Z])\s*[).:、]\s*(?P<text>.+)", False),  # B. Paris
+        (r"(?P<letter>[A-Z])\s*[-–—,]?\s*\((?P<text>.+)\)", True),  # B (Paris)
+        (r"(?P<letter>[A-Z])\s*(?:[-–—,]\s*|\s)(?P<text>.+)", True),  # B, Paris
+        (r"[(\[]?\s*(?P<letter>[a-z])\s*[)\].:]\s*(?P<text>.+)", True),  # b) Paris
+        (r"(?P<text>.+?)[\s,]*[(\[]\s*(?:option\s+|choice\s+)?(?P<letter>[A-Z])\s*[)\]]", True),  # Paris (B)
+    )
+)
 
+# Behind "B.": what names another option. A and I may be words.
+_OPTION = r"(?:(?i:option|choice|answer)\s+)?[(\[]?(?:[B-HJ-Z](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))"
+_ANOTHER = re.compile(
+    rf"\b(?i:or|and|nor|not|but|also|versus|vs\.?|plus|than|then)\s+{_OPTION}|[,;/&+]\s*{_OPTION}"
+    r"|\b(?i:option|choice)\s+[(\[]?[A-Z](?![A-Za-z])|[(\[][A-Z][)\]]|(?<![A-Za-z])[A-J][.):]"
+    r"|\A(?:[A-J]\Z|(?i:or|and|versus|vs)\b)"
+)
+_LETTER_NAMED = re.compile(r"(?<![A-Za-z\\^_])[A-Z](?![A-Za-z'’])")
+_ALL = re.compile(r"\b(?:all|both|each|every|none|neither)\b", re.I)
+# What explains an answer that is already complete, and so may speak of other options; unless it takes the answer back.
+_REASON = re.compile(r"[\s,;:.–—-]*\(?\s*(?:since|because|as|which|not|rather\s+than|i\.?e\.?)\b", re.I)
+_TAKES_BACK = re.compile(
+    r"\b(?:or|either|maybe|perhaps|actually|wait|but|also|possibly|alternatively|option|choice)\b", re.I
+)
 
-@lru_cache(maxsize=1024)
-def options(question: str) -> dict[str, str]:
-    """Letter -> text of the options at the end of a question; empty where none, or no two in a row, can be read."""
-    runs = [run for style in _STYLES for run in _runs(style, question)]
-    if not runs:
-        return {}
-    run = max(runs, key=lambda labels: _rank(labels, question))
-    found = {}
-    for label, after in zip(run, [*run[1:], None], strict=True):
-        text = question[label.end() : after.start() if after else len(question)]
-        # Behind the last option may stand an instruction, on a line of its own.
-        found[label[1]] = _plain(text if after else text.strip().partition("\n")[0]).strip(" ,;:|-")
-    return found
+# A sentence that gives the answer away: what stands behind "the answer is", or a letter in front of "is correct".
+_STATEMENT = re.compile(
+    r"\b(?:answer|option|choice)\s*(?:is|was|should\s+be|must\s+be|:|=)\s*:?\s*"
+    rf"(?P<said>[^\n]{{1,{_MAX_STATED}}})|(?<![A-Za-z])[(\[]?(?P<letter>[A-Z])[)\]]?\*{{0,2}}\s+is\s+(?:the\s+)?(?:correct|right)\b",
+    re.I,
+)
+_FIRST_LETTER = re.compile(
+    r"(?:(?:option|choice)\s+)?[(\[]?\s*(?!(?:A|I)\s+(?!because|since|as\b)[a-z])(?P<letter>[A-Z])(?![A-Za-z'’])"
+)
+_CLAUSE_END = re.compile(r"[.,;:](?:\s|$)")
 
 
 def judge(answer: str, gold: str, question: str) -> Status:
@@ -74,7 +78,8 @@ def fault(gold: str, question: str) -> str | None:
         said = (
             " | ".join(f"{key}: {text:.40}" for key, text in there.items()) or "no options can be read in the question"
         )
-        return f"found {gold!r:.80}, expected a letter from A to J or the text of exactly one option ({said})"
+        last = max([*there, _UNREAD[-1]])
+        return f"found {gold!r:.80}, expected a letter from A to {last} or the text of exactly one option ({said})"
     if there and named not in there:
         return f"found {gold!r:.80}, but the question's options are {', '.join(there)}"
     return None
@@ -86,75 +91,56 @@ def letter(answer: str, question: str) -> str | None:
     A capital letter alone is that letter, also where it is the text of another option. A small one is a letter unless
     an option has it for its text.
     """
-    if len(answer) > _MAX_CHARS:
+    if len(answer) > _MAX_ANSWER:
         return None
-    there, said = options(question), _plain(answer)
-    if alone := _LETTER.fullmatch(said):
+    there = options(question)
+    named = _named(plain(answer), there)
+    return named if named and _is_letter(named, there) else None
+
+
+def stated(text: str, gold: str, question: str) -> bool | None:
+    """Whether a text says which option is right: "the answer is B", "(B) is correct". None for an unusable gold."""
+    expected = letter(gold, question)
+    if expected is None:
+        return None
+    for statement in _STATEMENT.finditer(text):
+        if statement["letter"]:
+            if statement["letter"] == expected:
+                return True
+            continue
+        said = plain(statement["said"])
+        first = _FIRST_LETTER.match(said)
+        if (first and first["letter"] == expected) or letter(_CLAUSE_END.split(said)[0], question) == expected:
+            return True
+    return False
+
+
+def _named(said: str, there: dict[str, str]) -> str | None:
+    """As `letter`, of a plain text."""
+    if (alone := _ALONE.fullmatch(said)) and _is_letter(alone[1].upper(), there):
         return _alone(alone[1], there)
     if text_of := _by_text(said, there):
         return text_of
     named = _NAMED.match(said)
     if named and named.end() < len(said):
         said = said[named.end() :]
-        if alone := _LETTER.fullmatch(said):
+        if (alone := _ALONE.fullmatch(said)) and _is_letter(alone[1].upper(), there):
             return _alone(alone[1], there)
-    if labelled := _LABELLED.fullmatch(said):
-        own, text = labelled[1] or labelled[3], labelled["text"] or labelled["rest"]
-        return None if _names_another(own, text, there) else own
-    if (beside := _BESIDE.fullmatch(said)) and _by_text(beside["text"], there) == beside[1]:
-        return beside[1]
-    if (behind := _BEHIND.fullmatch(said)) and _by_text(behind["text"], there) == behind[2]:
-        return behind[2]
+    if confirmed := _CONFIRMED.fullmatch(said):
+        return confirmed[1] if there and not any(map(_letters, there.values())) else None
+    for pattern, exact in _WITH_TEXT:
+        if found := pattern.fullmatch(said):
+            own, text = found["letter"].upper(), found["text"]
+            if not exact:
+                return None if _names_another(own, text, there) else own
+            if _by_text(plain(text), there) == own:
+                return own
     return _by_text(said, there)
 
 
-def _runs(style: re.Pattern[str], question: str) -> Iterator[list[re.Match[str]]]:
-    """Labels that follow each other from A on, two at least."""
-    run: list[re.Match[str]] = []
-    for label in style.finditer(question):
-        if len(run) < len(LETTERS) and run and label[1] == LETTERS[len(run)]:
-            run.append(label)
-        elif label[1] == "A":
-            if len(run) > 1:
-                yield run
-            run = [label]
-    if len(run) > 1:
-        yield run
-
-
-def _rank(labels: list[re.Match[str]], question: str) -> tuple[bool, int, int]:
-    """Which of several runs are the options: those that stand on lines of their own, the last of them; else the longest."""
-    on_lines = all(_begins_line(question, label.start()) for label in labels)
-    return on_lines, labels[-1].start() if on_lines else len(labels), labels[-1].start()
-
-
-def _begins_line(text: str, at: int) -> bool:
-    before = text[max(text.rfind("\n", 0, at) + 1, at - 40) : at]
-    return not re.search(r"\w", _FONTS.sub("", before))
-
-
-def _plain(text: str) -> str:
-    """A text without fonts, delimiters, spacing and its last point."""
-    text = unicodedata.normalize("NFKC", without_invisible(text))
-    text = _SPACES.sub(" ", _DELIMITERS.sub(" ", _FONTS.sub(" ", text)))
-    text = " ".join(_without_stray_braces(text).split()).strip("*_ ").removesuffix(".").rstrip()
-    return text[1:-1].strip() if _IN_BRACES.fullmatch(text) else text
-
-
-def _without_stray_braces(text: str) -> str:
-    """Drop braces without a partner: those that a font's command, or a cut between two options, has left."""
-    opened: list[int] = []
-    stray: set[int] = set()
-    for brace in _BRACES.finditer(text):
-        if brace.group() == "{":
-            opened.append(brace.start())
-        elif brace.group() == "}":
-            if opened:
-                opened.pop()
-            else:
-                stray.add(brace.start())
-    stray.update(opened)
-    return "".join(character for at, character in enumerate(text) if at not in stray)
+def _is_letter(said: str, there: dict[str, str]) -> bool:
+    """Whether a letter may name an option: those of the question, and A to J in any case."""
+    return said in there or said in _UNREAD
 
 
 def _alone(said: str, there: dict[str, str]) -> str | None:
@@ -165,22 +151,38 @@ def _alone(said: str, there: dict[str, str]) -> str | None:
 
 def _by_text(text: str, there: dict[str, str]) -> str | None:
     """The letter of the one option with this text, as it stands or, where none has, whatever its case."""
-    for form in (_tight, lambda said: _tight(said).casefold()):
-        if found := [key for key, own in there.items() if own and form(own) == form(text)]:
+    said = compared(text)
+    for form in (str, str.casefold):
+        if found := [key for key, own in there.items() if own and form(compared(own)) == form(said)]:
             return found[0] if len(found) == 1 else None
     return None
 
 
-def _tight(text: str) -> str:
-    return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
-
-
 def _names_another(own: str, text: str, there: dict[str, str]) -> bool:
     """Whether the text behind the letter `own` names another option as well."""
-    folded, mine = _tight(text).casefold(), _tight(there.get(own, "")).casefold()
-    if mine and folded == mine:
+    mine, said = compared(there.get(own, "")).casefold(), compared(text).casefold()
+    if mine and said == mine:
         return False
-    others = (_tight(other).casefold() for key, other in there.items() if key != own)
-    return any(other and re.search(rf"(?<!\w){re.escape(other)}(?!\w)", folded) for other in others) or bool(
-        _ANOTHER.search(text)
-    )
+    begins = bool(mine) and re.match(rf"{re.escape(mine)}(?!\w)", said) is not None
+    if begins and _REASON.match(said, len(mine)):
+        reason = compared(text)[len(mine) :]
+        return bool(_TAKES_BACK.search(reason)) or not _letters(reason) & there.keys() <= {own}
+    others = (compared(other).casefold() for key, other in there.items() if key != own)
+    if any(other and other != mine and re.search(rf"(?<!\w){re.escape(other)}(?!\w)", said) for other in others):
+        return True
+    if mine and _speaks_alike(text, there[own], begins):
+        return False
+    return bool(_ANOTHER.search(text))
+
+
+def _speaks_alike(text: str, own: str, begins: bool) -> bool:
+    """Whether a text speaks of the same other options as an option's own text does: "Both A and B", "All of the above"."""
+    if re.search(r"\b(?:or|not|option|choice)\b", text, re.I) and not re.search(r"\b(?:or|not)\b", own, re.I):
+        return False
+    alike = _letters(text) == _letters(own) != set()
+    return alike or (begins and bool(_ALL.search(own)) and len(_letters(text)) != 1)
+
+
+def _letters(text: str) -> set[str]:
+    """The letters that a text names as options."""
+    return set(_LETTER_NAMED.findall(text))

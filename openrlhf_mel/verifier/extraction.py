@@ -11,6 +11,7 @@ the response, because it runs in the caller's process, on untrusted text.
 """
 
 import re
+from collections.abc import Callable
 
 from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.phrases import answer_from_phrases
@@ -42,20 +43,27 @@ _PLACEHOLDER = re.compile(
 )
 
 
-def extract_anchored(response: str) -> str | None:
-    """Return the final answer of `response` as it is written there, or None when no anchored form contains one."""
+def _none(_: str) -> bool:
+    return False
+
+
+def extract_anchored(response: str, is_option: Callable[[str], bool] = _none) -> str | None:
+    """Return the final answer of `response` as it is written there, or None when no anchored form contains one.
+
+    `is_option`: whether a box's text is an answer, although it looks as a placeholder does ("Integer").
+    """
     said = after_thinking(response if response.isascii() else without_invisible(response))
-    return None if said is None else _from_boxes(said) or answer_from_phrases(said)
+    return None if said is None else _from_boxes(said, is_option) or answer_from_phrases(said)
 
 
-def unwrap_box(answer: str) -> str:
-    """Return the content of `answer`'s box, if it has one; some reference answers do."""
-    return (_from_boxes(answer) if "\\boxed" in answer or "\\fbox" in answer else None) or answer
+def unwrap_box(answer: str, is_option: Callable[[str], bool] = _none) -> str:
+    """Return the content of `answer`'s box, if it has one; some reference answers do. `is_option` as above."""
+    return (_from_boxes(answer, is_option) if "\\boxed" in answer or "\\fbox" in answer else None) or answer
 
 
-def _from_boxes(text: str) -> str | None:
+def _from_boxes(text: str, is_option: Callable[[str], bool]) -> str | None:
     boxes = _closed_boxes(text)
-    while boxes and _is_placeholder(boxes[-1][2]):
+    while boxes and _is_placeholder(boxes[-1][2]) and not is_option(boxes[-1][2]):
         boxes.pop()
     if not boxes:
         return None

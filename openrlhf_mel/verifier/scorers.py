@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from openrlhf_mel.verifier.verdict import Status
 MATH, CHOICE = "math", "choice"
 SCORER = "scorer"  # the column of prepared rows that names their scorer; without it they are `math`
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[.:][^\W\d]\w*")
+_NUMPY_BOOLS = {("numpy", "bool"), ("numpy", "bool_")}  # by name: NumPy is not imported for it
 _EXPECTED = "a function of (answer, gold, question) that returns True or False"
 
 
@@ -36,9 +38,10 @@ class Reference(str):
     question: str
 
     def __new__(cls, answer: str, scorer: str = MATH, question: str = "") -> "Reference":
-        """Raises TypeError where `answer` is no text."""
-        if not isinstance(answer, str):
-            raise TypeError(f"answer: found {answer!r:.60}, expected a text")
+        """Raises TypeError where one of the three is no text."""
+        for name, given in (("answer", answer), ("scorer", scorer), ("question", question)):
+            if not isinstance(given, str):
+                raise TypeError(f"{name}: found {given!r:.60}, expected a text")
         reference = super().__new__(cls, answer)
         reference.scorer, reference.question = scorer, question
         return reference
@@ -126,9 +129,9 @@ class Own:
         return None
 
     def judge(self, answer: str, gold: str, question: str) -> Status:
-        """What the function returns. Raises TypeError where that is neither True nor False."""
+        """What the function returns. Raises TypeError where that is neither True nor False, NumPy's included."""
         found = load(self._path)(answer, gold, question)
-        if not isinstance(found, bool):
+        if not isinstance(found, bool) and (type(found).__module__, type(found).__name__) not in _NUMPY_BOOLS:
             raise TypeError(f"{self._path} returned {found!r:.60}, expected True or False")
         return "correct" if found else "wrong"
 
@@ -155,6 +158,16 @@ def check_scorer_name(name: str) -> None:
     find(name)
 
 
+def check_named_by_data(name: str, allowed: bool, flag: str) -> None:
+    """Raises UserError where data name a function and the user has not allowed it, by `flag`: data must not run code.
+
+    To be called before `check_scorer`, which imports the function.
+    """
+    find(name)
+    if name not in SCORERS and not allowed:
+        raise UserError(f"scorer {name}: the data name this function, which would be run; pass {flag} if you trust it")
+
+
 def find(name: str) -> Scorer:
     """The scorer of this name. Raises UserError where it is neither a known one nor a dotted path; loads nothing."""
     if isinstance(name, str) and name in SCORERS:
@@ -169,9 +182,11 @@ def load(path: str) -> Callable[..., Any]:
     """The user's function. In a worker: nobody vouches for what an import does.
 
     Raises:
-        UserError: it cannot be imported, or does not take (answer, gold, question).
+        UserError: it is one of Python's own, cannot be imported, or does not take (answer, gold, question).
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # shutil.rmtree takes three arguments as well
+        raise UserError(f"scorer {path}: {module} is a module of Python itself; expected a function of your own")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:
@@ -193,6 +208,11 @@ def answer_key(answer: str, reference: str = "") -> str:
         return key_of(answer)
     named = choice.letter(answer, reference.question)
     return f"={named}" if named else key_of(answer)
+
+
+def states_option(text: str, reference: Reference) -> bool | None:
+    """Whether a text says which option of a `choice` is right; None where the reference names none."""
+    return choice.stated(text, reference, reference.question)
 
 
 def plain_number(text: str) -> Number | None:

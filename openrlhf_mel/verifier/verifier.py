@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import scorers
+from openrlhf_mel.verifier import choice, scorers
 from openrlhf_mel.verifier.extraction import extract_anchored, unwrap_box
 from openrlhf_mel.verifier.pool import Outcome, Pool
-from openrlhf_mel.verifier.scorers import MATH, SCORERS, Reference
+from openrlhf_mel.verifier.scorers import CHOICE, MATH, SCORERS, Reference
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, Extraction, Verdict
 
+logger = logging.getLogger(__name__)
+
 _MAX_DEFAULT_WORKERS = 4
+
+
+class _Begun(NamedTuple):
+    """An answer that a worker judges; `extracted` is None where the worker extracts it."""
+
+    scorer: str
+    extracted: str | None
+    future: Future[Outcome]
 
 
 class Verifier:
@@ -39,6 +51,7 @@ class Verifier:
         self._lock = threading.Lock()
         self._pool: Pool | None = None
         self._closing: weakref.finalize[[Pool], Verifier] | None = None
+        self._reported: set[str] = set()  # scorers of whose failures the first was logged
 
     def verify(self, response: str, answer: str, extraction: Extraction = "anchored") -> Verdict:
         """Judge one response; see `verify_many`."""
@@ -58,7 +71,7 @@ class Verifier:
             raise ValueError(f"extraction: found {extraction!r}, expected one of {', '.join(EXTRACTIONS)}")
         begin = self._begin_anchored if extraction == "anchored" else self._begin_lenient
         begun = [begin(response, answer) for response, answer in pairs]
-        return [_finish(item) for item in begun]
+        return [self._finish(item) for item in begun]
 
     def check_golds(self, answers: Iterable[str]) -> dict[int, str]:
         """Test reference answers against themselves, by their scorers; returns row number (from 0) -> why it cannot be used.
@@ -68,7 +81,8 @@ class Verifier:
         problems: dict[int, str] = {}
         waiting: list[tuple[int, Reference, str, Future[Outcome]]] = []
         for row, answer in enumerate(answers):
-            gold, reference = _as_gold(answer), _as_reference(answer)
+            reference = _as_reference(answer)
+            gold = _as_gold(answer, reference)
             if gold is None:
                 problems[row] = f"found {answer!r:.80}, expected a non-empty text with balanced braces"
                 continue
@@ -137,33 +151,35 @@ class Verifier:
             return self._workers().submit(kind, gold, text)
         return self._workers().submit(kind, gold, text, reference.scorer, reference.question)
 
-    def _begin_anchored(self, response: str, answer: str) -> Verdict | tuple[str, Future[Outcome]]:
-        reference, gold = _as_reference(answer), _as_gold(answer)
-        scorer = scorers.find(reference.scorer)
+    def _begin_anchored(self, response: str, answer: str) -> Verdict | _Begun:
+        reference = _as_reference(answer)
+        scorer, gold = scorers.find(reference.scorer), _as_gold(answer, reference)
         if gold is None or not isinstance(response, str):
             return Verdict("error")
-        extracted = extract_anchored(response)
+        extracted = extract_anchored(response, _is_option(reference))
         if extracted is None:
             return Verdict("no_answer")
         status = scorer.decide(extracted, gold, reference.question)
-        return (
-            Verdict(status, extracted) if status else (extracted, self._submit("anchored", reference, gold, extracted))
-        )
+        if status:
+            return Verdict(status, extracted)
+        return _Begun(reference.scorer, extracted, self._submit("anchored", reference, gold, extracted))
 
-    def _begin_lenient(self, response: str, answer: str) -> Verdict | tuple[str | None, Future[Outcome]]:
+    def _begin_lenient(self, response: str, answer: str) -> Verdict | _Begun:
         if _as_reference(answer).scorer != MATH:  # Math-Verify reads mathematics alone
             return self._begin_anchored(response, answer)
         if not (isinstance(answer, str) and answer.strip() and isinstance(response, str)):
             return Verdict("error")
-        return None, self._workers().submit("lenient", answer, response)
+        return _Begun(MATH, None, self._workers().submit("lenient", answer, response))
 
-
-def _finish(begun: Verdict | tuple[str | None, Future[Outcome]]) -> Verdict:
-    if isinstance(begun, Verdict):
-        return begun
-    extracted, future = begun
-    outcome = future.result()
-    return Verdict(outcome.status, extracted if extracted is not None else outcome.extracted)
+    def _finish(self, begun: Verdict | _Begun) -> Verdict:
+        if isinstance(begun, Verdict):
+            return begun
+        outcome = begun.future.result()
+        if outcome.status == "error" and begun.scorer not in self._reported and begun.scorer not in SCORERS:
+            self._reported.add(begun.scorer)
+            reason = outcome.extracted or "its worker process ended"
+            logger.warning(f"scorer {begun.scorer}: {reason}. Such answers are errors; later ones are not reported")
+        return Verdict(outcome.status, outcome.extracted if begun.extracted is None else begun.extracted)
 
 
 def _close_in_owner(pool: Pool) -> None:
@@ -171,13 +187,20 @@ def _close_in_owner(pool: Pool) -> None:
         pool.close()
 
 
-def _as_gold(answer: object) -> str | None:
+def _is_option(reference: Reference) -> Callable[[str], bool]:
+    """Whether a text is one of the reference's options, so that its box is no placeholder ("Integer", "Blank")."""
+    if reference.scorer != CHOICE:
+        return lambda text: False
+    return lambda text: choice.letter(text, reference.question) is not None
+
+
+def _as_gold(answer: object, reference: Reference) -> str | None:
     """The reference answer as text without its box, or None when there is nothing to compare with."""
     if isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer):
         answer = repr(answer)
     if not isinstance(answer, str) or not answer.strip():
         return None
-    gold = unwrap_box(answer).strip()
+    gold = unwrap_box(answer, _is_option(reference)).strip()
     escaped_out = gold.replace("\\\\", "").replace("\\{", "").replace("\\}", "")
     return gold if escaped_out.count("{") == escaped_out.count("}") else None
 

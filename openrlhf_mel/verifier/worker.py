@@ -21,6 +21,7 @@ from typing import Any
 
 from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
+from openrlhf_mel.verifier.scorers import MATH
 
 _PR_SET_PDEATHSIG = 1
 _OWNER_CHECK_S = 1.0
@@ -83,23 +84,43 @@ def _fork_worker(control: socket.socket, fd: int, memory_mb: int) -> int:
 
 
 def _serve(owner: Connection, memory_limit: int) -> None:
-    """Answer jobs until the owner closes the connection or the memory in use requires a new process."""
+    """Answer jobs until the owner closes the connection or the memory in use requires a new process.
+
+    What a scorer's module takes (torch alone: 600 MiB) is not counted: the next process would need it as well.
+    """
+    known, taken = (
+        {MATH},
+        0,
+    )  # scorers that have judged here; bytes of address space that their first jobs have left in use
     while True:
         try:
             job = json.loads(owner.recv_bytes())
         except EOFError:
             return
+        before = _address_space()
         try:
             status, extracted = _judge(job)
-        except MemoryError:
-            status, extracted = "error", None
-        except Exception:
+        except MemoryError as error:
+            status, extracted = "error", _reason(job, error)
+        except Exception as error:
             # sympy raises any kind of exception on strange input; each means that there is no judgement.
-            status, extracted = "error", None
-        tired = _address_space() > memory_limit // 2
+            status, extracted = "error", _reason(job, error)
+        now = _address_space()
+        if job["scorer"] not in known:
+            taken += max(0, now - before)
+            if job["kind"] != "load":  # its first call may import more
+                known.add(job["scorer"])
+        tired = now - taken > (memory_limit - taken) // 2
         owner.send_bytes(json.dumps([status, extracted and extracted[:_MAX_EXTRACTED], tired]).encode())
         if tired:
             return
+
+
+def _reason(job: dict[str, str], error: BaseException) -> str | None:
+    """What a function of the user's own raised; None of a built-in scorer."""
+    from openrlhf_mel.verifier import scorers
+
+    return None if job["scorer"] in scorers.SCORERS else f"{type(error).__name__}: {error}"[:400]
 
 
 def _judge(job: dict[str, str]) -> tuple[str, str | None]:

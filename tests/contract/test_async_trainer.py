@@ -1,4 +1,4 @@
-"""The asynchronous trainer: upstream's own two loops, in two threads, with a number in the place of the weights."""
+"""The asynchronous trainer: upstream's own two actors in two threads, with a number in the place of the weights."""
 
 import queue
 import random
@@ -7,6 +7,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from toy_strategy import MODEL, strategy
+
+from openrlhf_mel.run import records
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -41,13 +44,37 @@ class World:
 
 
 @pytest.fixture
-def run(monkeypatch):
+def actors(tmp_path, monkeypatch):
+    """Makes the generator's and the trainer's actor by their own constructors, which share a queue of `size`."""
     from openrlhf.trainer import ppo_trainer_async as upstream
 
     from openrlhf_mel.upstream import async_trainer
-    from openrlhf_mel.upstream.trainer import MELSteps
 
     monkeypatch.setattr(upstream, "ray", SimpleNamespace(get=lambda made: made))
+
+    def made(size, eval_steps, lock=None, episodes=1):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        made = strategy(
+            folder, "--train.async_enable", "--mel.enable=false", "--eval.dataset=data/toy/test.jsonl",
+            f"--train.num_episodes={episodes}", f"--train.async_queue_size={size}", "--data.max_samples=8",
+        )  # fmt: skip
+        made.args.eval.steps = eval_steps  # upstream's entry makes -1 infinite
+        made.args.rollout.vllm_generate_batch_size = made.args.rollout.batch_size  # as upstream's entry does
+        rollouts, slots = queue.Queue(size), queue.Queue(size)
+        for _ in range(size):
+            slots.put(0)
+        shared = {"vllm_lock": lock, "rollout_queue": rollouts, "rollout_slots": slots}
+        generator = async_trainer.GeneratingActor(MODEL, made, [], **shared)
+        return generator, async_trainer.TrainingActor(MODEL, made, None, None, None, None, [], **shared)
+
+    return made
+
+
+@pytest.fixture
+def run(actors, monkeypatch):
+    from openrlhf_mel.upstream import async_trainer
+    from openrlhf_mel.upstream.trainer import MELSteps
 
     def train_step(trainer, rollout, step):
         world = trainer.world
@@ -66,34 +93,20 @@ def run(monkeypatch):
     monkeypatch.setattr(async_trainer.TrainingActor, "save_best_checkpoint", save_best)
     monkeypatch.setattr(async_trainer.TrainingActor, "save_logs_and_checkpoints", lambda *_: None)
 
-    def go(episodes, size, eval_steps, start=0, seed=0, evaluations=None):
+    def go(episodes, size, eval_steps, start=0, seed=0, evaluations=()):
         world = World(episodes, start, seed)
-        args = SimpleNamespace(
-            algo=SimpleNamespace(dynamic_filtering_enable=False),
-            eval=SimpleNamespace(steps=eval_steps, dataset="some"),
-            rollout=SimpleNamespace(vllm_generate_batch_size=1),
-            train=SimpleNamespace(num_episodes=len(episodes)),
-        )
-        rollouts, slots = queue.Queue(size), queue.Queue(size)
-        for _ in range(size):
-            slots.put(0)
         lock = SimpleNamespace(
             acquire=SimpleNamespace(remote=world.lock.acquire), release=SimpleNamespace(remote=world.lock.release)
         )
-        made = world.rollouts()
-        generator = object.__new__(async_trainer.GeneratingActor)
-        vars(generator).update(
-            args=args, generate_kwargs={}, eval_dataloader=object(), vllm_lock=lock, rollout_queue=rollouts,
-            rollout_slots=slots, _partial_rollout=False, _last_eval_step=-1, _eval_just_done=False,
-            samples_generator=SimpleNamespace(generate_samples=lambda: next(made)),
-            prompts_dataloader=type("Loader", (list,), {"state_dict": lambda self: {}})(),
-        )  # fmt: skip
+        generator, trainer = actors(size, eval_steps, lock, len(episodes))
+        rollouts = world.rollouts()
+        generator.samples_generator.generate_samples = lambda **_: next(rollouts)
         generator._run_eval = lambda: world.pause() or {"weights": world.engine}
-        trainer = object.__new__(async_trainer.TrainingActor)
-        vars(trainer).update(
-            world=world, args=args, rollout_slots=slots, rollout_queue=async_trainer.ReadAhead(rollouts),
-            wandb_logger=None, tensorboard_logger=None, _restored={"global_step": start, "episode": 0}, monitor=SimpleNamespace(evaluations=evaluations or {}),
-        )  # fmt: skip
+        trainer.world = world
+        records.append_lines(trainer.run_dir / records.EVALUATIONS, evaluations)
+        states = {"global_step": start, "episode": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
+        monkeypatch.setattr(async_trainer._UpstreamTraining, "init_checkpoint_states", lambda self: states)
+        trainer.init_checkpoint_states()
         threads = [
             threading.Thread(target=generator.fit, args=(0, 0), daemon=True),
             threading.Thread(target=trainer.fit, args=(start,), daemon=True),
@@ -127,18 +140,14 @@ def test_what_is_saved_as_the_best_is_what_was_evaluated(run, episodes, size, ev
 
 def test_a_step_that_a_resume_evaluates_again_keeps_its_first_evaluation(run):
     """The one that has its line in evaluations.jsonl."""
-    world = run([4], 1, 2, start=2, evaluations={2: {"weights": "the line's"}})
-    assert [found for _, found, *_ in world.best[:2]] == ["the line's", 4]
+    world = run([4], 1, 2, start=2, evaluations=[{"step": 2, "weights": -1}])
+    assert [found for _, found, *_ in world.best[:2]] == [-1, 4]
 
 
-def test_a_token_of_an_earlier_step_evaluates_nothing():
+def test_a_token_of_an_earlier_step_evaluates_nothing(actors):
     """The generator gives a token back when an episode's end leaves it without a rollout; newer ones overtake it."""
-    from openrlhf_mel.upstream import async_trainer
-
-    generator = object.__new__(async_trainer.GeneratingActor)
-    vars(generator).update(
-        args=SimpleNamespace(eval=SimpleNamespace(steps=2)), eval_dataloader=object(), _last_eval_step=4
-    )
+    generator, _ = actors(1, 2)
+    generator._last_eval_step = 4
     assert [step for step in range(9) if generator._should_eval(step)] == [6, 8]
 
 

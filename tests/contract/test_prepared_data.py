@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from data import prepare_benchmarks, prepare_train
+from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
 
 TOY = Path(__file__).parents[2] / "data" / "toy"
@@ -65,7 +66,10 @@ def test_a_rows_scorer_becomes_its_labels(tmp_path):
         max_len=4096,
     )
     args = SimpleNamespace(
-        use_ms=False, mel=SimpleNamespace(template_dir=None), data=data, rollout=SimpleNamespace(max_new_tokens=64)
+        use_ms=False,
+        mel=SimpleNamespace(template_dir=None, trust_remote_code=True),
+        data=data,
+        rollout=SimpleNamespace(max_new_tokens=64),
     )
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     names = f"{tmp_path}/new.jsonl,{tmp_path}/old.jsonl"
@@ -79,6 +83,9 @@ def test_a_rows_scorer_becomes_its_labels(tmp_path):
         "math",
         "mine.own:f",
     }
+    args.mel.trust_remote_code = False  # data that changed since the start's checks
+    with pytest.raises(UserError, match=r"scorer mine\.own:f: .*pass --mel\.trust_remote_code if you trust it"):
+        QuestionDataset(blended, AutoTokenizer.from_pretrained(TOY / "model"), strategy)
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
@@ -92,7 +99,7 @@ def test_openrlhf_loads_them(prepared, chat):
     templates = Templates.load()
     args = SimpleNamespace(
         use_ms=False,
-        mel=SimpleNamespace(template_dir=None),
+        mel=SimpleNamespace(template_dir=None, trust_remote_code=False),
         data=SimpleNamespace(
             input_key="input", label_key="label", image_key="images", input_template=None,
             apply_chat_template=chat, max_len=4096,

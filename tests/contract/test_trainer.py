@@ -5,10 +5,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from toy_strategy import MODEL, strategy
 
 from openrlhf_mel.run import records
-from openrlhf_mel.settings import flags
-from openrlhf_mel.settings.resolve import resolve
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,24 +25,15 @@ class Policy:
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes a trainer of the toy task, as upstream's entry does, from `--flags`."""
-    from openrlhf.utils import get_strategy
-    from openrlhf.utils.config import hierarchize
-
+    """Makes a trainer of the toy task by its own constructor, from `--flags`."""
     from openrlhf_mel.upstream import trainer as module
 
     monkeypatch.setattr(module.ray, "get", lambda made: made)
     (tmp_path / "logs").mkdir()
 
     def made(*more):
-        settings = resolve("data/toy/mel.yaml", [
-            "--mel.runtime=cpu", f"--mel.run_dir={tmp_path}", "--ckpt.best_metric_key=eval_default_pass1", *more
-        ])  # fmt: skip
-        args = hierarchize(flags.parser().parse_args(settings.argv))
-        args.mel = settings.mel
-        policy = Policy()
         return module.MELTrainer(
-            "data/toy/model", get_strategy(args), policy, None, None, None, [], max_len=9, n_samples_per_prompt=8
+            MODEL, strategy(tmp_path, *more), Policy(), None, None, None, [], max_len=9, n_samples_per_prompt=8
         )
 
     return made

@@ -20,11 +20,18 @@ class Characters:
         return "".join(map(chr, ids))
 
 
+def returned(prompt, label, i):
+    """The label that a response comes back with, as an agent may change it."""
+    if "[plain]" in prompt:
+        return f"{label}"
+    return f"{label}{i}" if "[changed]" in prompt else label
+
+
 class Scripted:
     """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers.
 
     "slow until 3" in a question: its rollout ends when three others were replayed (or never will be). "[changed]": each
-    response comes back with a label of its own.
+    response comes back with a label of its own. "[plain]": its label comes back as plain text.
     """
 
     def __init__(self):
@@ -61,7 +68,7 @@ class Scripted:
             ids = [ord(c) for c in prompt + text]
             made.append(
                 {
-                    "prompt": prompt, "label": f"{label}{i}" if "[changed]" in prompt else label, "images": None, "mm_train_inputs": None,
+                    "prompt": prompt, "label": returned(prompt, label, i), "images": None, "mm_train_inputs": None,
                     "observation_tokens": ids, "action_ranges": [(len(prompt), len(ids))],
                     "rollout_log_probs": None, "truncated": False, "reward": float(right), "scores": float(right),
                     "extra_logs": {},

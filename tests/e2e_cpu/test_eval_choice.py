@@ -9,6 +9,7 @@ from e2e_cpu import known_answers as known
 from benchmarks.scripted_server import ScriptedServer
 from data import prepare_benchmarks, sources
 from eval import compare, regrade, report
+from openrlhf_mel.verifier import shared_verifier
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -86,6 +87,24 @@ def test_a_choice_benchmark_from_its_rows_to_its_report(data, out, tmp_path, cap
     assert report.main([str(out), "--output", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / report.PAGE).read_text()
     assert "60.0" in page and "scorers.cities" in page
+
+
+def test_a_benchmark_runs_a_function_only_where_the_command_names_it(tmp_path, out, capsys, monkeypatch):
+    (tmp_path / "judges_of_mine.py").write_text("def f(answer, gold, question):\n    return answer == gold\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shared_verifier().close()  # workers see the paths of when they were started
+    (tmp_path / "data").mkdir()
+    row = {"id": "m-1", "problem": "Say yes.", "answer": "yes", "scorer": "judges_of_mine:f"}
+    (tmp_path / "data" / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    flags, allowed = ["--benchmarks", "mine", "--n", 1], ["--scorers", "judges_of_mine:f"]
+    with ScriptedServer(lambda *_: r"\boxed{yes}") as server:
+        assert known.evaluate(server.url, tmp_path / "data", out, *flags) == 2 and not server.answered
+        assert "pass --scorers judges_of_mine:f if you trust it" in capsys.readouterr().err
+        assert known.evaluate(server.url, tmp_path / "data", out, *flags, *allowed) == 0
+    assert known.metrics(out)["benchmarks"]["mine"]["pass@1"] == 1.0
+    assert regrade.main([str(out)]) == 2
+    assert "pass --scorers judges_of_mine:f if you trust it" in capsys.readouterr().err
+    assert regrade.main([str(out), *allowed]) == 0 and "0 verdicts changed" in capsys.readouterr().out
 
 
 def test_an_evaluation_of_before_there_were_scorers_goes_on_and_is_regraded_as_mathematics(tmp_path, out, capsys):

@@ -57,7 +57,7 @@ def generator(engine):
             rows = [(["s"], [p], [labels[i] if labels else f"{i + 11}"], [None]) for i, p in enumerate(prompts)]
 
             class Loader(list):
-                dataset = SimpleNamespace(prompts=prompts, questions=list(names))
+                dataset = SimpleNamespace(prompts=prompts, questions=list(names), labels=[row[2][0] for row in rows])
 
             return Loader(rows)
 
@@ -85,19 +85,35 @@ def seen(engine):
 def test_the_scorer_travels_with_the_label_to_rollouts_and_replays(engine, generator):
     import ray
 
-    from openrlhf_mel.upstream import samples_generator
     from openrlhf_mel.verifier import Reference
 
     questions = ["Where?\nA. Rome\nB. Paris", "a", "b", "c"]
     labels = [Reference("B", "choice", questions[0]), *(Reference(name, "mine:f", name) for name in "abc")]
     ray.get(engine.seen_labels.remote())
     made, *_ = generator(questions, labels=labels).generate_samples(max_len=4000, max_new_tokens=100)
-    groups, _ = samples_generator.collect(made)
+    groups, _ = collect(made)
     assert {(g.answer.scorer, g.answer.question) for g in groups} == {(r.scorer, r.question) for r in labels}
     seen_labels = ray.get(engine.seen_labels.remote())
     for wanted in ("rollout", "replay"):
         told = [(label, label.scorer, label.question) for kind, label in seen_labels if kind == wanted]
         assert sorted(told) == sorted((r, r.scorer, r.question) for r in labels), wanted
+
+
+def test_an_agent_that_returns_the_label_as_plain_text_does_not_lose_its_scorer(engine, generator):
+    import ray
+
+    from openrlhf_mel.verifier import Reference
+
+    questions = ["[plain] Where?\nA. Rome\nB. Paris", "a", "b", "c"]
+    labels = [Reference("B", "choice", questions[0]), *map(Reference, "abc")]
+    ray.get(engine.seen_labels.remote())
+    made, *_ = generator(questions, labels=labels).generate_samples(max_len=4000, max_new_tokens=100)
+    groups, _ = collect(made)
+    assert {(g.answer, g.answer.scorer, g.answer.question) for g in groups} == {
+        (r, r.scorer, r.question) for r in labels
+    }
+    replayed = [label for kind, label in ray.get(engine.seen_labels.remote()) if kind == "replay"]
+    assert "choice" in [label.scorer for label in replayed]
 
 
 def test_each_group_starts_its_experience_when_it_is_finished(engine, generator):

@@ -70,7 +70,7 @@ def follow(title: str, folder: Path, model: str = MODEL) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A copy of what the recipes use."""
-    for name in ("openrlhf_mel", "data", "eval", "toolkit", "slurm", "tests"):
+    for name in ("openrlhf_mel", "data", "eval", "toolkit", "slurm", "benchmarks", "tests"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "logs", "site.env"))
     shutil.copy(REPO / "pyproject.toml", tmp_path)
     return tmp_path

@@ -1,11 +1,15 @@
 """`data.prompt_split` and `eval.split`: one that is not there is named, with those that are."""
 
+import hashlib
+import json
+
 import datasets
 import pytest
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings import inputs
 from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.verifier import shared_verifier
 
 pytestmark = pytest.mark.timeout(60)
 ROWS = [{"input": "1 + 1?", "label": "2"}, {"input": "1 + 2?", "label": "3"}]
@@ -29,10 +33,10 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def read(data, flag, names, split):
+def read(data, flag, names, split, *more):
     paths = ",".join(str(data / name) for name in names.split(","))
     other = [] if flag == "data.prompt_dataset" else ["--data.prompt_dataset", str(data / "a.jsonl")]
-    argv = [f"--{flag}={paths}", f"--{inputs.DATA[flag]}={split}", *other, *SMALL]
+    argv = [f"--{flag}={paths}", f"--{inputs.DATA[flag]}={split}", *other, *SMALL, *more]
     return inputs.read_data(resolve(None, argv, device="cpu"), flag)
 
 
@@ -40,20 +44,60 @@ def read(data, flag, names, split):
     ("scorers", "message"),
     [
         (["choice", None], None),
+        (["choice", "choice"], "row 2, 'label': found 'C', but the question's options are A, B"),
         ([None, None], None),
         (["choice", "chioce"], "column 'scorer': scorer 'chioce': expected math, choice"),
         (["no_such_module_here:f", "math"], "column 'scorer': scorer no_such_module_here:f: cannot be imported"),
         ([3, 4], "column 'scorer': scorer 3: expected math"),
+        (["", None], "row 1, column 'scorer': scorer '': expected math"),
+        ([None, ["choice"]], r"row 2, column 'scorer': scorer \['choice'\]: expected math"),
     ],
 )
 def test_scorers_that_cannot_be_used_show_before_anything_starts(data, scorers, message):
-    rows = [row | {"scorer": scorer} for row, scorer in zip(ROWS, scorers, strict=True)]
-    datasets.Dataset.from_list(rows).to_json(data / "scored.jsonl")
+    golds = ("B", "C") if "choice" in scorers else ("2", "3")
+    rows = [
+        {"input": f"{row['input']}\nA. 1\nB. 2", "label": gold, "scorer": scorer}
+        for row, gold, scorer in zip(ROWS, golds, scorers, strict=True)
+    ]
+    (data / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = "data.prompt_dataset", "scored.jsonl", "train", "--mel.trust_remote_code"
     if message is None:
-        assert len(read(data, "data.prompt_dataset", "scored.jsonl", "train")) == 2
+        assert len(read(data, *named)) == 2
         return
     with pytest.raises(UserError, match=message):
-        read(data, "data.prompt_dataset", "scored.jsonl", "train")
+        read(data, *named)
+
+
+def test_data_run_no_code_unless_it_is_allowed(data, monkeypatch):
+    """What the data name as a scorer is imported and called: it is refused before that."""
+    (data / "judges_of_theirs.py").write_text(
+        f"open({str(data / 'ran')!r}, 'w')\ndef f(answer, gold, question):\n    return True\n"
+    )
+    monkeypatch.syspath_prepend(data)
+    shared_verifier().close()  # workers see the paths of when they were started
+    for name, scorer in (("one.jsonl", "judges_of_theirs:f"), ("two.jsonl", "shutil.rmtree")):
+        (data / name).write_text(json.dumps({"input": "True", "label": str(data), "scorer": scorer}) + "\n")
+        for flag in inputs.DATA:
+            with pytest.raises(UserError, match=f"row 1, .*scorer {scorer}: .*pass --mel.trust_remote_code if you"):
+                read(data, flag, name, "train")
+    assert not (data / "ran").exists()
+    allowed = "data.prompt_dataset", "one.jsonl", "train", "--mel.trust_remote_code"
+    assert len(read(data, *allowed)) == 1 and (data / "ran").exists()
+    with pytest.raises(UserError, match="shutil is a module of Python itself"):
+        read(data, "data.prompt_dataset", "two.jsonl", "train", "--mel.trust_remote_code")
+
+
+def test_what_the_data_name_is_told_with_its_files_hash(data, monkeypatch):
+    own = data / "judges_of_mine.py"
+    own.write_text("def f(answer, gold, question):\n    return True\n")
+    monkeypatch.syspath_prepend(data)
+    shared_verifier().close()
+    rows = [row | {"scorer": scorer} for row, scorer in zip(ROWS, ("judges_of_mine:f", "math"), strict=True)]
+    datasets.Dataset.from_list(rows).to_json(data / "mine.jsonl")
+    argv = [f"--data.prompt_dataset={data / 'mine.jsonl'}", *SMALL, "--mel.trust_remote_code"]
+    told = inputs.check_data(resolve(None, argv, device="cpu"))
+    assert told == {"judges_of_mine:f": hashlib.sha256(own.read_bytes()).hexdigest()}
+    assert inputs.check_data(resolve(None, [f"--data.prompt_dataset={data / 'a.jsonl'}", *SMALL], device="cpu")) == {}
 
 
 @pytest.mark.parametrize("flag", inputs.DATA)

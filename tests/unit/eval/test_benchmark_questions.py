@@ -58,7 +58,11 @@ def test_a_benchmarks_scorer_is_that_of_its_rows(tmp_path, monkeypatch):
     shared_verifier().close()  # workers see the paths of when they were started
     for name, scorer in (("a", None), ("b", "choice"), ("c", "judges_of_mine:f")):
         jsonl(tmp_path / f"{name}.jsonl", [row | {"scorer": scorer} for row in ROWS])
-    found = load_benchmarks(tmp_path, ["a", "b", "c"], None)
+    with pytest.raises(
+        UserError, match=r"c\.jsonl: .*scorer judges_of_mine:f: .*pass --scorers judges_of_mine:f if you"
+    ):
+        load_benchmarks(tmp_path, ["a", "b", "c"], None, ["judges_of_mine:g", "judges_of_mine"])
+    found = load_benchmarks(tmp_path, ["a", "b", "c"], None, ["judges_of_mine:f"])
     assert [b.scorer for b in found] == ["math", "choice", f"judges_of_mine:f#{sha256(own)}"]
     assert [{q.scorer for q in b.questions} for b in found] == [{"math"}, {"choice"}, {"judges_of_mine:f"}]
     reference = found[1].questions[0].reference
@@ -73,12 +77,17 @@ def test_a_benchmarks_scorer_is_that_of_its_rows(tmp_path, monkeypatch):
         (["chioce"] * 3, "'scorer': scorer 'chioce': expected math, choice"),
         ([["choice"]] * 3, "expected math, choice"),
         (["no_such_module_here:f"] * 3, "scorer no_such_module_here:f: cannot be imported"),
+        (
+            ["shutil.rmtree"] * 3,
+            "scorer shutil.rmtree: the data name this function, which would be run; pass --scorers",
+        ),
+        ([""] * 3, "scorer '': expected math, choice"),
     ],
 )
 def test_scorers_that_cannot_be_used(tmp_path, scorers, message):
     jsonl(tmp_path / "mine.jsonl", [row | {"scorer": scorer} for row, scorer in zip(ROWS, scorers, strict=True)])
     with pytest.raises(UserError, match=message):
-        load_benchmarks(tmp_path, ["mine"], None)
+        load_benchmarks(tmp_path, ["mine"], None, ["no_such_module_here:f"])
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (9, 3)])
@@ -247,7 +256,7 @@ def test_a_template_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--template .*: no such template"):
         load_template(str(tmp_path))  # a folder without question.txt
     (tmp_path / "own.txt").write_text("no place")
-    with pytest.raises(UserError, match=r"own\.txt: the place \{\{question\}\} is missing"):
+    with pytest.raises(UserError, match=r"own\.txt: the placeholder \{\{question\}\} is missing"):
         load_template(str(tmp_path / "own.txt"))
 
 

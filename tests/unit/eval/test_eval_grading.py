@@ -275,6 +275,23 @@ def test_each_question_is_judged_by_its_own_scorer(verifier, response, scorer, s
     assert (first.status, second.status, other.status) == (status, status, "correct")
 
 
+def test_a_scorer_of_ones_own_is_asked_once_a_response(verifier, tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    (tmp_path / "counts_calls.py").write_text(
+        f"def f(answer, gold, question):\n    open({str(calls)!r}, 'a').write('x')\n    return answer == gold\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    verifier.close()  # workers see the paths of when they were started
+    own = Question("b", "q", "How many?", "3", None, None, "counts_calls:f")
+    found = judge(verifier, [(r"\boxed{3}", own), (r"\boxed{2}", ask("2")), (r"\boxed{4}", own)])
+    assert [(first.status, second.status) for first, second in found] == [
+        ("correct", "correct"),
+        ("correct", "correct"),
+        ("wrong", "wrong"),
+    ]
+    assert calls.read_text() == "xx"
+
+
 def test_verdicts_come_in_the_order_of_the_answers(verifier):
     answers = [(rf"\boxed{{{i % 4}}}", ask(str(i % 3))) for i in range(24)]
     found = judge(verifier, iter(answers))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from openrlhf_mel.method import experience
 from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
+from openrlhf_mel.verifier import Reference
 
 HEADINGS = {"failure path": "bifurcation_point", "success factors": "critique", "reflection": "critique",
             "heuristics": "heuristic"}  # fmt: skip
@@ -152,6 +153,43 @@ def test_hostile_text_does_not_stall_the_reader(text):
 )
 def test_leaks(text, question, answer, expected):
     assert experience.leaks(text, question, answer) is expected
+
+
+CAPITAL = "Capital of France?\nA. Rome\nB. Paris"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is (B).", True),
+        ("the answer is B because it is the capital", True),
+        ("The correct answer is **B**.", True),
+        ("so the answer should be option B", True),
+        ("The answer: Paris, as the map shows", True),
+        ("(B) is correct", True),
+        ("I took A, but B is the right answer", True),
+        ("The answer is not B", False),
+        ("The answer is A", False),
+        ("The answer is a city of the north", False),
+        ("Compare Paris (B) with Rome (A) on a map first", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("gold", ["B", "(B)", "Paris"])
+def test_an_m_leaks_an_option_where_it_says_that_it_is_right(text, expected, gold):
+    assert experience.leaks(text, CAPITAL, Reference(gold, "choice", CAPITAL)) is expected
+
+
+def test_a_leak_cannot_be_told_where_the_reference_names_no_option():
+    assert experience.leaks("The answer is B", CAPITAL, Reference("Madrid", "choice", CAPITAL)) is None
+
+
+def test_an_article_is_no_option():
+    gold = Reference("A", "choice", CAPITAL)
+    assert [experience.leaks(f"The answer is A {rest}", CAPITAL, gold) for rest in ("city", "because of it")] == [
+        False,
+        True,
+    ]
 
 
 def kept(question: str, i: int) -> MetaExperience:

@@ -184,6 +184,19 @@ def test_a_resume_needs_room_for_what_is_not_there_yet(run, world, monkeypatch):
         assert report["disk"]["needed_gb"] == pytest.approx((rest * size + 2 * 642_432) / 1e9)
 
 
+def test_a_resume_goes_on_with_what_its_run_began_with(run, world):
+    flags = ["--algo.advantage.lambd", "0.9", "--ckpt.load_enable"]
+    fault = "--algo.advantage.lambd 0.9: --mel.algorithm grpo ignores it"
+    code, report = run(*flags, text=world[1], skip=False)
+    assert code == 2 and f"{fault}; leave it out" in report["errors"]
+    folder = world[0] / "run"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"config": {"algo.advantage.lambd": 0.9}}))
+    _, report = run(*flags, f"--mel.run_dir={folder}", text=world[1], skip=False)
+    assert f"{fault}; the run began with it, and goes on with it" in report["warnings"]
+    assert not any("lambd" in line for line in report["errors"])
+
+
 def test_copies_are_never_rotated(run, world):
     _, report = run("--ckpt.save_hf", "--train.num_episodes", 50, text=world[1], skip=False)
     assert report["disk"]["copies"] == 100

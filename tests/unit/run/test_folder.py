@@ -10,7 +10,8 @@ import pytest
 from openrlhf_mel import train
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import folder, manifest, records
-from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.settings.paradigms import PARADIGMS
+from openrlhf_mel.settings.resolve import REQUIRED, resolve
 from openrlhf_mel.settings.vllm_build import Build
 
 pytestmark = pytest.mark.timeout(60)
@@ -98,6 +99,69 @@ def test_a_run_goes_on_only_with_the_data_that_it_began_with(settings, tmp_path)
     with pytest.raises(UserError, match=r"content of data\.prompt_dataset has changed since the run began"):
         folder.held(settings.run_dir, settings).__enter__()
     assert written(settings)["data_sha256"] == first["data_sha256"]
+
+
+def test_a_run_goes_on_only_with_the_scorers_that_it_began_with(settings):
+    with folder.held(settings.run_dir, settings, {"mine:f": "1", "mine:g": "2"}):
+        assert written(settings)["scorers_sha256"] == {"mine:f": "1", "mine:g": "2"}
+    for changed in ({"mine:f": "1", "mine:g": "3"}, {"mine:f": "1"}):
+        with pytest.raises(UserError, match=r"the content of mine:g has changed since the run began"):
+            folder.held(settings.run_dir, settings, changed).__enter__()
+    with folder.held(settings.run_dir, settings, {"mine:f": "1", "mine:g": "2"}):
+        pass
+
+
+def test_a_run_of_before_scorers_hashes_were_recorded_goes_on(settings):
+    with folder.held(settings.run_dir, settings):
+        old = written(settings)
+    del old["scorers_sha256"]
+    (settings.run_dir / records.MANIFEST).write_text(json.dumps(old))
+    with folder.held(settings.run_dir, settings, {"mine:f": "1"}):
+        assert written(settings)["scorers_sha256"] == {"mine:f": "1"}
+
+
+# accepted before paradigms were refused what they ignore, what redefines them, and a clip that is none
+BEGUN_WITH = {
+    "ignored": ("grpo", "algo.advantage.lambd", 0.9),
+    "ignored, a switch": ("grpo", "algo.advantage.no_std_norm", True),
+    "ignored, two numbers": ("rft", "actor.eps_clip_low_high", [0.2, 0.28]),
+    "redefined": ("reinforce++", "actor.policy_loss_type", "gspo"),
+    "no clip": ("grpo", "actor.eps_clip", -1.0),
+    "no critic": ("grpo", "critic.freezing_steps", 10),
+}
+
+
+@pytest.mark.parametrize("case", BEGUN_WITH)
+def test_a_run_that_began_with_what_is_refused_now_can_be_resumed(settings, case, monkeypatch, capsys):
+    algorithm, flag, value = BEGUN_WITH[case]
+    settings.run_dir.mkdir()
+    command = [f"--{name}={settings.upstream[name]}" for name in REQUIRED]
+    command += ["--mel.runtime=cpu", f"--mel.algorithm={algorithm}", f"--mel.run_dir={settings.run_dir}"]
+    given = [f"--{flag}", *(str(each).lower() for each in (value if isinstance(value, list) else [value]))]
+    plain = resolve(None, command).as_dict()
+
+    def resumed(*more):
+        return resolve(None, [*command, *given, *more], begun=folder.begun)
+
+    with pytest.raises(UserError, match=flag):  # no run there yet
+        resumed("--ckpt.load_enable")
+    records.write_json(settings.run_dir / records.MANIFEST, {"config": plain, "finished": None})
+    with pytest.raises(UserError, match=flag):  # one that began without it
+        resumed("--ckpt.load_enable")
+    records.write_json(settings.run_dir / records.MANIFEST, {"config": plain | {flag: value}, "finished": None})
+    with pytest.raises(UserError, match=flag):  # not to be resumed
+        resumed()
+    again = resumed("--ckpt.load_enable")
+    (warning,) = again.warnings
+    assert warning.startswith(f"--{flag} ") and warning.endswith("; the run began with it, and goes on with it")
+    assert not folder.check(again.run_dir, again.as_dict(), resume=True)
+    monkeypatch.setattr(train, "train", lambda _: 0)
+    assert (
+        train.main([*command, *given, "--ckpt.load_enable"]) == 0 and f"warning: {warning}" in capsys.readouterr().err
+    )
+    if case == "redefined":  # and the manifest says what is trained
+        stated = PARADIGMS[algorithm].stated(again.upstream)
+        assert (stated["policy_loss_type"], stated["aggregation"]) == ("gspo", "seq-mean-token-mean")
 
 
 def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):

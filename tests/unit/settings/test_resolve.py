@@ -141,7 +141,7 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
         ("", ["--reward.model_name_or_path", "rm"], "--reward.model_name_or_path: not supported"),
         ("", ["--ds.load_in_4bit"], "--ds.load_in_4bit: needs a GPU"),
         ("", ["--algo.kl.init_coef", "0.1"], "--algo.kl.init_coef: needs a GPU"),
-        ("", ["--mel.algorithm=rft", "--actor.entropy_coef=0"], "--mel.algorithm rft: not supported with"),
+        ("", ["--mel.algorithm=rft", "--actor.entropy_coef=0.1"], "--mel.algorithm rft: not supported with"),
         (
             "",
             ["--algo.advantage.is_correction_level=token", "--rollout.top_p=0.9"],

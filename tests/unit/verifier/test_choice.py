@@ -78,6 +78,90 @@ def test_what_names_none_or_several(answer, question):
     assert judge(answer, "B", question) == "wrong"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["B (Paris)", r"\text{B} \text{ (Paris)}", "b) Paris", "(b) Paris", r"\mathbf{(b)}\ \text{Paris}", "B — Paris",
+     "B – Paris", "B - Paris", "Paris (option B)", "B is correct", "B is the right answer", "B only", r"\boldsymbol{B}",
+     r"\underline{\text{B}}", r"\emph{Paris}", r"\mathbb{B}", r"\Large B", r"\large{B}", r"\tt B", r"\{\text{B}\}", "'B'", "“B”",
+     '"Paris"', "B!", r"\bm{B}", r"\operatorname{B}", r"\textsc{Paris}"],
+)  # fmt: skip
+def test_more_ways_to_name_an_option(answer):
+    question = "Capital of France?\nA. Rome\nB. Paris"
+    assert letter(answer, question) == "B"
+    assert judge(answer, "A", question) == "wrong"
+
+
+STATEMENTS = "Which hold?\n(A) A only\n(B) Statement B only\n(C) B is correct\n(D) none"
+
+
+def test_b_only_is_no_letter_where_options_speak_of_letters():
+    assert [letter(said, STATEMENTS) for said in ("B only", "B is correct", "B", "A only")] == [None, "C", "B", "A"]
+    assert letter("B only", "") is letter("B is correct", "") is None
+
+
+BOTH = "Which?\nA. Rome\nB. Paris\nC. Oslo\nD. Both A and B"
+IN_BRACKETS = "Which?\n(A) Rome\n(B) Paris\n(C) Oslo\n(D) Both (A) and (B)"
+ALL = "Which?\nA. red\nB. blue\nC. green\nD. All of the above"
+SUMS = "2+2?\nA. 3\nB. 4\nC. 5"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "named"),
+    [
+        (BOTH, "(D) A and B", "D"),
+        (BOTH, "D) Both A and B are right", "D"),
+        (IN_BRACKETS, "(D) Both A and B", "D"),
+        (IN_BRACKETS, "D. Both A and B", "D"),
+        (IN_BRACKETS, "D. Both (A) and (B)", "D"),
+        (IN_BRACKETS, "Both A and B", "D"),
+        (ALL, "D. All of the above (A, B and C)", "D"),
+        (SUMS, "B) 4 (not 3)", "B"),
+        (SUMS, "B. 4, since 5-1=4", "B"),
+        (BOTH, "D. A or B", None),
+        (BOTH, "D. A and C", None),
+        (BOTH, "D. A", None),
+        (BOTH, "B. Paris and option D", None),
+        (BOTH, "B. versus C", None),
+        (BOTH, "B. Paris, also option C", None),
+        (BOTH, "B. Paris (C)", None),
+        (BOTH, "B. Paris (Oslo)", None),
+        (ALL, "D. All of the above, C", None),
+        (ALL, "D. All of the above or C", None),
+        (SUMS, "B) 4 (not 3, or 5)", None),
+        (SUMS, "B. 4, since it may be option C", None),
+        (SUMS, "B. 4, because C", None),
+    ],
+)
+def test_a_letter_with_what_speaks_of_other_options(question, answer, named):
+    assert letter(answer, question) == named
+
+
+KINDS = "What is it?\nA. Integer\nB. Number\nC. Blank"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"), [("Integer", "A"), (r"\text{Integer}", "A"), ("Blank", "C"), ("number", "B")]
+)
+def test_an_options_text_is_no_placeholder(answer, named):
+    assert verify(rf"So \boxed{{{answer}}}.", Reference(named, "choice", KINDS)).status == "correct"
+    assert verify(rf"\boxed{{B}} or \boxed{{{answer}}}", Reference(named, "choice", KINDS)).status != "no_answer"
+    assert check_golds([Reference(rf"\boxed{{{answer}}}", "choice", KINDS)]) == {}
+    for other in (Reference(named, "choice", CAPITAL), Reference("5")):
+        assert verify(rf"So \boxed{{{answer}}}.", other).status == "no_answer"
+
+
+FORMULAS = r"Which? (A) $\dfrac{1}{2}$ (B) 1,000 (C) $x^2+1$ (D) \$5 (E) $1{,}234$"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [(r"\frac{1}{2}", "A"), (r"\tfrac{1}{2}", "A"), (r"\frac12", "A"), ("1000", "B"), ("1{,}000", "B"), ("x^{2}+1", "C"), ("x^2 + 1", "C"),
+     ("$5", "D"), (r"\$5", "D"), ("5", "D"), ("1234", "E"), ("1,234", "E"), (r"\frac{2}{1}", None), ("100", None), ("x^{21}", None)],
+)  # fmt: skip
+def test_texts_that_differ_in_notation_alone(answer, named):
+    assert letter(answer, FORMULAS) == named
+
+
 def test_a_letter_beside_another_options_text_is_no_answer():
     assert letter("B. London", CAPITAL) is None
     assert letter("B. Paris or London", CAPITAL) is None
@@ -176,6 +260,28 @@ def test_every_option_is_named_by_letter_text_and_both_and_by_no_other(texts, st
                 f"{text} or {there[other]}",
             ):
                 assert judge(answer, gold, question) == "wrong", answer
+
+
+RENDERINGS = (
+    "{key}", "({key})", "[{key}]", "{key}.", "{key})", "{key}!", "option {key}", "the answer is {key}", "\\text{{{key}}}", "\\textbf{{({key})}}",
+    "\\mathbf{{{key}}}", "**{key}**", "'{key}'", "“{key}”", "{key}. {text}", "({key}) {text}", "{key}) {text}", "{key}: {text}",
+    "[{key}] {text}", "{key}、{text}", "{key} ({text})", "{key} — {text}", "{key} - {text}", "{key}, {text}", "{key} {text}", "{text}",
+    "\\text{{{text}}}", "\\emph{{{text}}}", "{text} ({key})", "{text} (option {key})", "{key}. {text}.", "{key}. {text}, because it is",
+    "{key} is correct", "{key} only",
+)  # fmt: skip
+
+
+@given(
+    asked, st.sampled_from([*STYLES, "[{}] {}", "{}.{}", "{}、{}", "{} - {}"]), st.sampled_from(RENDERINGS), st.data()
+)
+def test_any_rendering_of_the_right_option_is_correct_and_of_another_wrong(texts, style, rendering, data):
+    there = dict(zip(LETTERS, texts, strict=False))
+    question = "Which is it?\n" + "\n".join(style.format(*option) for option in there.items())
+    gold, said = data.draw(st.sampled_from(list(there))), data.draw(st.sampled_from(list(there)))
+    answer = rendering.format(key=said, text=there[said])
+    for instruction in ("", "\n\nAnswer with the letter alone, (A) or (B)."):
+        assert judge(answer, gold, question + instruction) == ("correct" if said == gold else "wrong"), answer
+        assert judge(answer, there[gold], question + instruction) == ("correct" if said == gold else "wrong"), answer
 
 
 @given(st.text(max_size=60), st.text(max_size=80))

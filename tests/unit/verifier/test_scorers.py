@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import Reference, Verifier, check_golds
+from openrlhf_mel.verifier import Reference, Verifier, check_golds, check_named_by_data
 
 pytestmark = pytest.mark.timeout(120)
 
 MODULE = """
-import os, time
+import mmap, os, time
 OWNER = os.getpid()
+KEPT = []
 
 def same_word(answer, gold, question):
     return answer.casefold() == gold.casefold()
@@ -37,6 +38,17 @@ def dies(answer, gold, question):
 
 def raises(answer, gold, question):
     raise KeyError("no such unit")
+
+def numpys(answer, gold, question):
+    import numpy
+    return numpy.array([answer]) == numpy.array([gold]) if question else (numpy.array([answer]) == numpy.array([gold]))[0]
+
+def ones(answer, gold, question):
+    return True if answer == gold else 0
+
+def grows(answer, gold, question):
+    KEPT.append(mmap.mmap(-1, 100 * 2**20))
+    return True
 
 def returns_nothing(answer, gold, question):
     pass
@@ -97,6 +109,75 @@ def test_what_it_does_wrong_costs_one_answer(module):
         for function in ("greedy", "dies", "raises", "returns_nothing", "two", "missing"):
             assert status(function) == "error", function
         assert status("sleeps") == "correct"
+
+
+def test_numpys_truth_values_count(verifier, module):
+    def verdict(answer: str, question: str = "") -> str:
+        return verifier.verify(rf"\boxed{{{answer}}}", Reference("x", f"{module}:numpys", question)).status
+
+    assert [verdict("x"), verdict("y"), verdict("x", "an array of one")] == ["correct", "wrong", "error"]
+
+
+def test_the_first_failure_of_a_scorer_is_logged(verifier, module, caplog):
+    ones, dies = (Reference("x", f"{module}:{name}") for name in ("ones", "dies"))
+    assert verifier.verify(r"\boxed{x}", ones).correct and not caplog.records
+    assert [verdict.status for verdict in verifier.verify_many([(r"\boxed{y}", ones)] * 3)] == ["error"] * 3
+    (record,) = caplog.records
+    assert f"scorer {module}:ones: TypeError: {module}:ones returned 0, expected True or False" in record.message
+    assert verifier.verify(r"\boxed{y}", dies).status == "error"
+    assert [f"scorer {module}:dies: its worker process ended" in r.message for r in caplog.records] == [False, True]
+
+
+def test_what_a_scorers_module_takes_does_not_tire_its_worker(module, tmp_path):
+    """As a module that imports torch: more than half of what a worker may have."""
+    (tmp_path / f"{module}_large.py").write_text(
+        "import mmap\nTAKEN = mmap.mmap(-1, 600 * 2**20)\ndef f(answer, gold, question):\n    return True\n"
+    )
+    with Verifier(workers=1) as verifier:
+        gold = Reference("x", f"{module}_large:f")
+        assert verifier.verify(r"\boxed{x}", gold).correct
+        pids = verifier.worker_pids()
+        assert pids and verifier.verify_many([(r"\boxed{x}", gold)] * 3)[2].correct
+        assert verifier.worker_pids() == pids
+
+
+def test_what_a_scorers_calls_leave_behind_does(module):
+    with Verifier(workers=1) as verifier:
+        gold, pids = Reference("x", f"{module}:grows"), set()
+        for _ in range(12):
+            assert verifier.verify(r"\boxed{x}", gold).correct
+            pids |= set(verifier.worker_pids())
+        assert len(pids) > 1
+
+
+@pytest.mark.parametrize("name", ["math", "choice"])
+def test_data_may_name_a_built_in_scorer(name):
+    check_named_by_data(name, False, "--flag")
+
+
+@pytest.mark.parametrize("name", ["shutil.rmtree", "builtins.print", "mine:f"])
+def test_data_may_name_a_function_that_the_user_allows(name):
+    with pytest.raises(UserError, match=f"scorer {name}: the data name this function.*pass --flag if you trust it"):
+        check_named_by_data(name, False, "--flag")
+    check_named_by_data(name, True, "--flag")
+    for allowed in (False, True):
+        with pytest.raises(UserError, match="expected math, choice"):
+            check_named_by_data([name], allowed, "--flag")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["shutil.rmtree", "os.execlp", "os:symlink", "shutil.move", "builtins.bool", "builtins:print", "os.path.join"],
+)
+def test_a_function_of_pythons_own_is_no_scorer(verifier, tmp_path, path):
+    with pytest.raises(
+        UserError, match=f"scorer {path}: .*is a module of Python itself; expected a function of your own"
+    ):
+        verifier.check_scorer(path)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    assert verifier.verify(rf"\boxed{{{victim}}}", Reference(str(victim), path, "True")).status == "error"
+    assert victim.exists()
 
 
 @pytest.mark.parametrize(
@@ -174,8 +255,9 @@ def test_a_reference_is_its_text_and_travels_whole():
     for travelled in (pickle.loads(pickle.dumps(reference)), copy.copy(reference), copy.deepcopy(reference)):
         assert (travelled, travelled.scorer, travelled.question) == ("B", "choice", "Which?")
     assert (Reference("B").scorer, Reference("B").question) == ("math", "")
-    with pytest.raises(TypeError, match="expected a text"):
-        Reference(3)
+    for wrong in ((3,), ("B", None), ("B", ["choice"]), ("B", "choice", None), ("B", "choice", ["a", "list"])):
+        with pytest.raises(TypeError, match="expected a text"):
+            Reference(*wrong)
 
 
 def test_shared_data_have_no_gold_that_is_a_program():

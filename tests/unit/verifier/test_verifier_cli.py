@@ -1,6 +1,7 @@
 """`python -m openrlhf_mel.verifier` as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).parents[3]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command; `path` is one more folder in which Python finds modules."""
     command = [sys.executable, "-m", "openrlhf_mel.verifier", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=80, check=False)
+    found = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), path and str(path))))
+    environment = os.environ | {"PYTHONPATH": found}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=80, check=False)
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -33,6 +37,21 @@ def test_a_row_may_name_its_scorer(tmp_path: Path) -> None:
     rows[0]["scorer"] = "chioce"
     result = run("--input", write(tmp_path / "in.jsonl", rows), "--output", out)
     assert result.returncode == 2 and "scorer 'chioce': expected math, choice" in result.stderr
+
+
+def test_a_row_runs_no_function_that_the_command_does_not_name(tmp_path: Path) -> None:
+    (tmp_path / "judges_of_mine.py").write_text("def f(answer, gold, question):\n    return True\n")
+    rows = [{"response": "\\boxed{1}", "answer": "2", "scorer": "judges_of_mine:f"}]
+    flags = "--input", write(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
+    result = run(*flags, path=tmp_path)
+    assert result.returncode == 2 and not (tmp_path / "out.jsonl").exists()
+    assert "in.jsonl, line 1: `scorer`: scorer judges_of_mine:f: " in result.stderr
+    assert "pass --scorers judges_of_mine:f if you trust it" in result.stderr
+    assert run(*flags, "--scorers", "other:f,judges_of_mine:f", path=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["status"] == "correct"
+    write(tmp_path / "in.jsonl", [rows[0] | {"scorer": "choice", "question": ["a", "list"]}])
+    result = run(*flags)
+    assert result.returncode == 2 and "line 1: `question`: found ['a', 'list'], expected a text" in result.stderr
 
 
 def test_judges_a_file(tmp_path: Path) -> None:

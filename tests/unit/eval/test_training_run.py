@@ -1,0 +1,47 @@
+"""A training run's folder: which row of the paper can stand beside it."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from eval import run as evaluation
+from eval.training_run import read_run
+
+PAPERS = {
+    "actor.model_name_or_path": "Qwen/Qwen3-4B-Base",
+    "mel.algorithm": "grpo",
+    "algo.advantage.estimator": "group_norm",
+    "actor.policy_loss_type": "ppo",
+    "actor.loss_agg_mode": "seq-mean-token-mean",
+    "algo.kl.init_coef": 0.0,
+}
+
+
+def rows(folder, config):
+    """Of the targets of `eval.run --run`."""
+    shutil.copytree("data/toy/model", folder / "model")
+    (folder / "metrics.jsonl").write_text('{"step": 8}\n')
+    (folder / "manifest.json").write_text(json.dumps({"config": config}))
+    options = SimpleNamespace(run=folder, paper=None, output_dir=folder / "out", checkpoints="all", keep_models=False)
+    return [target.paper and target.paper.key for target in evaluation._targets(options, read_run(folder))]
+
+
+@pytest.mark.parametrize(("enable", "row"), [(True, "4B:mel"), (False, "4B:grpo")])
+def test_the_papers_objective_has_the_papers_row(tmp_path, enable, row):
+    assert rows(tmp_path / "run", PAPERS | {"mel.enable": enable}) == [row]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mel.algorithm": "rloo"},
+        {"actor.loss_agg_mode": "token-mean"},  # as runs of earlier versions could have it under grpo
+        {"actor.policy_loss_type": "gspo"},
+        {"algo.kl.init_coef": 0.01},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_objective_has_none(tmp_path, other):
+    assert rows(tmp_path / "run", PAPERS | {"mel.enable": False} | other) == [None]
