@@ -65,7 +65,7 @@ def _forget() -> None:
 
 
 def _take_signals(group: int, ignored: list[int]) -> None:
-    """Ray keeps a terminal's Ctrl-C from its workers: ignore what the client does, and block it (`_run`).
+    """Ignore what the client ignores; `_run` blocks what it blocks. Ray keeps a terminal's Ctrl-C from its workers so.
 
     A fork cannot join the client's process group, which may be another session's, but leaves the owner's when the client has.
     """

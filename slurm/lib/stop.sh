@@ -50,8 +50,8 @@ put_back() { [[ $(job_record) == *" JobState=PENDING "* ]]; }
 # Somebody has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
 
-# Before anything is called a failure: it may be no more than the end of the job's time here.
-requeue_if_asked() { ! { ((STOPPING)) || preempted; } || requeue; }
+# Before anything is called a failure: it may be no more than the end of the job's time here, or the loss of a node.
+requeue_if_asked() { ! { ((STOPPING)) || preempted || put_back; } || requeue; }
 
 # running_elsewhere ID: is that a job, another than this?
 running_elsewhere() {
