@@ -238,19 +238,22 @@ def test_a_preemption_with_a_grace_time(trainer, cluster):
 
 
 def test_the_evaluation_comes_back(trainer, cluster):
-    """One element of its array near its end, another that is preempted."""
+    """One element of its array near its end, another that is preempted, a third whose node is lost."""
     trainer.stand_in(**{"lib/evaluate.py": "evaluate.py"})
-    small = ("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
+    small = ("--array=0-2", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
     array = trainer.submit(*small, "slurm/eval.sbatch")
-    elements = [f"{array}_0", f"{array}_1"]
+    elements = [f"{array}_{i}" for i in range(3)]
     for element in elements:
         cluster.wait_for(element, "evaluating, attempt 1", limit=60)
     cluster.signal(elements[0], "USR2")
     preempt(trainer, cluster, elements[1])
+    cluster.down(cluster.nodes_of(elements[2])[0])
     for element in elements:
         job = cluster.wait(element, limit=90)
         assert (job.state, job.restarts) == ("COMPLETED", 1), job.output
-        assert "back into the queue (restart 1 of at most 20)" in job.output and "evaluating, attempt 2" in job.output
+        assert "evaluating, attempt 2" in job.output and "error: the evaluation" not in job.output, job.output
+        # of a lost node Slurm sees to it itself
+        assert element == elements[2] or "back into the queue (restart 1 of at most 20)" in job.output
 
 
 def test_a_signal_that_comes_before_the_script_has_begun(trainer, cluster):
