@@ -19,6 +19,7 @@ RAY_STEPS=()       # what holds Ray
 CHILD=''           # the process that is waited for
 STOPPING=0         # asked to save and come back
 CANCELLED=0        # ended by someone else
+RECORD=''          # what Slurm knows of the job, see ask_slurm
 ENDING=0           # Ray is being ended
 REFUSED=2          # exit codes of the trainer: bad input,
 HELD=69            # another process holds the run's folder,

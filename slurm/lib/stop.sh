@@ -29,23 +29,33 @@ run_child() {
     return "$status"
 }
 
-# What Slurm knows of this job: of this element, where the plain id may mean the whole array.
-job_record() { scontrol --oneliner show job "$JOB"; }
+# RECORD: what Slurm knows of this job: of this element, where the plain id may mean the whole array. Slurm sends SIGTERM to
+# every process of the script, to scontrol as well: whatever a signal has ended is asked again.
+ask_slurm() {
+    local status
+    while RECORD=$(scontrol --oneliner show job "$JOB"); status=$?; ((status > 128)); do :; done
+}
 
 # At its time limit, that is, in spite of having been asked to stop: no one else wants this job to end.
-timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
+timed_out() {
+    ((STOPPING)) || return 1
+    ask_slurm
+    [[ $RECORD == *Reason=TimeLimit* ]]
+}
 
 # In a partition's grace time: the steps got SIGTERM (SIGNALING while Slurm is at it), this script goes on. In other states
 # the job is cancelled, or put back by Slurm already. Nor ever suspended: that is a preemption as well, whose time stays
 # when the job runs again.
 preempted() {
-    local record
-    record=$(job_record)
-    [[ $record =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
+    ask_slurm
+    [[ $RECORD =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $RECORD == *" SuspendTime=None "* ]]
 }
 
 # Slurm itself does so when a node is lost; no step can start any more, and so no node can be checked.
-put_back() { [[ $(job_record) == *" JobState=PENDING "* ]]; }
+put_back() {
+    ask_slurm
+    [[ $RECORD == *" JobState=PENDING "* ]]
+}
 
 # Somebody has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
@@ -87,6 +97,7 @@ requeue() {
 nodes_to_avoid() {
     local before
     ((${#BAD[@]} && (${#BAD[@]} < ${#NODES[@]} || ${#NODES[@]} == 1))) || return 0
-    before=$(job_record | sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p')
+    ask_slurm
+    before=$(sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p' <<<"$RECORD")
     [[ -z $before ]] || list "${BAD[@]}" "${before//(null)/}" | sed 's/,$//'
 }

@@ -316,3 +316,17 @@ def test_a_fault_of_every_node_leaves_out_a_few_only(command, tmp_path):
         assert done.returncode == code, done.stderr
     assert "without n3 from now on" not in done.stdout
     assert "not requeued: n0 n1 n2 were left out before, now n3: it may not be the nodes" in done.stderr
+
+
+@pytest.mark.parametrize("question, state", [("put_back", "PENDING"), ("preempted", "SIGNALING")])
+def test_slurms_own_signal_ends_no_question_to_slurm(command, tmp_path, question, state):
+    """It meets scontrol as well: what that could not answer is asked again."""
+    shell = """. slurm/lib/job.sh
+    scontrol() {
+        [[ -e $asked ]] || { touch "$asked"; kill -TERM "$BASHPID"; }
+        echo "JobId=7 JobState=$state Reason=None PreemptTime=2026-01-01T00:00:00 SuspendTime=None "
+    }
+    JOB=7 asked=$1 state=$2
+    "$3" && echo yes"""
+    done = command("bash", "-c", shell, "-", tmp_path / "asked", state, question, limit=60)
+    assert done.stdout == "yes\n" and (tmp_path / "asked").exists(), done.stderr
