@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 _LONG_FILES = (
     "test_bad_input",
     "test_eval_",
-    "test_forks",
+    "test_fork",
     "test_openrlhf",
     "test_prepare",
     "test_report",

@@ -71,7 +71,7 @@ def _forget() -> None:
 
 
 def _take_signals(group: int, ignored: list[int]) -> None:
-    """Ignore the signals that the client ignores, and block them: Ray protects its workers from a terminal's Ctrl-C.
+    """Ignore the signals that the client ignores: Ray so protects its workers from a terminal's Ctrl-C. `_run` blocks them.
 
     A fork cannot join the client's process group, which may be in another session, but leaves the owner's if the client
     did.

@@ -19,6 +19,7 @@ RAY_STEPS=()       # processes of the steps that hold Ray
 CHILD=''           # the process that the script waits for
 STOPPING=0         # 1: asked to save and requeue
 CANCELLED=0        # 1: cancelled by someone else
+RECORD=''          # Slurm's record of the job, see ask_slurm
 ENDING=0           # 1: Ray is being ended
 REFUSED=2          # exit codes of the trainer: bad input,
 HELD=69            # another process holds the run's folder,

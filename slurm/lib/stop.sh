@@ -30,29 +30,39 @@ run_child() {
     return "$status"
 }
 
-# Slurm's state of this job; in an array of this element, because the plain id may mean the whole array.
-job_record() { scontrol --oneliner show job "$JOB"; }
+# RECORD: Slurm's record of this job; in an array of this element, because the plain id may mean the whole array. Slurm sends
+# SIGTERM to every process of the script, so to scontrol as well: if a signal ends it, it is run again.
+ask_slurm() {
+    local status
+    while RECORD=$(scontrol --oneliner show job "$JOB"); status=$?; ((status > 128)); do :; done
+}
 
 # True at the time limit, which ends a job that has not stopped in time: nobody else wants it to end.
-timed_out() { ((STOPPING)) && [[ $(job_record) == *Reason=TimeLimit* ]]; }
+timed_out() {
+    ((STOPPING)) || return 1
+    ask_slurm
+    [[ $RECORD == *Reason=TimeLimit* ]]
+}
 
 # True in a partition's grace time: the steps got SIGTERM (SIGNALING while Slurm sends it), and this script continues.
 # In other states the job is cancelled, or already requeued by Slurm. A job that was suspended does not count: that is
 # also a preemption, whose time stays set when the job runs again.
 preempted() {
-    local record
-    record=$(job_record)
-    [[ $record =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $record == *" SuspendTime=None "* ]]
+    ask_slurm
+    [[ $RECORD =~ JobState=(RUNNING|SIGNALING)\ .*\ PreemptTime=[0-9] && $RECORD == *" SuspendTime=None "* ]]
 }
 
 # Slurm itself does so when a node is lost; no step can start any more, and so no node can be checked.
-put_back() { [[ $(job_record) == *" JobState=PENDING "* ]]; }
+put_back() {
+    ask_slurm
+    [[ $RECORD == *" JobState=PENDING "* ]]
+}
 
 # Somebody else has ended this job, and decides what follows.
 is_cancelled() { ((CANCELLED)) && ! timed_out && ! preempted; }
 
-# Called before a failure is reported: the job's time may simply be over.
-requeue_if_asked() { ! { ((STOPPING)) || preempted; } || requeue; }
+# Called before a failure is reported: the job's time may simply be over, or Slurm has lost one of its nodes.
+requeue_if_asked() { ! { ((STOPPING)) || preempted || put_back; } || requeue; }
 
 # running_elsewhere ID: true if that is another running job.
 running_elsewhere() {
@@ -90,6 +100,7 @@ requeue() {
 nodes_to_avoid() {
     local before
     ((${#BAD[@]} && (${#BAD[@]} < ${#NODES[@]} || ${#NODES[@]} == 1))) || return 0
-    before=$(job_record | sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p')
+    ask_slurm
+    before=$(sed -nE 's/.* ReqNodeList=\(null\) ExcNodeList=(\S+).*/\1/p' <<<"$RECORD")
     [[ -z $before ]] || list "${BAD[@]}" "${before//(null)/}" | sed 's/,$//'
 }

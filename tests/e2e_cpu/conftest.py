@@ -1,8 +1,9 @@
-"""What the evaluation's end-to-end tests share."""
+"""What end-to-end tests share."""
 
 from pathlib import Path
 
 import pytest
+from e2e_cpu import fork_owner
 from e2e_cpu import known_answers as known
 
 
@@ -15,6 +16,13 @@ def no_key(monkeypatch):
 def impatient(monkeypatch):
     """Waits between two tries are cut short."""
     monkeypatch.setattr("eval.backends.openai._LONGEST_BACKOFF_S", 0.02)
+
+
+@pytest.fixture
+def owner(tmp_path):
+    """See `fork_owner.started`."""
+    with fork_owner.started(tmp_path) as process:
+        yield process
 
 
 @pytest.fixture

@@ -238,19 +238,22 @@ def test_a_preemption_with_a_grace_time(trainer, cluster):
 
 
 def test_the_evaluation_comes_back(trainer, cluster):
-    """One element of its array near its end, another that is preempted."""
+    """One element of its array near its end, another that is preempted, a third whose node is lost."""
     trainer.stand_in(**{"slurm.lib.evaluate": "evaluate.py"})
-    small = ("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
+    small = ("--array=0-2", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
     array = trainer.submit(*small, "slurm/eval.sbatch")
-    elements = [f"{array}_0", f"{array}_1"]
+    elements = [f"{array}_{i}" for i in range(3)]
     for element in elements:
         cluster.wait_for(element, "evaluating, attempt 1", limit=60)
     cluster.signal(elements[0], "USR2")
     preempt(trainer, cluster, elements[1])
+    cluster.down(cluster.nodes_of(elements[2])[0])
     for element in elements:
         job = cluster.wait(element, limit=90)
         assert (job.state, job.restarts) == ("COMPLETED", 1), job.output
-        assert "back into the queue (restart 1 of at most 20)" in job.output and "evaluating, attempt 2" in job.output
+        assert "evaluating, attempt 2" in job.output and "error: the evaluation" not in job.output, job.output
+        # of a lost node Slurm sees to it itself
+        assert element == elements[2] or "back into the queue (restart 1 of at most 20)" in job.output
 
 
 def test_a_signal_that_comes_before_the_script_has_begun(trainer, cluster):
@@ -313,3 +316,17 @@ def test_a_fault_of_every_node_leaves_out_a_few_only(command, tmp_path):
         assert done.returncode == code, done.stderr
     assert "without n3 from now on" not in done.stdout
     assert "not requeued: n0 n1 n2 were left out before, now n3: it may not be the nodes" in done.stderr
+
+
+@pytest.mark.parametrize("question, state", [("put_back", "PENDING"), ("preempted", "SIGNALING")])
+def test_slurms_own_signal_ends_no_question_to_slurm(command, tmp_path, question, state):
+    """It meets scontrol as well: what that could not answer is asked again."""
+    shell = """. slurm/lib/job.sh
+    scontrol() {
+        [[ -e $asked ]] || { touch "$asked"; kill -TERM "$BASHPID"; }
+        echo "JobId=7 JobState=$state Reason=None PreemptTime=2026-01-01T00:00:00 SuspendTime=None "
+    }
+    JOB=7 asked=$1 state=$2
+    "$3" && echo yes"""
+    done = command("bash", "-c", shell, "-", tmp_path / "asked", state, question, limit=60)
+    assert done.stdout == "yes\n" and (tmp_path / "asked").exists(), done.stderr

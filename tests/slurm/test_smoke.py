@@ -119,7 +119,7 @@ def test_what_befalls_a_job_one_after_the_other(project, cluster, names):
     for restarts, name in enumerate(names, 1):
         cluster.wait_for(number, f"step {2 * restarts} ", limit=200)
         events[name]()
-        cluster.wait_for_restart(number, restarts, limit=300)  # seen once to take more than two minutes
+        cluster.wait_for_restart(number, restarts, limit=120)
     job = cluster.wait(number, limit=200)
     whole(project, job, steps=steps)
     assert job.restarts == len(names)
