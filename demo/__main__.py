@@ -25,6 +25,7 @@ from tqdm import tqdm
 from demo import curves, scoreboard
 from eval import report, run
 from eval.store import read_questions, read_samples
+from openrlhf_mel import disk
 from openrlhf_mel.run import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,13 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Failed as error:
         print(error, file=sys.stderr)
         return 1
-    runs = {name: list(records.read_lines(folder / name / records.METRICS)) for name in ALGORITHMS}
-    archives = {name: list(records.read_lines(folder / name / records.ARCHIVE)) for name in ALGORITHMS}
+    runs = {name: list(disk.read_lines(folder / name / records.METRICS)) for name in ALGORITHMS}
+    archives = {name: list(disk.read_lines(folder / name / records.ARCHIVE)) for name in ALGORITHMS}
     result = {name: scoreboard.scores(matrices) for name, matrices in held.items()} | {
         "gain_over_base": {name: scoreboard.gain(held[name], held["base"]) for name in ALGORITHMS},
         "training": {name: scoreboard.training(runs[name], archives[name], mel=name == "mel") for name in ALGORITHMS},
     }
-    records.write_json(folder / "summary.json", result)
+    disk.write_json(folder / "summary.json", result)
     curves.draw(folder / "curves.png", runs)
     evaluations = [folder / EVALUATION / name for name in held]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -118,7 +119,7 @@ def follow(child: subprocess.Popen[bytes], run_dir: Path, total: int) -> None:
         running = True
         while running:
             running = child.poll() is None
-            steps = list(records.read_lines(run_dir / records.METRICS))
+            steps = list(disk.read_lines(run_dir / records.METRICS))
             if len(steps) > bar.n:
                 bar.set_description(f"{run_dir.name:<4} training")
                 bar.set_postfix(reward=f"{steps[-1]['reward_mean']:.2f}", refresh=False)

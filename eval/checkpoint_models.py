@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from eval.checkpoint_files import deepspeed_problem, export_problem
 from eval.training_run import FINAL, Run, read_run
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run import records
 from openrlhf_mel.run.checkpoint import step_of
 from toolkit.outputs import json_or_none
 
@@ -168,7 +168,7 @@ def materialise(checkpoint: CheckpointModel, folder: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)  # from a killed process: we hold the lock
         try:
             _convert(checkpoint, partial)
-            records.write_json(partial / MARKER, mark)
+            disk.write_json(partial / MARKER, mark)
             os.replace(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from eval.paired import compare, load
 from eval.store import single
+from openrlhf_mel.disk import write_json
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run.records import write_json
 from toolkit.cli import run
 
 

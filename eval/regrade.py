@@ -17,8 +17,8 @@ from eval.messages import Question
 from eval.results import write_checkpoints, write_results
 from eval.store import METRICS, SETTINGS, Store, evaluated, evaluations, read_json, read_questions
 from eval.summary import paper_row
+from openrlhf_mel import disk, provenance
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run import records
 from openrlhf_mel.verifier import MATH, Verifier
 from toolkit import cli
 
@@ -69,8 +69,8 @@ def regrade(folder: Path, allowed: Collection[str] = ()) -> int:
             some_changed, some_left_out = _regrade(store, name, own, verifier)
             changed, left_out = changed + some_changed, left_out + some_left_out
         settings = read_json(folder / SETTINGS) | {"scorers": scorers, "versions": judged_by()}
-        records.write_json(folder / SETTINGS, settings)
-        manifest = before["manifest"] | {"regraded": records.now()}
+        disk.write_json(folder / SETTINGS, settings)
+        manifest = before["manifest"] | {"regraded": provenance.now()}
         paper = paper_row(manifest["paper"]) if manifest.get("paper") else None
         shown = {name: questions[name] for name in before["benchmarks"]}
         write_results(store, before["model"], shown, draws, manifest, paper)

@@ -15,8 +15,8 @@ from eval.estimators import Estimate
 from eval.identity import GREEDY, Draws
 from eval.messages import LENGTH, STOP, Question
 from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run import records
 from openrlhf_mel.verifier import MATH, answer_key
 
 CHECKPOINTS = "checkpoints.json"
@@ -115,8 +115,8 @@ def write_results(
         "settings": read_json(store.folder / SETTINGS) | {"n": draws.n, "metrics": list(draws.metrics)},
         "manifest": dict(manifest),
     }
-    records.write_json(store.folder / METRICS, result)
-    records.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
+    disk.write_json(store.folder / METRICS, result)
+    disk.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
     return result
 
 
@@ -136,8 +136,8 @@ def write_checkpoints(folder: Path) -> None:
         for label, result in found
     ]
     rows.sort(key=lambda row: (row["step"] is None, row["step"] or 0, row["label"]))
-    records.write_json(folder / CHECKPOINTS, rows)
-    records.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
+    disk.write_json(folder / CHECKPOINTS, rows)
+    disk.write_text(folder / SUMMARY, summary.checkpoints_markdown(rows))
 
 
 def answer_label(sample: Sample, lenient: bool, reference: str = "") -> str | None:

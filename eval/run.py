@@ -20,8 +20,8 @@ from eval.messages import Backend, BackendError, Sampling
 from eval.results import write_checkpoints, write_results
 from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
 from eval.training_run import Run, read_run
+from openrlhf_mel import disk, provenance
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run import records
 from openrlhf_mel.verifier import Verifier
 from toolkit import cli
 
@@ -104,7 +104,7 @@ def evaluate(target: Target, plan: EvaluationPlan, options: argparse.Namespace) 
         UserError: bad input, or a folder with samples of other settings.
         BackendError: the model cannot be reached or run; earlier samples are kept.
     """
-    started = records.now()
+    started = provenance.now()
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(target.folder))
         backend = stack.enter_context(_backend(stack.enter_context(target.model()), plan.chat, options))
@@ -119,8 +119,8 @@ def evaluate(target: Target, plan: EvaluationPlan, options: argparse.Namespace) 
         drawn = _draw(store, backend, plan, target.name)
         manifest = {
             "started": started,
-            "finished": records.now(),
-            "commit": records.commit(),
+            "finished": provenance.now(),
+            "commit": provenance.commit(),
             "drawn_now": drawn,
             "step": target.step,
             "limit": options.limit,
@@ -167,7 +167,7 @@ def _settle(store: Store, chosen: dict[str, Any]) -> None:
             )
         earlier = with_scorers(old)
         chosen = chosen | {key: earlier[key] | chosen[key] for key in ("data_sha256", "scorers")}
-    records.write_json(path, chosen)
+    disk.write_json(path, chosen)
 
 
 @contextlib.contextmanager

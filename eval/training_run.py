@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import records
 from toolkit.outputs import json_or_none
@@ -76,7 +77,7 @@ class Run:
     @property
     def last_step(self) -> int | None:
         """The step of the last line of the run's metrics."""
-        steps = [row["step"] for row in records.read_lines(self.folder / records.METRICS) if "step" in row]
+        steps = [row["step"] for row in disk.read_lines(self.folder / records.METRICS) if "step" in row]
         return steps[-1] if steps else None
 
 

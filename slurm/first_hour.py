@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from openrlhf_mel.run import manifest
+from openrlhf_mel import provenance
 from openrlhf_mel.settings import vllm_build
 from slurm.lib import gpu_memory, log_probs, process_group
 from slurm.lib.check_result import Result
@@ -45,7 +45,7 @@ def packages(cuda: bool) -> Iterator[Result]:
     for name, version in re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)", text, re.MULTILINE):
         if not cuda and (name == "flash-attn" or (name == "vllm" and not build)):
             continue  # the CPU runtime does not need it
-        found = (build and build.version) if name == "vllm" else manifest.version(name)
+        found = (build and build.version) if name == "vllm" else provenance.version(name)
         if not found or found.partition("+")[0] != version:
             other.append(f"{name} {found or 'none'}, not {version}")
     if cuda and build and build.cpu:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openrlhf_mel.run import records
+from openrlhf_mel import disk
 
 SEAL = "sealed.json"
 LATEST = "latest"  # DeepSpeed's: the tag that is loaded when none is named
@@ -152,7 +152,7 @@ def seal(partial: Path, ranks: int, metric: float | None, metric_key: str | None
     for name in files:
         _to_disk(partial / name)
     ends = {name: _digest_ends(partial / name) for name in files}
-    records.write_json(partial / SEAL, {"files": files, "ends": ends, "metric_key": metric_key, "metric_value": metric})
+    disk.write_json(partial / SEAL, {"files": files, "ends": ends, "metric_key": metric_key, "metric_value": metric})
     _to_disk(partial / SEAL)
     _to_disk(partial)
     sealed = partial.with_name(partial.name.removesuffix(PARTIAL))
@@ -169,7 +169,7 @@ def replace(new: Path, folder: Path) -> None:
 
 def point(folder: Path, tag: str) -> None:
     """Make `tag` the one that is loaded when no tag is given."""
-    records.write_text(folder / LATEST, tag)
+    disk.write_text(folder / LATEST, tag)
 
 
 def best(folder: Path) -> Checkpoint | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from openrlhf_mel import disk
 from openrlhf_mel.run import records
 
 
@@ -37,13 +38,13 @@ def progress(run_dir: Path, console: TextIO) -> Iterator[None]:
     """Print one line per step on `console`, from the run's own `metrics.jsonl`, and the run's warnings."""
     print(f"run: {run_dir} (full log: {run_dir / 'logs' / 'train.log'})", file=console)
     done = threading.Event()
-    seen = {path: sum(1 for _ in records.read_lines(path)) for path in _followed(run_dir)}
+    seen = {path: sum(1 for _ in disk.read_lines(path)) for path in _followed(run_dir)}
 
     def follow() -> None:
         while True:
             last = done.wait(1.0)
             for path in _followed(run_dir):
-                rows = list(records.read_lines(path))
+                rows = list(disk.read_lines(path))
                 for row in rows[seen[path] :]:
                     print(_line(row), file=console)
                 seen[path] = len(rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from openrlhf_mel import disk, provenance
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import checkpoint, manifest, records
 from openrlhf_mel.settings.resolve import Settings
@@ -127,8 +128,8 @@ def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = Mapping
         if (run_dir / records.MANIFEST).exists():
             first = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
             manifest.check_unchanged(run_dir, first, now)
-            now |= {"started": first["started"], "resumed": [*first.get("resumed", []), records.now()]}
-        records.write_json(run_dir / records.MANIFEST, now)
+            now |= {"started": first["started"], "resumed": [*first.get("resumed", []), provenance.now()]}
+        disk.write_json(run_dir / records.MANIFEST, now)
         yield
 
 
@@ -154,4 +155,4 @@ def finish(run_dir: Path) -> None:
     partial = run_dir / "model.partial"
     if told["config"]["ckpt.output_dir"] == str(partial):
         checkpoint.replace(partial, run_dir / "model")
-    records.write_json(run_dir / records.MANIFEST, told | {"finished": records.now()})
+    disk.write_json(run_dir / records.MANIFEST, told | {"finished": provenance.now()})

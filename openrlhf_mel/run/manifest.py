@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from openrlhf_mel import __version__
+from openrlhf_mel import __version__, provenance
 from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import Templates
-from openrlhf_mel.run import records
 from openrlhf_mel.settings import vllm_build
 from openrlhf_mel.settings.paradigms import PARADIGMS
 from openrlhf_mel.settings.resolve import Settings
@@ -32,15 +30,15 @@ def of(settings: Settings, scorers: Mapping[str, str] = MappingProxyType({})) ->
         if settings.upstream[flag]
     }
     return {
-        "started": records.now(),
+        "started": provenance.now(),
         "finished": None,
         "config": settings.as_dict(),
         "objective": PARADIGMS[settings.mel.algorithm].stated(settings.upstream),
         "seed": {"train.seed": settings.upstream["train.seed"], "mel.seed": settings.mel.seed},
         "versions": {"openrlhf_mel": __version__, "python": platform.python_version()}
         | _vllm()
-        | {name: version(name) for name in _PACKAGES},
-        "commit": records.commit(),
+        | {name: provenance.version(name) for name in _PACKAGES},
+        "commit": provenance.commit(),
         "data_sha256": data,
         "templates_sha256": Templates.load(settings.mel.template_dir).sha256,
         "scorers_sha256": dict(scorers),
@@ -51,14 +49,6 @@ def _vllm() -> dict[str, str | None]:
     """vLLM's version, by the distribution's name; None when vLLM is not installed."""
     build = vllm_build.installed()
     return {build.distribution: build.version} if build else {"vllm": None}
-
-
-def version(package: str) -> str | None:
-    """The version that is installed; None where none is."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def check_unchanged(run_dir: Path, first: dict[str, Any], now: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mel import disk
 from openrlhf_mel.method import metrics
 from openrlhf_mel.method.group_record import GroupRecord
 from openrlhf_mel.method.guard import CollapseGuard
@@ -66,17 +67,17 @@ class RunMonitor:
         for name in (records.METRICS, records.EVALUATIONS, records.ARCHIVE, records.WARNINGS):
             if (self.folder / name).exists():
                 records.keep_up_to(self.folder / name, step)
-        for row in records.read_lines(self.folder / records.METRICS):
+        for row in disk.read_lines(self.folder / records.METRICS):
             self._guard.observe(row)
             self._count_empty(row.get("mel/kept", 0))
-        kept = (row for row in records.read_lines(self.folder / records.ARCHIVE) if row["kept"])
+        kept = (row for row in disk.read_lines(self.folder / records.ARCHIVE) if row["kept"])
         for _, rows in itertools.groupby(kept, lambda row: row["step"]):
             self._recent.new_share([row["text"] for row in rows])
-        self.evaluations = {row.pop("step"): row for row in records.read_lines(self.folder / records.EVALUATIONS)}
+        self.evaluations = {row.pop("step"): row for row in disk.read_lines(self.folder / records.EVALUATIONS)}
 
     def begin(self, step: int, notes: Iterable[str]) -> None:
         """Warn of `notes`, once a run: not when it goes on after `step`, nor when it was killed in its first step."""
-        warned = any(row["step"] == 0 for row in records.read_lines(self.folder / records.WARNINGS))
+        warned = any(row["step"] == 0 for row in disk.read_lines(self.folder / records.WARNINGS))
         if not step and not warned:
             for note in notes:
                 self._warn(0, note)
@@ -90,14 +91,14 @@ class RunMonitor:
         candidates = [m for record in update.made for m in record.candidates]
         if self.config.enable:
             self._warn_when_empty(step, sum(m.kept for m in candidates))
-        records.append_lines(self.folder / records.ARCHIVE, (records.archive_row(m, step) for m in candidates))
+        disk.append_lines(self.folder / records.ARCHIVE, (records.archive_row(m, step) for m in candidates))
 
     def record_step(self, step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Write the step's line of `metrics.jsonl` and warn of what the guard sees. Returns `logs` with MEL's metrics."""
         logs = dict(logs) | self._update_metrics
         numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         row = {"step": step, **numbers, "seconds": time.monotonic() - self._started}
-        records.append_lines(self.folder / records.METRICS, [row])
+        disk.append_lines(self.folder / records.METRICS, [row])
         for warning in self._guard.observe(row):
             self._warn(step, warning)
         return logs
@@ -106,7 +107,7 @@ class RunMonitor:
         """Write a line of `evaluations.jsonl`; a step's first evaluation is the one that counts."""
         if step not in self.evaluations:
             self.evaluations[step] = evaluation
-            records.append_lines(self.folder / records.EVALUATIONS, [{"step": step, **evaluation}])
+            disk.append_lines(self.folder / records.EVALUATIONS, [{"step": step, **evaluation}])
 
     def _metrics_of(self, update: Update) -> dict[str, float]:
         groups = [record.group for record in update.made]
@@ -164,4 +165,4 @@ class RunMonitor:
 
     def _warn(self, step: int, message: str) -> None:
         self._say(message)
-        records.append_lines(self.folder / records.WARNINGS, [{"step": step, "warning": message}])
+        disk.append_lines(self.folder / records.WARNINGS, [{"step": step, "warning": message}])

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from openrlhf_mel.run import checkpoint, records
+from openrlhf_mel import disk
+from openrlhf_mel.run import checkpoint
 
 
 def save(
@@ -53,7 +54,7 @@ def save(
 def _name(strategy: Any, folder: Path, partial: Path, metric_value: float | None, metric_key: str | None) -> None:
     # Upstream's own record of a finished save, by which other tools rank checkpoints.
     metric = {"metric_key": metric_key, "metric_value": metric_value}
-    records.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
+    disk.write_json(partial / strategy.CKPT_METRIC_FILENAME, metric)
     sealed = checkpoint.seal(partial, dist.get_world_size(), metric_value, metric_key)
     checkpoint.point(folder, sealed.name)
 

@@ -28,8 +28,8 @@ from typing import Any
 import yaml
 
 from eval import arguments, checkpoint_models, results, run, store
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.run import records
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "eval" / "paper.yaml"
 OVER = ("benchmarks", "seeds", "checkpoints")
@@ -179,7 +179,7 @@ def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: 
             there = target / store.SETTINGS
             merged = store.read_json(there) if there.exists() else {}
             own = {key: merged.get(key, {}) | settings[key] for key in ("data_sha256", "scorers") if key in settings}
-            records.write_json(there, settings | own)
+            disk.write_json(there, settings | own)
     return run.main(flags)
 
 
@@ -208,7 +208,7 @@ def merge_seeds(_: list[str], options: argparse.Namespace, everything: list[Part
         }
         target = options.output_dir / model
         target.mkdir(exist_ok=True)
-        records.write_json(target / store.METRICS, merged)
+        disk.write_json(target / store.METRICS, merged)
         print(target / store.METRICS)
         for metric, mean in merged["average"].items():
             print(f"  {metric:<10}{mean:.4f} +- {merged['average_sd'][metric]:.4f}")

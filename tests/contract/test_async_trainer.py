@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from toy_strategy import MODEL, strategy
 
+from openrlhf_mel import disk
 from openrlhf_mel.run import records
 
 pytestmark = pytest.mark.timeout(120)
@@ -103,7 +104,7 @@ def run(actors, monkeypatch):
         generator.samples_generator.generate_samples = lambda **_: next(rollouts)
         generator._run_eval = lambda: world.pause() or {"weights": world.engine}
         trainer.world = world
-        records.append_lines(trainer.run_dir / records.EVALUATIONS, evaluations)
+        disk.append_lines(trainer.run_dir / records.EVALUATIONS, evaluations)
         states = {"global_step": start, "episode": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
         monkeypatch.setattr(async_trainer._UpstreamTraining, "init_checkpoint_states", lambda self: states)
         trainer.init_checkpoint_states()

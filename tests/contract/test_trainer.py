@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from toy_strategy import MODEL, strategy
 
+from openrlhf_mel import disk
 from openrlhf_mel.run import records
 
 pytestmark = pytest.mark.timeout(120)
@@ -50,7 +51,7 @@ def restored(trainer, monkeypatch, **states):
 
 
 def warnings(trainer):
-    return list(records.read_lines(trainer.run_dir / records.WARNINGS))
+    return list(disk.read_lines(trainer.run_dir / records.WARNINGS))
 
 
 def test_a_resume_cuts_the_log_and_goes_on_from_the_step(make, monkeypatch):
@@ -64,7 +65,7 @@ def test_a_resume_cuts_the_log_and_goes_on_from_the_step(make, monkeypatch):
     )  # fmt: skip
     assert trainer.samples_generator.rollouts == 7
     assert trainer._restored["global_step"] == 7 and "checkpoint_parallel_dimensions" not in trainer._restored
-    assert [m["step"] for m in records.read_lines(trainer.run_dir / records.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [m["step"] for m in disk.read_lines(trainer.run_dir / records.METRICS)] == [1, 2, 3, 4, 5, 6, 7]
     assert trainer._restored["episode"] == 0
 
 
@@ -94,7 +95,7 @@ def test_settings_that_leave_something_unwatched_are_told_when_the_run_begins(ma
 def test_an_evaluation_leaves_a_line_and_upstream_saves_the_best(make):
     trainer = make()
     trainer.save_best_checkpoint({"eval_default_pass1": 0.25}, 4, {})
-    assert list(records.read_lines(trainer.run_dir / records.EVALUATIONS)) == [{"step": 4, "eval_default_pass1": 0.25}]
+    assert list(disk.read_lines(trainer.run_dir / records.EVALUATIONS)) == [{"step": 4, "eval_default_pass1": 0.25}]
     ((method, saved),) = trainer.actor_model_group.calls
     assert method == "save_checkpoint" and saved["tag"] == "best_global_step4"
 
@@ -126,14 +127,14 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for_once(evaluating, mon
 def test_a_best_that_a_kill_prevented_is_made_up_for_without_another_evaluation(evaluating, monkeypatch):
     """The kill came after the evaluation's line. Of that step, and of no other."""
     lines = [{"step": 2, "eval_default_pass1": 0.5}, {"step": 4, "eval_default_pass1": 0.75}]
-    records.append_lines(evaluating.run_dir / records.EVALUATIONS, lines)
+    disk.append_lines(evaluating.run_dir / records.EVALUATIONS, lines)
     restored(evaluating, monkeypatch, global_step=4)
     for step in (4, 5, 6):
         evaluating.train_step([], step)
     ((method, saved),) = evaluating.actor_model_group.calls
     assert method == "save_checkpoint" and saved["tag"] == "best_global_step4" and saved["metric_value"] == 0.75
     assert saved["client_states"]["global_step"] == 4
-    assert list(records.read_lines(evaluating.run_dir / records.EVALUATIONS)) == lines
+    assert list(disk.read_lines(evaluating.run_dir / records.EVALUATIONS)) == lines
 
 
 @pytest.mark.parametrize(("known", "goes_on_with"), [(None, 0.75), (0.5, 0.75), (0.875, 0.875)])
@@ -245,7 +246,7 @@ def learning(make, monkeypatch):
 
 def logged(trainer, step):
     trainer.save_logs_and_checkpoints(step, {})
-    return list(records.read_lines(trainer.run_dir / records.METRICS))[-1]
+    return list(disk.read_lines(trainer.run_dir / records.METRICS))[-1]
 
 
 @pytest.mark.parametrize(("kept", "left_out"), [([1, 1], 0), ([3, 1], 2), ([1], 1), ([], 0)])
@@ -273,7 +274,7 @@ def test_a_steps_kept_ms_go_to_the_policy_with_the_schedules_coefficient(learnin
     row = logged(trainer, 21)
     assert row["mel/nll_coef"] == taken["coefficient"] and row["mel/retention_ratio"] == pytest.approx(2 / 3)
     assert (row["timing/mel_construction"], row["timing/mel_construction_tail"]) == (3.0, 1.0)
-    archive = list(records.read_lines(trainer.run_dir / records.ARCHIVE))
+    archive = list(disk.read_lines(trainer.run_dir / records.ARCHIVE))
     assert [(m["step"], m["text"], m["kept"]) for m in archive] == [
         (21, "M 0 0", True), (21, "M 0 1", False), (21, "M 1 0", True),
     ]  # fmt: skip

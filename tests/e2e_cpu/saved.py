@@ -12,6 +12,8 @@ import torch
 from e2e_cpu import nursery, ranks
 from e2e_cpu.oracle import Rollout, sample
 
+from openrlhf_mel import disk
+
 LIVE = "live.pt"
 
 
@@ -63,8 +65,8 @@ def _save(rank: int, save: Save, count: int, port: int, run_dir: Path) -> None:
     if rank == 0:
         torch.save(live, run_dir / LIVE)
         config = case.settings(count, *paths).as_dict() | {"ds.lora.rank": save.lora_rank}
-        records.write_json(run_dir / records.MANIFEST, {"config": config, "finished": "now"})
-        records.append_lines(run_dir / records.METRICS, [{"step": 1}, {"step": 2}])
+        disk.write_json(run_dir / records.MANIFEST, {"config": config, "finished": "now"})
+        disk.append_lines(run_dir / records.METRICS, [{"step": 1}, {"step": 2}])
 
 
 def _log_probs(actor: Any, prompt: list[int], response: list[int]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from openrlhf_mel import disk
 from openrlhf_mel.run import checkpoint, records
 from openrlhf_mel.train import EXIT_STOPPED
 
@@ -54,7 +55,7 @@ def run(tmp_path):
             assert process.returncode == expected, errors[-2000:]
 
         def steps(self):
-            return [row["step"] for row in records.read_lines(out / records.METRICS)]
+            return [row["step"] for row in disk.read_lines(out / records.METRICS)]
 
     return Run()
 
@@ -82,7 +83,7 @@ def wait_for(process, condition, limit=300):
 
 def check_history(run, steps, epochs=1):
     assert run.steps() == list(range(1, steps + 1))
-    archive = list(records.read_lines(run.folder / records.ARCHIVE))
+    archive = list(disk.read_lines(run.folder / records.ARCHIVE))
     assert [e["step"] for e in archive] == sorted(e["step"] for e in archive)
     per_epoch = steps // epochs
     seen = {(e["question"], e["step"]) for e in archive}

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from openrlhf_mel import disk
-from openrlhf_mel.run import records
 from toolkit.outputs import json_lines
 
 ROW = {"text": "a\u2028b\u2029c\x85d\ne é", "n": 1}
@@ -19,14 +18,14 @@ def test_no_reader_finds_a_line_within_a_line():
 
 def test_a_runs_records_and_prepared_data_are_written_alike(tmp_path):
     path = tmp_path / "rows.jsonl"
-    records.append_lines(path, [ROW, ROW])
+    disk.append_lines(path, [ROW, ROW])
     assert path.read_text(encoding="utf-8") == "".join(json_lines([ROW, ROW])) == 2 * disk.json_line(ROW)
-    assert list(records.read_lines(path)) == [ROW, ROW]
+    assert list(disk.read_lines(path)) == [ROW, ROW]
 
 
 def test_what_is_no_number_is_refused_where_asked(tmp_path):
     row = {"step": 1, "loss": float("nan")}
-    records.append_lines(tmp_path / "metrics.jsonl", [row])  # a run goes on
+    disk.append_lines(tmp_path / "metrics.jsonl", [row])  # a run goes on
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": NaN}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
         list(json_lines([row]))

@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
 # Each room, or module of the package itself, knows those before it in this list, and none beside or after it.
 LAYERS = (
-    {"child_process", "disk", "errors", "text"},
+    {"child_process", "disk", "errors", "provenance", "text"},
     {"conversation", "turns"},
     {"prompts"},
     {"verifier"},
@@ -40,6 +40,7 @@ SHARED = {
     "disk",
     "errors",
     "prompts",
+    "provenance",
     "run",
     "settings.vllm_build",
     "text",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from demo import __main__, curves, scoreboard
+from openrlhf_mel import disk
 from openrlhf_mel.run import records
 
 
@@ -138,7 +139,7 @@ def test_a_failing_run_ends_the_demo_with_the_end_of_its_log(tmp_path, monkeypat
 
 def test_the_bar_follows_the_lines_of_the_run(tmp_path, capsys):
     code = "import json,time; time.sleep(1)"
-    records.append_lines(tmp_path / records.METRICS, MEL)
+    disk.append_lines(tmp_path / records.METRICS, MEL)
     __main__.follow(subprocess.Popen([sys.executable, "-c", code]), tmp_path, total=10)
     shown = capsys.readouterr().err
     assert "10/10" in shown and "reward=1.00" in shown

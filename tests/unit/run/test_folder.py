@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from openrlhf_mel import train
+from openrlhf_mel import disk, train
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import folder, manifest, records
 from openrlhf_mel.settings.paradigms import PARADIGMS
@@ -145,10 +145,10 @@ def test_a_run_that_began_with_what_is_refused_now_can_be_resumed(settings, case
 
     with pytest.raises(UserError, match=flag):  # no run there yet
         resumed("--ckpt.load_enable")
-    records.write_json(settings.run_dir / records.MANIFEST, {"config": plain, "finished": None})
+    disk.write_json(settings.run_dir / records.MANIFEST, {"config": plain, "finished": None})
     with pytest.raises(UserError, match=flag):  # one that began without it
         resumed("--ckpt.load_enable")
-    records.write_json(settings.run_dir / records.MANIFEST, {"config": plain | {flag: value}, "finished": None})
+    disk.write_json(settings.run_dir / records.MANIFEST, {"config": plain | {flag: value}, "finished": None})
     with pytest.raises(UserError, match=flag):  # not to be resumed
         resumed()
     again = resumed("--ckpt.load_enable")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from openrlhf_mel import disk
 from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
 from openrlhf_mel.method.group_record import GroupRecord, RolloutInfo
 from openrlhf_mel.run import records
@@ -29,7 +30,7 @@ def make(tmp_path):
 
 
 def read(run, name):
-    return list(records.read_lines(run.monitor.folder / name))
+    return list(disk.read_lines(run.monitor.folder / name))
 
 
 def warnings(run):
@@ -74,7 +75,7 @@ def test_a_yield_that_stays_zero_is_warned_of_with_the_counts(make):
 def test_a_resume_goes_on_counting_empty_steps(make):
     run = make()
     rows = ({"step": s, "mel/kept": kept} for s, kept in enumerate([0, 3, 0, 0, 0], 1))
-    records.append_lines(run.monitor.folder / records.METRICS, rows)
+    disk.append_lines(run.monitor.folder / records.METRICS, rows)
     run.monitor.restore(4)
     run.monitor.record_update(5, update(record("leak")))
     assert "for 3 steps" in warnings(run)[0]["warning"]
@@ -115,7 +116,7 @@ def test_a_resume_knows_the_ms_of_the_last_steps(make):
         for step, number, kept in [(1, 4, True), (2, 5, False), (3, 6, True), (3, 7, True), (4, 8, True), (5, 9, True)]
     ]
     rows[4]["text"] = "another"
-    records.append_lines(run.monitor.folder / records.ARCHIVE, rows)
+    disk.append_lines(run.monitor.folder / records.ARCHIVE, rows)
     run.monitor.restore(4)  # cuts step 5 off
     texts = ["rule 12:  if 0, then add", "ANOTHER", "new"]
     run.monitor.record_update(5, update(record(None, None, None, texts=texts)))

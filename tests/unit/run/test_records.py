@@ -2,31 +2,32 @@ import json
 
 import pytest
 
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import folder, records
 
 
 def test_lines_are_whole_and_a_cut_one_is_left_out(tmp_path):
     path = tmp_path / "x.jsonl"
-    records.append_lines(path, [{"step": 1, "text": "a\nβ"}, {"step": 2}])
+    disk.append_lines(path, [{"step": 1, "text": "a\nβ"}, {"step": 2}])
     with open(path, "a") as file:
         file.write('{"step": 3, "te')
-    assert list(records.read_lines(path)) == [{"step": 1, "text": "a\nβ"}, {"step": 2}]
+    assert list(disk.read_lines(path)) == [{"step": 1, "text": "a\nβ"}, {"step": 2}]
 
 
 def test_no_rows_still_make_the_file(tmp_path):
-    records.append_lines(tmp_path / "x.jsonl", [])
+    disk.append_lines(tmp_path / "x.jsonl", [])
     assert (tmp_path / "x.jsonl").read_text() == ""
 
 
 def test_keep_up_to_drops_what_a_resumed_run_writes_again(tmp_path):
     path = tmp_path / "x.jsonl"
-    records.append_lines(path, [{"step": s} for s in (1, 1, 2, 3, 3)])
+    disk.append_lines(path, [{"step": s} for s in (1, 1, 2, 3, 3)])
     with open(path, "a") as file:
         file.write('{"step": 4')
     records.keep_up_to(path, 2)
-    assert [row["step"] for row in records.read_lines(path)] == [1, 1, 2]
-    records.append_lines(path, [{"step": 3}])
+    assert [row["step"] for row in disk.read_lines(path)] == [1, 1, 2]
+    disk.append_lines(path, [{"step": 3}])
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 1, 2, 3]
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
 
@@ -34,7 +35,7 @@ def test_keep_up_to_drops_what_a_resumed_run_writes_again(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     config = {"data.max_len": 3, "mel.run_dir": "here", "ckpt.load_enable": False}
-    records.write_json(tmp_path / records.MANIFEST, {"config": config, "finished": None})
+    disk.write_json(tmp_path / records.MANIFEST, {"config": config, "finished": None})
     return tmp_path, config
 
 
@@ -67,7 +68,7 @@ def test_another_run(run):
 
 def test_finished_run(run):
     manifest = json.loads((run[0] / records.MANIFEST).read_text()) | {"finished": "2026-01-01"}
-    records.write_json(run[0] / records.MANIFEST, manifest)
+    disk.write_json(run[0] / records.MANIFEST, manifest)
     with pytest.raises(UserError, match="holds a finished run"):
         folder.check(*run, False)
     assert folder.check(*run, True)  # nothing left to do

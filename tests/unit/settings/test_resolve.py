@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import folder, records
 from openrlhf_mel.settings import flags
@@ -210,7 +211,7 @@ def test_local_paths_do_not_depend_on_the_folder_of_a_worker(yaml, tmp_path, mon
 def test_a_resolved_configuration_is_the_same_after_a_round_trip_through_the_manifest(yaml, tmp_path):
     settings = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "run")])
     settings.run_dir.mkdir()
-    records.write_json(settings.run_dir / records.MANIFEST, {"config": settings.as_dict(), "finished": None})
+    disk.write_json(settings.run_dir / records.MANIFEST, {"config": settings.as_dict(), "finished": None})
     settings.run_dir.rename(tmp_path / "moved")
     again = resolve(yaml(), ["--mel.run_dir", str(tmp_path / "moved"), "--ckpt.load_enable"])
     folder.check(again.run_dir, again.as_dict(), resume=True)
