@@ -187,7 +187,7 @@ def _fill(actor: Any, step: Step, ranks: int) -> None:
     import torch
     from openrlhf.trainer.ppo_utils.experience import Experience
 
-    from openrlhf_mel.method.nll_loss import Row
+    from openrlhf_mel.method.nll_plan import Row
 
     torch.manual_seed(0)
     vocabulary, length = actor.actor.model.module.config.vocab_size, step.prompt + step.response
@@ -242,7 +242,8 @@ def bare(spec: Specification) -> list[Figures]:
 
     from openrlhf_mel.method.nll_batch import NLLBatch
     from openrlhf_mel.method.nll_head import NLLHead
-    from openrlhf_mel.method.nll_loss import Row, WeightedRow, row_mean
+    from openrlhf_mel.method.nll_loss import row_mean
+    from openrlhf_mel.method.nll_plan import Row, WeightedRow
 
     torch.manual_seed(0)
     with torch.device(spec.device):

@@ -169,27 +169,3 @@ def leaks(text: str, question: str, answer: str) -> bool | None:
         return None
     alone = re.compile(rf"(?<!\w)(?<!\d\.){re.escape(answer)}(?!\w)(?!\.\d)")
     return bool(alone.search(text)) and not alone.search(question)
-
-
-def shuffle_experiences(experiences: Sequence[MetaExperience], seed: int, steps_before: int) -> list[MetaExperience]:
-    """The control `mel.experience: shuffled`: each context gets the M of another question.
-
-    Contexts are ordered in blocks, one per question, in random order. Ms are rotated by the size of the largest block,
-    so no question gets its own M. If one question has more than half of the Ms, the rows that would are left out.
-    """
-    rng = random.Random(f"{seed}/{steps_before}")
-    questions = sorted({e.group.question for e in experiences})
-    rng.shuffle(questions)
-    rank = {question: i for i, question in enumerate(questions)}
-    ordered = sorted(experiences, key=lambda e: (rank[e.group.question], e.token_ids))
-    largest = max((sum(e.group.question == q for e in ordered) for q in questions), default=0)
-    rows = []
-    for i, context in enumerate(ordered):
-        other = ordered[(i + largest) % len(ordered)]
-        if other.group.question != context.group.question:
-            rows.append(
-                MetaExperience(
-                    context.group, context.pair, context.context_ids, other.token_ids, other.text, other.sections
-                )
-            )
-    return rows

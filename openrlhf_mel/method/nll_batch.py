@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from openrlhf_mel.method.nll_head import NLLHead
-from openrlhf_mel.method.nll_loss import WeightedRow, row_mean
+from openrlhf_mel.method.nll_loss import row_mean
+from openrlhf_mel.method.nll_plan import WeightedRow
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from openrlhf_mel.method import nll_batch, nll_loss
+from openrlhf_mel.method import nll_batch, nll_plan
 from openrlhf_mel.method.nll_batch import NLLBatch
 from openrlhf_mel.method.nll_head import NLLHead
-from openrlhf_mel.method.nll_loss import Row, WeightedRow
+from openrlhf_mel.method.nll_plan import Row, WeightedRow
 from openrlhf_mel.upstream.gradients import GradientLedger
 
 
@@ -38,7 +38,7 @@ class Internalizer:
         """Spread the rows over an epoch's optimizer steps, which learn so many samples each, and over the ranks."""
         mesh, train = self._strategy.ds_device_mesh["dp"], self.args.train
         dynamic = train.dynamic_batch_enable
-        steps = nll_loss.plan(
+        steps = nll_plan.plan(
             self.rows,
             ranks=mesh.size(),
             mean_over=self.mel.nll_mean_over,

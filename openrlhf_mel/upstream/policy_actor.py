@@ -17,7 +17,7 @@ import torch
 from openrlhf.trainer.ray import ppo_actor
 
 from openrlhf_mel.method.entropy import SampledEntropy
-from openrlhf_mel.method.nll_loss import Row
+from openrlhf_mel.method.nll_plan import Row
 from openrlhf_mel.run import checkpoint
 from openrlhf_mel.settings import batches
 from openrlhf_mel.settings.paradigms import PARADIGMS

@@ -11,9 +11,10 @@ from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.method import mismatch
-from openrlhf_mel.method.experience import MetaExperience, shuffle_experiences
-from openrlhf_mel.method.nll_loss import Row
+from openrlhf_mel.method.experience import MetaExperience
+from openrlhf_mel.method.nll_plan import Row
 from openrlhf_mel.method.schedule import nll_coefficient
+from openrlhf_mel.method.shuffled import shuffle_experiences
 from openrlhf_mel.run import checkpoint, records
 from openrlhf_mel.run.monitor import RunMonitor, Update
 from openrlhf_mel.settings import batches

@@ -103,10 +103,10 @@ def _correction(values: dict) -> str:
 
 def _rows(case: Case, count: int, data: Data, sizes: list[int]) -> list[list]:
     """The Ms of each optimizer step of an epoch. Which ones is the package's choice; their weights are the oracle's own."""
-    from openrlhf_mel.method import nll_loss
+    from openrlhf_mel.method import nll_plan
 
     mel = case.settings(count).mel
-    planned = nll_loss.plan(
+    planned = nll_plan.plan(
         data.rows, ranks=count, mean_over=mel.nll_mean_over,
         questions=[size / oracle.GROUP for size in sizes], max_rows=case.micro_batch,
     )  # fmt: skip

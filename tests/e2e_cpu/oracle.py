@@ -297,7 +297,7 @@ def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.T
 
 
 def _row(context: list[int], token_ids: list[int], question: int) -> Any:
-    from openrlhf_mel.method.nll_loss import Row
+    from openrlhf_mel.method.nll_plan import Row
 
     return Row(tuple(context), tuple(token_ids), f"q{question}")
 

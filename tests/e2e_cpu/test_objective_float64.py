@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from openrlhf_mel.method import nll_head, nll_loss
+from openrlhf_mel.method import nll_head, nll_loss, nll_plan
 from openrlhf_mel.method.nll_batch import NLLBatch
-from openrlhf_mel.method.nll_loss import Row
+from openrlhf_mel.method.nll_plan import Row
 
 LONGEST = 16  # `rollout.max_new_tokens`
 
@@ -57,7 +57,7 @@ def test_joint_loss_in_float64(algorithm, mean_over, micro_batches, ms):
         )  # fmt: skip
         total = total + loss
     of = dict(zip(rows, m_logits, strict=True))
-    for batch in nll_loss.plan(rows, ranks=1, mean_over=mean_over, questions=[4], max_rows=2)[0][0]:
+    for batch in nll_plan.plan(rows, ranks=1, mean_over=mean_over, questions=[4], max_rows=2)[0][0]:
         b = NLLBatch.collate(batch, 0, "cpu")
         padded = torch.zeros(*b.targets.shape, vocabulary, dtype=torch.float64)
         for i, w in enumerate(batch):

@@ -48,10 +48,10 @@ def mean_of_each_rank(data):
 
 
 def _reweigh(weigh):
-    from openrlhf_mel.method import nll_loss
-    from openrlhf_mel.method.nll_loss import WeightedRow
+    from openrlhf_mel.method import nll_plan
+    from openrlhf_mel.method.nll_plan import WeightedRow
 
-    plan = nll_loss.plan
+    plan = nll_plan.plan
 
     def wrong(rows, *, ranks, **options):
         def rank(batches):
@@ -60,7 +60,7 @@ def _reweigh(weigh):
 
         return [[rank(batches) for batches in step] for step in plan(rows, ranks=ranks, **options)]
 
-    nll_loss.plan = wrong
+    nll_plan.plan = wrong
 
 
 def denominator_with_ms(data):

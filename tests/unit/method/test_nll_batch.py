@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openrlhf_mel.method import nll_batch, nll_loss
 from openrlhf_mel.method.nll_batch import NLLBatch
 from openrlhf_mel.method.nll_head import NLLHead
-from openrlhf_mel.method.nll_loss import Row, WeightedRow
+from openrlhf_mel.method.nll_plan import Row, WeightedRow
 
 VOCABULARY = 11
 
