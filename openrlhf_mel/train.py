@@ -69,8 +69,7 @@ def train(settings: Settings) -> int:
     run_dir = settings.run_dir
     resume = settings.upstream["ckpt.load_enable"]
     if folder.check(run_dir, settings.as_dict(), resume):
-        print(f"run: {run_dir} is finished already")
-        return 0
+        return _finished_already(run_dir)
     launch.prepare_process(settings.mel)
     contract.check_version()
     inputs.check_templates(settings)
@@ -97,15 +96,14 @@ def _run(settings: Settings, scorers: dict[str, str]) -> int:
     begin = log.stat().st_size if log.exists() else 0
     engines = None
     try:
-        with (
-            folder.held(run_dir, settings, scorers),
-            console.logs_to(log) as terminal,
-            console.progress(run_dir, terminal),
-        ):
-            engines = launch.substitute(settings)
-            with engines:
-                launch.run_upstream(settings)
-        folder.finish(run_dir)
+        with folder.held(run_dir, settings, scorers) as finished:
+            if finished:
+                return _finished_already(run_dir)
+            with console.logs_to(log) as terminal, console.progress(run_dir, terminal):
+                engines = launch.substitute(settings)
+                with engines:
+                    launch.run_upstream(settings)
+            folder.finish(run_dir)
     except UserError:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -117,6 +115,11 @@ def _run(settings: Settings, scorers: dict[str, str]) -> int:
             return EXIT_STOPPED
         _report(died or error, log, begin)
         return 1
+    return 0
+
+
+def _finished_already(run_dir: Path) -> int:
+    print(f"run: {run_dir} is finished already")
     return 0
 
 

@@ -103,26 +103,39 @@ def _is_content(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = MappingProxyType({})) -> Iterator[bool]:
     """Create the run's folder and lock it: two runs in one folder would overwrite each other's files.
 
-    `scorers`: the functions that the data name as scorers, with the hash of each one's file.
+    Args:
+        run_dir, settings: the run's.
+        scorers: the functions that the data name as scorers, with the hash of each one's file.
+
+    Yields:
+        Whether nothing is left to do: the process that held the lock before has finished the run.
+
+    Raises:
+        HeldError: another process holds the lock.
+        UserError: as `check`, or the run began with other data, templates or scorers.
     """
+    resume = settings.upstream["ckpt.load_enable"]
     for folder in ("logs", "checkpoints", "tensorboard"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as lock:
-        resumes = settings.upstream["ckpt.load_enable"] and (run_dir / records.MANIFEST).exists()
+        begun_before = (run_dir / records.MANIFEST).exists()
         try:
-            _lock(lock, run_dir, LOCK_PATIENCE_S if resumes else 0)
+            _lock(lock, run_dir, LOCK_PATIENCE_S if resume and begun_before else 0)
         except OSError as error:  # some parallel file systems have no locks
             print(
                 f"warning: {run_dir} cannot be locked ({error.strerror}): make sure that only one run uses it",
                 file=sys.stderr,
             )
+        if check(run_dir, settings.as_dict(), resume):  # once more: the holder before may have changed the answer
+            yield True
+            return
         for name in (records.METRICS, records.ARCHIVE):
             (run_dir / name).touch()
         (run_dir / records.STOPPED).unlink(missing_ok=True)
-        if settings.upstream["ckpt.load_enable"]:
+        if resume:
             checkpoint.prepare(Path(settings.upstream["ckpt.path"]) / "_actor")
         now = manifest.of(settings, scorers)
         if (run_dir / records.MANIFEST).exists():
@@ -130,7 +143,7 @@ def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = Mapping
             manifest.check_unchanged(run_dir, first, now)
             now |= {"started": first["started"], "resumed": [*first.get("resumed", []), provenance.now()]}
         disk.write_json(run_dir / records.MANIFEST, now)
-        yield
+        yield False
 
 
 def _lock(file: TextIO, run_dir: Path, patience: float) -> None:
@@ -150,7 +163,7 @@ def _lock(file: TextIO, run_dir: Path, patience: float) -> None:
 
 
 def finish(run_dir: Path) -> None:
-    """Rename the model to its final name, and record in the manifest that the run is finished."""
+    """Rename the model to its final name, and record in the manifest that the run is finished. Under the folder's lock."""
     told = json.loads((run_dir / records.MANIFEST).read_text(encoding="utf-8"))
     partial = run_dir / "model.partial"
     if told["config"]["ckpt.output_dir"] == str(partial):

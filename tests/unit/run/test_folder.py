@@ -1,5 +1,6 @@
 """The entry's hold on a run's folder: locks, what may not change under a run, and an end that was cut short."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -7,7 +8,7 @@ import threading
 
 import pytest
 
-from openrlhf_mel import disk, train
+from openrlhf_mel import disk, launch, train
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import folder, manifest, records
 from openrlhf_mel.settings.paradigms import PARADIGMS
@@ -62,6 +63,36 @@ def test_a_run_that_is_taken_up_outwaits_the_lock_of_a_node_that_died(settings):
         with folder.held(settings.run_dir, settings):
             assert len(written(settings)["resumed"]) == 1
         expiry.join()
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_left_alone(settings):
+    with folder.held(settings.run_dir, settings) as finished:
+        assert not finished
+    (settings.run_dir / "model.partial").mkdir()
+
+    def end():
+        folder.finish(settings.run_dir)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+    with open(settings.run_dir / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Timer(0.5, end)
+        other.start()
+        with folder.held(settings.run_dir, settings) as finished:
+            assert finished
+        other.join()
+    assert written(settings)["finished"] and "resumed" not in written(settings)
+
+
+def test_a_run_is_finished_before_its_lock_is_free(settings, monkeypatch):
+    def finish(run_dir):
+        with open(run_dir / ".lock", "w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(folder, "finish", finish)
+    monkeypatch.setattr(launch, "substitute", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(launch, "run_upstream", lambda _: None)
+    assert train._run(settings, {}) == 0
 
 
 def test_a_file_system_without_locks_is_no_other_process(settings, monkeypatch, capsys):
