@@ -1,11 +1,11 @@
-"""Coverage of the evaluation's 95% intervals, by simulation: how often they hold the true value.
+"""Coverage of the evaluation's 95% intervals, by simulation: how often they contain the true value.
 
     python -m benchmarks.coverage [--repeats 20000] [--seed 0]
 
-A question's difficulty is drawn from a Beta distribution of a given mean and concentration (a + b: 0.3 is all or
-nothing, 10 is nearly the same everywhere); its 8 samples are right with that chance, independently, so that they are
-dependent across questions. A wrong sample gives one common wrong answer half of the time, else one of five others.
-The true value is the expectation over difficulties. Prints Markdown tables.
+A question's probability of a correct sample is drawn from a Beta distribution of a given mean and concentration (a + b;
+at 0.3 most questions are always or never solved, at 10 nearly all are equally hard). Its 8 samples are independent
+given that probability, so overall they are correlated. A wrong sample gives one common wrong answer half of the time,
+else one of five others. The true value is the expectation over difficulties. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ N = 8
 QUESTIONS = (30, 500)
 MEANS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
 CONCENTRATIONS = (0.3, 1, 3, 10)
-# For where the note begins: more sizes, and closer to 0 and 1.
+# For the limit at which the note appears: more sizes, and means closer to 0 and 1.
 SIZES = (15, 30, 40, 100, 500, 1000)
 EXTREMES = (0.01, 0.02, *MEANS, 0.98, 0.99)
 SCARCITY = (0, 1, 2, 3, 5, estimators.SCARCE, 10, 20, 500)
 DISTANCES = (0, 0.05, estimators.MACRO_EDGE, 0.2, 0.5001)
 DIFFER = (0, 1, 2, 3, 4, estimators.FEW_DIFFER, 10, 30, 500)
-# Both AIMEs; AIME and MATH500; AIME24, AIME25, AMC23, MATH500 and OlympiadBench, and what a 4B base model gets there.
+# Both AIMEs; AIME and MATH500; AIME24, AIME25, AMC23, MATH500 and OlympiadBench. MIXED: a 4B base model's scores there.
 SETS = ((30, 30), (30, 500), (30, 30, 40, 500, 674))
 MIXED = (0.1, 0.07, 0.43, 0.66, 0.35)
 _OTHER_WRONG = [0.5] + [0.1] * 5
@@ -40,21 +40,21 @@ Ends = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a question can be worth, (outcomes,), and the chance of each given c right ones of N, (N + 1, outcomes)."""
+    """A question's possible values, (outcomes,), and their probabilities given c of N right, (N + 1, outcomes)."""
 
     name: str
     values: np.ndarray
     given: np.ndarray
 
     def chances(self, mean: float, concentration: float) -> np.ndarray:
-        """(outcomes,)"""
+        """Probability of each value: (outcomes,)."""
         a, b = mean * concentration, (1 - mean) * concentration
         return stats.betabinom.pmf(np.arange(N + 1), N, a, b) @ self.given
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Means, (repeats,), and sums of squared deviations, (repeats,), of samples of `total` questions."""
+    """Means and sums of squared deviations, each (repeats,), of samples of `total` questions."""
 
     mean: np.ndarray
     squares: np.ndarray
@@ -84,7 +84,7 @@ def every_metric() -> list[Metric]:
 
 
 def _majority() -> Metric:
-    """Maj@N, by enumeration of how often each wrong answer may come."""
+    """Maj@N, by enumerating how often each wrong answer can occur."""
     rows = []
     for c in range(N + 1):
         worth: dict[float, float] = {}
@@ -98,7 +98,7 @@ def _majority() -> Metric:
 
 
 def _splits(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """All ways to write `total` as an ordered sum of `parts` numbers."""
+    """Yield all ways to write `total` as an ordered sum of `parts` numbers."""
     for bars in itertools.combinations(range(total + parts - 1), parts - 1):
         ends = (-1, *bars, total + parts - 1)
         yield tuple(b - a - 1 for a, b in itertools.pairwise(ends))
@@ -110,7 +110,7 @@ def plain_t(drawn: Drawn) -> Ends:
 
 
 def logit_t(drawn: Drawn) -> Ends:
-    """The t-interval on the log-odds; means of 0 and 1 are moved in by half a sample."""
+    """The t-interval on the log-odds; means of 0 and 1 are moved inwards by half a sample."""
     half = 0.5 / drawn.total / N
     mean = np.clip(drawn.mean, half, 1 - half)
     deviation = np.where(drawn.squares > 0, drawn.deviation, np.sqrt(mean * (1 - mean)))
@@ -120,7 +120,7 @@ def logit_t(drawn: Drawn) -> Ends:
 
 
 def arcsine_t(drawn: Drawn) -> Ends:
-    """The t-interval on the arcsine of the root, where a share's variance does not depend on it."""
+    """The t-interval on the arcsine of the root, where a proportion's variance does not depend on its value."""
     root = 2 * np.sqrt(drawn.mean * (1 - drawn.mean))
     deviation = np.divide(drawn.deviation, root, out=np.full_like(root, 0.5), where=drawn.squares > 0)
     centre = np.arcsin(np.sqrt(drawn.mean))
@@ -129,14 +129,14 @@ def arcsine_t(drawn: Drawn) -> Ends:
 
 
 def wilson_of_ratio(drawn: Drawn) -> Ends:
-    """Wilson's at the questions over the plain ratio of variances."""
+    """Wilson's interval with the number of questions divided by the plain ratio of variances."""
     largest = drawn.total * drawn.mean * (1 - drawn.mean)
     ratio = np.divide(drawn.squares, largest, out=np.ones_like(largest), where=drawn.squares > 0)
     return estimators.wilson_ends(drawn.mean, drawn.total / ratio)
 
 
 def chosen(drawn: Drawn) -> Ends:
-    """What `eval/estimators.py` does."""
+    """The interval of `eval/estimators.py`."""
     return estimators.wilson_ends(drawn.mean, estimators.effective_questions(drawn.mean, drawn.squares, drawn.total))
 
 
@@ -150,7 +150,7 @@ METHODS: dict[str, Callable[[Drawn], Ends]] = {
 
 
 def draw(rng: np.random.Generator, metric: Metric, chances: np.ndarray, total: int, repeats: int) -> Drawn:
-    """`repeats` evaluations of `total` questions."""
+    """Draw `repeats` evaluations of `total` questions."""
     counts = rng.multinomial(total, chances / chances.sum(), size=repeats)
     mean = np.clip(counts @ metric.values / total, 0, 1)
     squares = (counts * (metric.values - mean[:, None]) ** 2).sum(axis=1)
@@ -158,7 +158,7 @@ def draw(rng: np.random.Generator, metric: Metric, chances: np.ndarray, total: i
 
 
 def held(ends: Ends, true: float) -> float:
-    """The share of intervals that hold `true`."""
+    """Return the share of intervals that contain `true`."""
     return float(np.mean((ends[0] <= true + 1e-12) & (true <= ends[1] + 1e-12)))
 
 
@@ -170,7 +170,7 @@ def cells(
     means: Sequence[float],
     repeats: int,
 ) -> Iterator[tuple[float, list[float]]]:
-    """(true value, coverage by method) for each concentration, and each mean within it."""
+    """Yield (true value, coverage by method) for each concentration and mean."""
     for concentration in CONCENTRATIONS:
         for mean in means:
             chances = metric.chances(mean, concentration)
@@ -180,9 +180,9 @@ def cells(
 
 
 def paired_cells(rng: np.random.Generator, total: int, repeats: int) -> Iterator[tuple[str, float, float]]:
-    """(metric, mean number of differing questions, coverage of the paired t-interval).
+    """Yield (metric, mean number of differing questions, coverage of the paired t-interval).
 
-    The second checkpoint's log-odds of a right sample are the first's, moved by a shift and by noise of each question.
+    The second checkpoint's log-odds of a right sample are the first's plus a shift and per-question noise.
     """
     pairs = [("Pass@1", 1, False), (f"Avg@{N}", N, False), (f"Pass@{N}", N, True)]
     scenarios = itertools.product(pairs, (0.05, 0.2, 0.5, 0.8, 0.95), (0.5, 3), ((0.0, 0.2), (0.5, 0.5)))
@@ -205,7 +205,7 @@ def paired_cells(rng: np.random.Generator, total: int, repeats: int) -> Iterator
 def macro_cells(
     rng: np.random.Generator, every: Sequence[Metric], sizes: Sequence[int], repeats: int
 ) -> Iterator[tuple[float, float]]:
-    """(distance of the true macro-average from 0 or 1, coverage of its interval) over benchmarks of `sizes`."""
+    """Yield (distance of the true macro-average from 0 or 1, coverage of its interval) for benchmarks of `sizes`."""
     same = [(mean,) * len(sizes) for mean in EXTREMES]
     mixes = [MIXED[-len(sizes) :], tuple(1 - mean for mean in MIXED[-len(sizes) :])]
     for metric, means, concentration in itertools.product(every, same + mixes, CONCENTRATIONS):
@@ -231,13 +231,13 @@ def head(*parts: object) -> None:
 
 
 def spread(found: Sequence[float]) -> tuple[str, str, str]:
-    """Lowest and highest coverage in percent, and how many lie within 93-97%."""
+    """Return the lowest and highest coverage in percent, and how many lie within 93-97%."""
     within = sum(estimators.COVERAGE[0] <= coverage <= estimators.COVERAGE[1] for coverage in found)
     return f"{100 * min(found):.1f}", f"{100 * max(found):.1f}", f"{within} of {len(found)}"
 
 
 def by_bin(bins: Sequence[float], found: Sequence[tuple[float, float]]) -> Iterator[tuple[str, list[float]]]:
-    """The coverages of (place, coverage) whose place lies in each bin."""
+    """Group the (place, coverage) pairs by bin; yield each bin's label and coverages."""
     for low, high in itertools.pairwise(bins):
         chosen_ones = [coverage for place, coverage in found if low <= place < high]
         if chosen_ones:
@@ -271,7 +271,7 @@ def main() -> None:
     head("metric", "questions' worth of right or wrong answers, the fewer", "lowest", "highest", "within 93-97")
     for metric in every:
         if metric.values.size == 2:
-            continue  # Wilson itself: its note is computed
+            continue  # Wilson's interval itself: its note is computed
         found = [
             (total * min(true, 1 - true), coverage[0])
             for total in SIZES

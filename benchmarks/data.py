@@ -1,9 +1,9 @@
-"""How long the preparation of DAPO-Math-17k takes, in the size in which it is published, and what of it decontamination is.
+"""Time to prepare DAPO-Math-17k in its published size, and the share of decontamination.
 
     python -m benchmarks.data --data FOLDER [--repeat 100]
 
 The published form is simulated: the rows of the unwrapped copy, repeated, wrapped in the source's instruction, shuffled,
-with the original columns. Prepares that and the unwrapped copy, compares both results, and prints a Markdown table.
+with the original columns. Prepares it and the unwrapped copy, compares both results, and prints a Markdown table.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def publish(copy: Path, path: Path, repeat: int) -> int:
     return len(order)
 
 
-# Runs the command in this process of its own, with a clock on the comparison with the benchmarks.
+# Runs the command in a separate process and times the comparison with the benchmarks.
 TIMED = """
 import json, sys, time
 from data import near_benchmarks, prepare_train
@@ -70,14 +70,14 @@ sys.exit(code)
 
 
 def prepare(path: Path, output: Path, benchmarks: Path) -> tuple[measured.Cost, float]:
-    """Run the command; returns what it cost, and the seconds that decontamination took of it."""
+    """Run the command; return its cost, and the seconds spent on decontamination."""
     flags = ["--source", NAME, "--input", path, "--output-dir", output, "--benchmarks-dir", benchmarks]
     cost = measured.run([sys.executable, "-c", TIMED, *flags])
     return cost, float(cost.output.splitlines()[-1])
 
 
 def read_alone(path: Path) -> float:
-    """Seconds that pyarrow takes to make the questions and answers of `path` Python texts: the floor."""
+    """Return the seconds pyarrow takes to convert questions and answers of `path` to Python texts: the lower bound."""
     started = time.monotonic()
     for batch in pq.ParquetFile(path).iter_batches(20_000, columns=["prompt", "reward_model"]):
         pc.struct_field(batch["prompt"].flatten(), "content").to_pylist()

@@ -1,9 +1,9 @@
-"""A MEL step of the demo on real vLLM beside the transformers engine, and how long each takes to start, on a CPU.
+"""Duration of a MEL step of the demo and of start-up on a CPU: real vLLM compared with the transformers engine.
 
     python -m benchmarks.engine [--rounds 3] [--steps 6]
 
-Each round trains with both engines, one after the other, the first one in turns; a step is the time between two rows of
-`metrics.jsonl`. Prints a Markdown table. Fails when vLLM's step takes longer than the transformers engine's.
+Each round trains with both engines in sequence; which one comes first alternates. A step is the time between two rows
+of `metrics.jsonl`. Prints a Markdown table. Fails when vLLM's step takes longer than the transformers engine's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("vllm", "transformers")
-QUESTIONS = 32  # of a step of data/toy/mel.yaml
+QUESTIONS = 32  # per step of data/toy/mel.yaml
 LIMIT = 1.0
 
 
 class Measured(NamedTuple):
-    """Seconds: of the steps after the first, from the command to the end of the first, and to the end of the process."""
+    """Seconds: of each step after the first; from start to the end of the first step; from start to exit."""
 
     steps: list[float]
     first: float
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 
 def train(engine: str, steps: int) -> Measured:
-    """The demo's training with meta-experiences, in a folder that is thrown away."""
+    """Run the demo's training with meta-experiences in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         command = [
             sys.executable, "-m", "openrlhf_mel.train", "--config", "data/toy/mel.yaml", f"--mel.run_dir={folder}/run",

@@ -1,10 +1,10 @@
-"""What the evaluation itself costs: the paper's five benchmarks, 9 samples a question, from a server that answers at once.
+"""Cost of the evaluation itself: the paper's five benchmarks, 9 samples per question, a server that answers at once.
 
     python -m benchmarks.eval --data FOLDER
 
-The responses are real ones (Qwen2.5-Math's on MATH), dealt out to the questions at random: what is measured is sending,
-receiving, grading under both extractions, and writing. Then the same command again, with nothing left to draw. Prints a
-Markdown table; fails beyond 60 s, 5 s for the resume, or 1.5 GB.
+The responses are real ones (Qwen2.5-Math's on MATH), assigned to the questions at random. This measures sending,
+receiving, grading under both extractions, and writing, then a resume with no sample left to draw. Prints a Markdown
+table; fails beyond 60 s, 5 s for the resume, or 1.5 GB.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LIMIT_S, RESUME_LIMIT_S, LIMIT_GB = 60, 5, 1.5
 
 
 def serve(path: Path, ready: Connection) -> None:
-    """Answer every request at once with one of the responses, until the other end closes."""
+    """Answer every request at once with one of the responses, until the other end of the pipe closes."""
     texts = [json.loads(line)["completion"] for line in path.read_text(encoding="utf-8").splitlines()]
 
     def answer(prompt: str, greedy: bool, seed: int) -> str:

@@ -1,9 +1,9 @@
-"""What vLLM's log-probs cost, which every step asks for to measure rollout against training.
+"""Cost of vLLM's log-probs, which every step requests to measure the mismatch between rollout and training.
 
     python -m benchmarks.log_probs [--model FOLDER] [--responses 512] [--tokens 64] [--rounds 7]
 
-One engine generates the same responses with and without log-probs, in turns. Prints a Markdown table of tokens a second.
-Does not fail: `docs/method.md` states the cost.
+One engine generates the same responses alternately with and without log-probs. Prints a Markdown table of tokens per
+second. Sets no limit: `docs/method.md` states the cost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import median
 from openrlhf_mel.cpu import vllm_arguments
 
 TOY = Path(__file__).resolve().parents[1] / "data" / "toy"
-ASKED = {"with": 0, "without": None}  # vLLM's `logprobs`; 0: the sampled tokens' alone, as the rollout asks
+ASKED = {"with": 0, "without": None}  # vLLM's `logprobs`; 0: only the sampled tokens', as in the rollout
 
 
 def main() -> None:

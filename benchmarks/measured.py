@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, the peak memory (GB) of the process and its children together, and what it printed."""
+    """Seconds, the peak memory (GB) of the process and its children together, and its output."""
 
     seconds: float
     memory: float
@@ -25,7 +25,7 @@ class Cost:
 
 
 def run(argv: Sequence[object]) -> Cost:
-    """Run a command in the repository's root; ends this program with its messages when it fails."""
+    """Run a command in the repository's root; on failure exit with its stderr."""
     started, peak = time.monotonic(), 0
     with (
         tempfile.TemporaryFile() as out,
@@ -45,7 +45,7 @@ def run(argv: Sequence[object]) -> Cost:
 
 
 def _resident(tree: psutil.Process) -> int:
-    """Bytes of memory that the processes hold."""
+    """Resident memory of the process tree in bytes."""
     total = 0
     for process in (tree, *tree.children(recursive=True)):
         try:

@@ -1,11 +1,11 @@
-"""How far vLLM and transformers are apart on the same tokens, in each number format, and how far from fp32 each one is.
+"""Log-prob differences on the same tokens, per number format: between vLLM and transformers, and of each from fp32.
 
     .venv/bin/python -m benchmarks.mismatch MODEL --data FILE.jsonl [--chat] [--dtypes bfloat16,float32]
 
-The model's weights are rounded to the first number format, for all alike. vLLM's build for CPUs samples once, in that
-format, at temperature 1. Then vLLM, reading whole sequences, and transformers score these very tokens; the softmax is in
-fp32, the product with the head in the format's own precision (as upstream's Actor and vLLM have it) and in fp32. The
-reference is transformers in fp32. Prints Markdown tables of |difference of log-probs| in nats a token.
+For all runs the model's weights are rounded to the first number format. vLLM's CPU build samples once, in that format,
+at temperature 1. Then vLLM (in one pass over whole sequences) and transformers score these tokens. The softmax is in
+fp32; the LM head's product is computed in the format's own precision (as upstream's Actor and vLLM do) and in fp32. The
+reference is transformers in fp32. Prints Markdown tables of |difference of log-probs| in nats per token.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from openrlhf_mel.prompts import PromptFormat, Templates
 
 SEED = 0
 HEADS = ("model", "float32")  # the number format of the last matrix product
-EDGES = (0.1, 0.5, 0.9)  # of the probability of the token
+EDGES = (0.1, 0.5, 0.9)  # bins of the token's probability
 Scores = list[list[float]]  # log-probs of each response's tokens
 
 
 class Row(NamedTuple):
-    """A prompt, a response, and its log-probs as they were told when it was sampled."""
+    """A prompt, a response, and the log-probs that vLLM returned when sampling it."""
 
     prompt: list[int]
     response: list[int]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def in_vllm(model: str, dtype: str, head: str, rows: list[Row], tokens: int) -> tuple[list[Row], Scores]:
-    """The rows, and their log-probs from whole sequences. Rows without responses get them, of `tokens` tokens at most."""
+    """Return the rows and their log-probs from whole sequences; missing responses, up to `tokens` long, are sampled."""
     from vllm import LLM, SamplingParams
 
     longest = max(len(row.prompt) + max(len(row.response), tokens) for row in rows) + 1
@@ -66,13 +66,13 @@ def in_vllm(model: str, dtype: str, head: str, rows: list[Row], tokens: int) -> 
 
 
 def log_probs(found: Any, tokens: Sequence[int]) -> list[float]:
-    """Those of the tokens, from vLLM's: a mapping by token at each position."""
+    """Pick the tokens' log-probs from vLLM's output, a mapping by token at each position."""
     return [at[token].logprob for at, token in zip(found, tokens, strict=True)]
 
 
 @torch.inference_mode()
 def in_transformers(model: str, dtype: str, rows: list[Row]) -> dict[str, Scores]:
-    """The rows' log-probs by the number format of the head; the softmax is in fp32."""
+    """Return the rows' log-probs for each number format of the head; the softmax is in fp32."""
     from transformers import AutoModelForCausalLM
 
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager").eval()
@@ -93,7 +93,7 @@ def flat(scores: Scores) -> torch.Tensor:
 
 
 def line(name: str, difference: torch.Tensor, probability: torch.Tensor) -> str:
-    """A row of the table: mean, root mean square and largest |difference|, then its mean by the token's probability."""
+    """Return a table row: mean, root mean square, maximum |difference|; then the mean per bin of token probability."""
     off = difference.abs()
     places = torch.bucketize(probability, torch.tensor(EDGES, dtype=probability.dtype))
     by = [off[places == i] for i in range(len(EDGES) + 1)]
@@ -106,7 +106,7 @@ def line(name: str, difference: torch.Tensor, probability: torch.Tensor) -> str:
 
 
 def rounded(options: argparse.Namespace, dtype: str, folder: str) -> list[Row]:
-    """Save the model in `dtype` in `folder`; the prompts, in the package's own question template or another."""
+    """Save the model in `dtype` to `folder`; return the prompts, rendered by the package's template or another."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).save_pretrained(folder)
@@ -138,7 +138,7 @@ def compare(model: str, dtypes: list[str], rows: list[Row], tokens: int) -> None
     for dtype in dtypes:
         heads = {dtype: "model"} if dtype == "float32" else {dtype: "model", f"{dtype}, head in fp32": "float32"}
         for name, head in heads.items():
-            # a process of its own, which gives its memory back
+            # a separate process, so that its memory is freed
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rows, scores = pool.submit(in_vllm, model, dtype, head, rows, tokens).result()
             found[f"vLLM, {name}"] = flat(scores)
@@ -162,7 +162,7 @@ def main() -> None:
     options = options_()
     os.environ.update(
         vllm_arguments.environment() | {"VLLM_LOGGING_LEVEL": "ERROR"}
-    )  # its log would stand among the tables
+    )  # its log would mix with the tables
     torch.set_num_threads(1)
     dtypes = options.dtypes.split(",")
     with tempfile.TemporaryDirectory() as folder:

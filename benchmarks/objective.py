@@ -1,11 +1,11 @@
-"""What the joint objective costs in memory and time, by the real trainer on the real DeepSpeed engine.
+"""Memory and time of the joint objective, with the real trainer on the real DeepSpeed engine.
 
     .venv/bin/python -m benchmarks.objective [--device cuda --shape qwen3-8b [--ranks 4]] [--repeats 3]
 
-A random Qwen3, saved into a temporary folder; every figure of memory from a fresh process (`objective_pass.py`). The NLL
-pass is `JointTrainer.internalize` between two hand-overs of the engine; beside it the same pass from full fp32 logits.
-On one GPU an 8B model's optimizer does not fit: there the NLL pass alone is measured, on the model without an engine.
-Prints Markdown tables; fails beyond a limit. A quarter of an hour on two cores.
+The model is a random Qwen3 in a temporary folder. Every memory figure comes from a fresh process (`objective_pass.py`).
+The NLL pass is `JointTrainer.internalize`, from the policy's last backward to the NLL's; it is compared with the same
+pass from full fp32 logits. On one GPU an 8B model's optimizer does not fit; there only the NLL pass is measured, on the
+model without an engine. Prints Markdown tables; fails beyond a limit. Takes a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
     },
-    # An eighth of Qwen3-8B's width and of the rows' lengths: head and attention have its shares of the work.
+    # An eighth of Qwen3-8B's width and of the rows' lengths: head and attention keep their shares of the work.
     "an eighth": {
         "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 2108,
@@ -44,7 +44,7 @@ NLL_MEMORY, NLL_SECONDS, LONG_GB, JOINT_MEMORY, PER_TOKEN = 1 / 8, 1.0, 6.0, 1.1
 SHORT, LONG = (4096, 512), (16_384, 512)  # tokens of C_retro and M
 SAME_NLL = {"cpu": 1e-4, "cuda": 1e-2}  # fp32 and bf16
 
-# Two responses of 1,800 tokens and what comes with them are a C_retro of 4k; or a policy half as large as the NLL's.
+# Two responses of 1,800 tokens with prompts make a C_retro of 4k; or a policy half that is as large as the NLL half.
 MIXES = {
     "as in a run": Step(2, 200, 1800, (SHORT,)),
     "halves alike": Step(2, 100, 800, (LONG,)),
@@ -53,16 +53,16 @@ MIXES = {
 
 @dataclass
 class Report:
-    """Figures against their limits."""
+    """Collects figures with their limits."""
 
     lines: list[tuple[str, float, float]] = field(default_factory=list)
 
     def hold(self, name: str, value: float, limit: float = math.inf) -> None:
-        """`value` must be at most `limit`."""
+        """Record that `value` must be at most `limit`."""
         self.lines.append((name, value, limit))
 
     def end(self) -> None:
-        """Print all, exit with 1 when one is beyond its limit."""
+        """Print all; exit with 1 when one exceeds its limit."""
         print("\n| limit | measured | at most |\n|---|---|---|")
         for name, value, limit in self.lines:
             print(f"| {name} | {value:.3g} | {'' if limit == math.inf else f'{limit:.3g}'} |")
@@ -72,7 +72,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model in a folder, and where it runs. `alone`: without engine and optimizer, which do not fit."""
+    """A model folder, and where it runs. `alone`: without engine and optimizer, which do not fit."""
 
     folder: str
     device: str
@@ -81,7 +81,7 @@ class Bench:
     alone: bool = False
 
     def run(self, measured_: str, *steps: Step, repeats: int = 1, live: bool = True) -> list[Figures]:
-        """The figures of a fresh process. `live`: freed memory goes back at once, so that peaks are of what is alive."""
+        """Measure in a fresh process. `live`: freed memory is returned at once, so peaks count only live memory."""
         spec = Specification(self.folder, steps, measured_, repeats, self.device, self.ranks, self.flags)
         environment = ["env", GIVES_BACK_AT_ONCE] if live else []
         argv = [sys.executable, "-m", "benchmarks.objective_pass", json.dumps(dataclasses.asdict(spec))]
@@ -90,7 +90,7 @@ class Bench:
 
 
 def make_model(folder: str, shape: str, device: str, weights: bool = True) -> None:
-    """Save a random model, or its configuration alone, and a tokenizer that has a padding id."""
+    """Save a random model, or only its configuration, and a tokenizer that has a padding id."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -114,10 +114,10 @@ def make_model(folder: str, shape: str, device: str, weights: bool = True) -> No
 
 
 def nll_passes(bench: Bench, report: Report, repeats: int, large: bool) -> None:
-    """Memory and seconds of the NLL pass, and of the same pass with full logits.
+    """Measure memory and seconds of the NLL pass, and of the same pass with full logits.
 
-    The limits of memory are for the small shape: in an 8B model the hidden states that gradient checkpointing keeps for
-    every token are themselves a sixth of its logits and their gradients.
+    The memory limits apply to the small shape: in an 8B model, the hidden states that gradient checkpointing keeps for
+    every token already take a sixth of the memory of its logits and their gradients.
     """
     kind, policy = ("bare", 1) if bench.alone else ("nll", 2)
     share, whole = (math.inf, math.inf) if large else (NLL_MEMORY, LONG_GB)
@@ -138,10 +138,10 @@ def nll_passes(bench: Bench, report: Report, repeats: int, large: bool) -> None:
     least = memory("MEL's, hardly any tokens", (16, 8))
     same.append(cut)
     report.hold("the same / with full fp32 logits cut to M's at once", ours.over_start / cut.over_start)
-    # DeepSpeed frees its gradient buffers when a backward ends, so the policy's have gone before the NLL begins.
+    # DeepSpeed frees its gradient buffers when a backward ends, so the policy's are freed before the NLL begins.
     by_length = (ours.peak - least.peak) / (cut.peak - least.peak)
     report.hold("the same, less what a backward of any length takes on both sides", by_length, share)
-    # As users run it: what the C library keeps counts.
+    # As users run it: memory that the C library keeps counts.
     long = memory("MEL's, as it is", LONG, live=False)
     report.hold("NLL pass at 16k, peak of the process (GB)", long.peak / 1e9, whole)
     off = max(abs(ours.nll - other.nll) for other in same)
@@ -157,7 +157,7 @@ def nll_passes(bench: Bench, report: Report, repeats: int, large: bool) -> None:
 
 
 def joint_memory(bench: Bench, report: Report) -> None:
-    """Peaks of whole optimizer steps: the policy half, the NLL half (after the shortest of policies), and both."""
+    """Measure the peak of an optimizer step: the policy half, the NLL half (after a minimal policy pass), and both."""
     print("\n| optimizer step | start (GB) | peak (GB) | over the start (GB) |\n|---|---|---|---|", flush=True)
     for name, both in MIXES.items():
         parts = {
@@ -175,7 +175,7 @@ def joint_memory(bench: Bench, report: Report) -> None:
 
 
 def step_seconds(bench: Bench, report: Report, name: str, joint: Step, repeats: int) -> None:
-    """Seconds per token of the optimizer step, without Ms and with them in turn."""
+    """Measure seconds per token of the optimizer step, alternately without and with Ms."""
     baseline = dataclasses.replace(joint, rows=())
     found = [f.seconds for f in bench.run("step", baseline, joint, repeats=repeats, live=False)]
     without, with_mel = ([1000 * s / step.tokens for s in found[i::2]] for i, step in enumerate((baseline, joint)))
@@ -186,7 +186,7 @@ def step_seconds(bench: Bench, report: Report, name: str, joint: Step, repeats: 
 
 
 def _ratio(above: list[float], below: list[float]) -> float:
-    """Median of the ratios of what was measured one after the other."""
+    """Return the median of the ratios of consecutive measurements."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 

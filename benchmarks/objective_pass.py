@@ -2,8 +2,8 @@
 
     python -m benchmarks.objective_pass SPECIFICATION
 
-SPECIFICATION is the JSON of a `Specification`; the last line printed is a list of `Figures`, in the order of the runs.
-Upstream's policy actor with MEL's trainer runs in plain process groups, without Ray and without an engine for rollouts.
+SPECIFICATION is the JSON of a `Specification`; the last output line is a list of `Figures`, in the order of the runs.
+Upstream's policy actor with MEL's trainer runs in plain process groups, without Ray and without a rollout engine.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Glibc keeps what is freed below a size that grows up to 32 MB, so that the peak would depend on the order of sizes.
+# Glibc keeps freed blocks below a threshold that grows up to 32 MB, so the peak would depend on the order of sizes.
 GIVES_BACK_AT_ONCE = "MALLOC_MMAP_THRESHOLD_=262144"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: `samples` responses on each rank, and as many of every row of `rows` as there are ranks.
+    """One optimizer step: `samples` responses on each rank, and every row of `rows` once per rank.
 
     Attributes:
         prompt, response: tokens of each sample.
         rows: (tokens of C_retro, tokens of M).
-        nll: how M's NLL is made: `mel`; `sliced`, logits of all positions in fp32, then the cross-entropy of M's;
+        nll: how M's NLL is computed: `mel`; `sliced`, logits of all positions in fp32, then the cross-entropy of M's;
             `upstream`, the log-probabilities of upstream's Actor.
     """
 
@@ -52,13 +52,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Specification:
-    """What a process measures.
+    """What one process measures.
 
     Attributes:
         folder: the model's.
         measured: `nll`, from the policy's last backward to the NLL's; `step`, the whole optimizer step; `bare`, the NLL
             pass on the model alone, without engine and optimizer.
-        steps: run one after the other, and all of them `repeats` times.
+        steps: run in sequence; the sequence is run `repeats` times.
     """
 
     folder: str
@@ -71,7 +71,7 @@ class Specification:
 
     @classmethod
     def parse(cls, text: str) -> Specification:
-        """From JSON."""
+        """Read a specification from JSON."""
         values = json.loads(text)
         steps = (Step(**s | {"rows": tuple(map(tuple, s["rows"]))}) for s in values.pop("steps"))
         return cls(**values | {"steps": tuple(steps), "flags": tuple(values["flags"])})
@@ -79,9 +79,9 @@ class Specification:
 
 @dataclass(frozen=True)
 class Figures:
-    """Bytes at the start and at the peak, seconds, and the NLL (to see that all passes compute the same).
+    """Bytes at the start and at the peak, seconds, and the NLL (to check that all passes compute the same value).
 
-    On a CPU: the process's resident memory, and its CPU time, on which others on the machine have little influence.
+    On a CPU: the process's resident memory, and its CPU time, which other load on the machine hardly affects.
     """
 
     start: int
@@ -91,7 +91,7 @@ class Figures:
 
     @property
     def over_start(self) -> int:
-        """Bytes."""
+        """Peak minus start, in bytes."""
         return self.peak - self.start
 
 
@@ -108,7 +108,7 @@ def meter(call: Callable[[], Any], device: str) -> Figures:
         torch.cuda.synchronize()
         return Figures(start, torch.cuda.max_memory_allocated(), time.perf_counter() - began)
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak (VmHWM) starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (VmHWM)
     start, began = _resident("VmRSS"), time.process_time()
     call()
     return Figures(start, _resident("VmHWM"), time.process_time() - began)
@@ -120,7 +120,7 @@ def _resident(name: str) -> int:
 
 
 def measure(spec: Specification, rank: int, port: int) -> list[Figures]:
-    """This rank's figures, after a step with a short row that brings everything into being."""
+    """Return this rank's figures, measured after a warm-up step with a short row."""
     actor = _start(spec, rank, port)
     trainer = actor.trainer
     internalize = trainer.internalize
@@ -148,7 +148,7 @@ def measure(spec: Specification, rank: int, port: int) -> list[Figures]:
 
 
 def _start(spec: Specification, rank: int, port: int) -> Any:
-    """Upstream's policy actor with MEL's trainer, initialized."""
+    """Return upstream's policy actor with MEL's trainer, initialized."""
     if spec.device == "cpu":
         from openrlhf_mel.cpu import standins
 
@@ -183,7 +183,7 @@ def _start(spec: Specification, rank: int, port: int) -> Any:
 
 
 def _fill(actor: Any, step: Step, ranks: int) -> None:
-    """Give the actor a rollout of random ids, as likely as all others under the old policy, half of them right."""
+    """Give the actor a rollout of random ids, uniform under the old policy, half of the responses right."""
     import torch
     from openrlhf.trainer.ppo_utils.experience import Experience
 
@@ -216,7 +216,7 @@ def _fill(actor: Any, step: Step, ranks: int) -> None:
 
 
 def _sliced(model: Any, batch: Any) -> Any:
-    """(B,) NLL from logits at every position in fp32: those of M go into a cross-entropy, the others are let go."""
+    """(B,) NLL from fp32 logits at every position: M's go into a cross-entropy, the others are dropped."""
     from torch.nn import functional
 
     from openrlhf_mel.method.nll_loss import row_mean
@@ -229,14 +229,14 @@ def _sliced(model: Any, batch: Any) -> Any:
 
 
 def _through_upstream(actor: Any, batch: Any) -> Any:
-    """(B,) NLL from the log-probabilities that upstream's Actor gives, as in the policy loss."""
+    """(B,) NLL from the log-probabilities of upstream's Actor, as in the policy loss."""
     from openrlhf_mel.method.nll_loss import row_mean
 
     return row_mean(-actor(batch.input_ids, batch.mask, attention_mask=batch.attention_mask), batch.mask)
 
 
 def bare(spec: Specification) -> list[Figures]:
-    """The NLL pass on the model alone, in bf16 with gradient checkpointing; at the start its gradients exist."""
+    """Measure the NLL pass on the model alone, in bf16 with gradient checkpointing; gradients exist at the start."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -285,7 +285,7 @@ def _print(found: list[Figures]) -> None:
 
 
 def main() -> None:
-    """Measure what the command line says."""
+    """Measure the command line's specification."""
     spec = Specification.parse(sys.argv[1])
     if spec.measured == "bare":
         return _print(bare(spec))

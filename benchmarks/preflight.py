@@ -1,12 +1,13 @@
-"""Preflight's memory formulas against what torch and DeepSpeed really keep, on a CPU.
+"""Preflight's memory formulas, compared with what torch and DeepSpeed really keep, on a CPU.
 
     python -m benchmarks.preflight
 
-Prints a Markdown table: the policy's activations that autograd keeps (transformers' own modules), the peak of a forward and
-backward through upstream's own Actor and loss, and the size of DeepSpeed's checkpoints. Fails when one is off by 5%.
+Prints a Markdown table: the policy's activations that autograd keeps (transformers' own modules), the peak of a forward
+and backward through upstream's own Actor and loss, and the size of DeepSpeed's checkpoints. Fails when one is off by
+more than 5%.
 
-Flash attention does not run here: a stand-in keeps what it keeps (q, k, v, output, log-sum-exp), and so does one for its
-cross entropy, which upstream uses where flash-attn is installed.
+Flash attention does not run here: a stand-in keeps the same tensors (q, k, v, output, log-sum-exp). Another stands in
+for flash-attn's cross entropy, which upstream uses where flash-attn is installed.
 """
 
 import importlib.machinery
@@ -25,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from openrlhf_mel.preflight import memory
 from openrlhf_mel.preflight.shapes import Shape
 
-torch.set_num_threads(1)  # threads that wait for each other cost more than they bring
+torch.set_num_threads(1)  # more threads cost more in waiting than they gain
 LIMIT = 0.05
 TOKENS = 512
 SIZES = {
@@ -35,7 +36,7 @@ SIZES = {
 
 
 class KeepsAsFlash(torch.autograd.Function):
-    """Attention with the memory of flash attention. Its gradient is zero: only sizes matter here."""
+    """Attention with the memory use of flash attention. Its gradient is zero: only sizes matter here."""
 
     @staticmethod
     def forward(ctx, q, k, v):
@@ -51,7 +52,7 @@ class KeepsAsFlash(torch.autograd.Function):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The memory of flash-attn's Triton cross entropy: it keeps the logits, and its backward makes as much again."""
+    """Memory use of flash-attn's Triton cross entropy: it keeps the logits; its backward allocates as much again."""
 
     @staticmethod
     def forward(ctx, logits, labels):
@@ -90,7 +91,7 @@ def model(family: str, vocabulary: int, **sizes: int) -> tuple[torch.nn.Module, 
 
 
 def kept_bytes(theirs: torch.nn.Module, tokens: int) -> int:
-    """Bytes that autograd keeps of the decoder's forward, parameters left out."""
+    """Return the bytes that autograd keeps of the decoder's forward, without the parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in theirs.parameters()}
     storages: dict[int, int] = {}
 
@@ -109,16 +110,16 @@ def kept_bytes(theirs: torch.nn.Module, tokens: int) -> int:
 
 
 def plan(shape: Shape, **changes: object) -> memory.MemoryPlan:
-    """A plan in which only activations and logits matter."""
+    """Return a plan in which only activations and logits matter."""
     fixed = {"card": 1.0, "ranks": 1, "trained": 0, "log_prob_tokens": 0, "nll_tokens": 0, "sequence": 1, "row": 1}
     return memory.MemoryPlan(**{"shape": shape, "policy_tokens": TOKENS, **fixed, **changes})
 
 
 def activations() -> Iterator[tuple[str, float, float]]:
-    """Kept by autograd, with and without checkpointing."""
+    """Yield the bytes kept by autograd, with and without checkpointing."""
     for family in ("qwen3", "qwen2"):
         theirs, shape = model(family, 1000)
-        last = (memory.FP32 + memory.BF16) * shape.hidden  # of the norm behind the layers
+        last = (memory.FP32 + memory.BF16) * shape.hidden  # of the norm after the layers
         formula = (shape.layers * memory.layer_bytes(shape) + last) * TOKENS
         yield f"activations kept, {family}", kept_bytes(theirs, TOKENS), formula
         theirs.gradient_checkpointing_enable({"use_reentrant": False})
@@ -127,7 +128,7 @@ def activations() -> Iterator[tuple[str, float, float]]:
 
 
 def peaks() -> Iterator[tuple[str, float, float]]:
-    """Peak of a forward and backward through upstream's Actor."""
+    """Yield the peak of a forward and backward through upstream's Actor."""
     from openrlhf_mel.cpu import standins
 
     standins.install()
@@ -187,7 +188,7 @@ def _peak(actor: torch.nn.Module, vocabulary: int, entropy: bool, inference: boo
 
 
 def checkpoints() -> Iterator[tuple[str, float, float]]:
-    """Size of DeepSpeed's checkpoints, made with upstream's configuration, for each ZeRO stage."""
+    """Yield the size of DeepSpeed's checkpoints under upstream's configuration, for each ZeRO stage."""
     for stage in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
             argv = [sys.executable, __file__, "--checkpoint", str(stage), folder]
@@ -198,7 +199,7 @@ def checkpoints() -> Iterator[tuple[str, float, float]]:
 
 
 def write_checkpoint(stage: int, folder: str) -> None:
-    """One rank, one step, one checkpoint."""
+    """Train one step on one rank and save a checkpoint."""
     from openrlhf_mel.cpu import standins
 
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", DS_ACCELERATOR="cpu")
@@ -208,7 +209,7 @@ def write_checkpoint(stage: int, folder: str) -> None:
     import deepspeed
     from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
 
-    # an extension that DeepSpeed would compile for minutes, and that one rank does not need
+    # DeepSpeed would compile this extension for minutes, and one rank does not need it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     theirs, _ = model("qwen3", 8000, num_hidden_layers=8)

@@ -4,14 +4,15 @@
 
     with ScriptedServer(answer, Faults(share=1 / 3)) as server:
         OpenAIBackend(server.url, server.model, chat=True)   # server.url: http://127.0.0.1:PORT/v1
-        server.requests, server.answered                      # HTTP requests, and those answered rightly, so far
+        server.requests, server.answered                      # HTTP requests so far, and those answered without fault
 
-It runs in a thread of this process, on a free port of 127.0.0.1, until the `with` block ends (or `close()`). It serves `/v1/models`, `/v1/chat/completions` (one
-user message) and `/v1/completions` (a text); anything else is 404, a body without a field is 400.
+It runs in a thread of this process, on a free port of 127.0.0.1, until the `with` block ends (or `close()`). It serves
+`/v1/models`, `/v1/chat/completions` (one user message) and `/v1/completions` (a text); anything else is 404, a body
+without a field is 400.
 
-A request is the triple (prompt, greedy, seed). `Faults` says which ones fail, how and how often; what fails is drawn
-from its seed and the triple, so it is the same in every run, whatever the order. `dead` may be set at any time:
-a server that is dead fails every request, and lives again when it is set to False.
+A request is the triple (prompt, greedy, seed). `Faults` says which ones fail, how and how often. Faults are drawn from
+its seed and the triple, so they are the same in every run and in any order. `dead` may be set at any time: a dead
+server fails every request until it is set to False.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from typing import Any
 
 from aiohttp import web
 
-# How a request can fail, and (the last two) be answered late or never.
+# How a request can fail; the last two are answered late and never.
 FAULTS = ("500", "503", "429", "drop", "half", "malformed", "no_choices", "slow", "hang")
 _FIELDS = ("model", "temperature", "top_p", "max_tokens", "seed", "n")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; a plain text is one with the reason `stop`.
+    """A response; a plain text stands for one with the finish reason `stop`.
 
     Attributes:
-        tokens: where it is not given, words are counted.
-        delay_s: how late it comes.
+        tokens: their number; by default words are counted.
+        delay_s: seconds before it is sent.
         status: other than 200: an HTTP error whose message is `text`.
     """
 
@@ -55,14 +56,14 @@ class Faults:
     """Which requests fail.
 
     Attributes:
-        share: of the requests that fail at first, 0 to 1.
-        kinds: of `FAULTS`; each failure takes one, evenly.
+        share: share of the requests that fail at first, 0 to 1.
+        kinds: a subset of `FAULTS`, all equally likely.
         times: how often such a request fails before it is answered.
-        slow_s: how late `slow` answers; it then answers rightly.
+        slow_s: delay of `slow`, which then answers correctly.
         retry_after: sent with 429 and 503.
-        dead_after: so many requests are answered; then the server is dead, until `dead` is set to False.
+        dead_after: after this many answers the server is dead, until `dead` is set to False.
         dead_kind: how it fails when it is dead.
-        seed: of what is drawn.
+        seed: seed of the draws.
     """
 
     share: float = 0.0
@@ -81,8 +82,8 @@ class ScriptedServer:
     Attributes:
         url: what `--base-url` takes.
         requests: completion requests that came in; `answered`: those answered with the script's response.
-        faults: how many failures of each kind were made.
-        peak: the most that were under way at once.
+        faults: number of failures of each kind.
+        peak: the most requests in flight at once.
         bodies, headers: of the last 1,000 completion requests.
         dead: set it to kill and revive the server.
     """
@@ -213,7 +214,7 @@ class ScriptedServer:
             return web.json_response({"choices": []})
         if kind == "hang":
             await self._stopping.wait()
-        if kind == "half":  # headers and a part of the body
+        if kind == "half":  # headers and part of the body
             response = web.StreamResponse(headers={"Content-Length": "1000"})
             await response.prepare(request)
             await response.write(b'{"choices": ')

@@ -1,10 +1,10 @@
-"""The verifier's speed beside plain Math-Verify's, on real responses, in one run.
+"""Speed of the verifier, compared with plain Math-Verify on real responses in one run.
 
     python -m benchmarks.verifier --data ../shared/data/graded [--workers 2] [--repeat 3]
 
 Math-Verify runs in this process, one answer after another, as a reward function would call it: reference answers in a
 box, box first, nothing unanchored, its own time limits on. Prints a Markdown table. Each figure is the best of
-`--repeat` passes; the worker processes are started before the clock.
+`--repeat` passes, without the start of the worker processes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ INTEGER = re.compile(r"-?[\d,]+")
 
 
 def load(folder: Path) -> Pairs:
-    """(response, reference answer) of the two sets of real responses; the last "A: x" of a solution put in a box."""
+    """Return (response, reference answer) of both sets of real responses; a solution's last "A: x" is put in a box."""
     pairs = []
     for name, boxed in (("qwen25math_math100x8.jsonl", True), ("openai_gsm8k_solutions_half.jsonl", False)):
         path = folder / name
@@ -53,7 +53,7 @@ def math_verify_alone(pairs: Pairs) -> list[bool]:
 
 
 def best_of(repeat: int, judge: Callable[[Pairs], list[bool]], pairs: Pairs) -> tuple[float, list[bool]]:
-    """The shortest of `repeat` passes in seconds, and the verdicts."""
+    """Return the seconds of the fastest of `repeat` passes, and the verdicts."""
     seconds, verdicts = float("inf"), []
     for _ in range(repeat):
         started = time.perf_counter()

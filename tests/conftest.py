@@ -1,4 +1,4 @@
-"""What every test may use: the shared data, commands under a hard time limit, repeatable property tests."""
+"""Fixtures and settings of all tests: shared data, commands under a hard time limit, repeatable property tests."""
 
 import functools
 import gc
@@ -11,20 +11,20 @@ from typing import Any
 import hypothesis
 import pytest
 
-# Torch's threads wait for each other by spinning: where cores are shared, one is many times faster than two.
+# Torch's threads spin while they wait for each other: on shared cores one thread is many times faster than two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray runs its workers at 15, where the tests beside them would starve them past their limits.
+# Ray's default niceness for workers is 15: parallel tests would starve them past their time limits.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 REPO = Path(__file__).resolve().parent.parent
 
-# No deadline: on a busy machine the first example pays for imports. In CI the same examples every time.
+# No deadline: the first example pays for imports, slow on a busy machine. CI uses the same examples every time.
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-# What takes more than half a minute (`pytest --durations`), beside the groups below.
+# Files that take more than half a minute (`pytest --durations`), apart from the groups below.
 _LONG_FILES = (
     "test_bad_input",
     "test_eval_",
@@ -38,7 +38,7 @@ _LONG_FILES = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Who gets which tests when there are several workers (pytest-xdist 3.8 loses its own groups under pytest 9.2)."""
+    """Distribute tests to several workers by `group` (pytest-xdist 3.8 loses its own groups under pytest 9.2)."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers the longest groups come first, then the longest files, so that none is alone at the end."""
+    """With several workers, start the longest groups first, then the longest files, so none runs alone at the end."""
 
     def turn(item: pytest.Item) -> int:
         if group(item.path) in ("ray", "slurm", "objective"):
@@ -61,16 +61,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is there before the first test stays: collecting garbage need not look at it again."""
+    """Exclude objects created before the first test from garbage collection: they stay alive anyway."""
     gc.freeze()
 
 
 @functools.cache
 def group(path: Path) -> str:
-    """Tests of a group stay in one worker: those of a file, all of Slurm's, all of files that start Ray clusters, and the
-    oracle's, which fork from one process.
+    """Return the group of a test file; all tests of a group run in one worker.
 
-    Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is not, as Slurm's tests mostly wait.
+    Groups: all Slurm tests; all files that start Ray clusters; the oracle's, which fork from one process; each other
+    file. Two Ray clusters, or two Slurms, at once are too much for 2 cores; one of each is fine, since Slurm's tests
+    mostly wait.
     """
     if path.parent.name == "slurm":
         return "slurm"
@@ -89,7 +90,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def command():
-    """Run a command in the repository and fail when it outlives `limit` seconds; it and its children are then killed."""
+    """Run a command in the repository; after `limit` seconds kill it with its children and fail."""
 
     def run(*args: object, limit: float, **options) -> subprocess.CompletedProcess[str]:
         options = {"cwd": REPO, "stdin": subprocess.DEVNULL} | options

@@ -1,4 +1,4 @@
-"""Engines in the place of vLLM's own, in the processes of the evaluation's vLLM backend. Imports little: each process does."""
+"""Stand-ins for vLLM's engine in the processes of the evaluation's vLLM backend, which all import it."""
 
 import json
 import os
@@ -9,15 +9,15 @@ import time
 
 from eval.backends.vllm_child import Done, Job
 
-DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # seeds of jobs at which the stand-in does so
+DIE, RAISE, STAY, ORPHAN = 1001, 1002, 1003, 1004  # job seeds that trigger this behaviour
 
 
 class StandIn:
-    """Finishes its first two jobs at each step. A response says what was asked and which GPUs the process sees."""
+    """Finishes its first two jobs at each step. A response reports the request and the visible GPUs."""
 
     def __init__(self, **options):
         print(f"options {json.dumps(options)}", flush=True)
-        self._more = options["more"]  # what an engine on a CPU is given
+        self._more = options["more"]  # options of an engine on a CPU
         if not os.environ.get("CUDA_VISIBLE_DEVICES") and not self._more:
             raise RuntimeError("no GPU for the engine")
         if os.environ["CUDA_VISIBLE_DEVICES"] == "never":
@@ -29,7 +29,7 @@ class StandIn:
     def add(self, job):
         if job.seed == RAISE:
             raise ValueError("a job that it does not like\x1b[31m")
-        if job.seed == ORPHAN:  # a child that outlives its parent, with everything that it could inherit
+        if job.seed == ORPHAN:  # a child that outlives its parent and has inherited its open files
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
         if len(job.prompt) + job.max_tokens > self._context:
             raise ValueError("too long for the engine")
@@ -38,7 +38,7 @@ class StandIn:
     def step(self):
         time.sleep(0.002)
         if self._jobs[0].seed in (DIE, ORPHAN):
-            time.sleep(1.5)  # until what was finished before has gone out, here and in other processes
+            time.sleep(1.5)  # until earlier results have been sent, here and by other processes
             os.kill(os.getpid(), signal.SIGKILL)
         done = [job for job in self._jobs[:2] if job.seed not in (STAY, DIE)]
         self._jobs = [job for job in self._jobs if job not in done]
@@ -60,7 +60,7 @@ class StandIn:
 
 
 class Broken(StandIn):
-    """Raises in a step, and then does not come to an end."""
+    """Raises in a step, and then never shuts down."""
 
     def step(self):
         raise ValueError("a step that fails")
@@ -70,11 +70,11 @@ class Broken(StandIn):
 
 
 class Lacking:
-    """Needs a package that is not there, and says so as an engine does whose core is another process."""
+    """Lacks a package, and reports it like an engine whose core is another process."""
 
     def __init__(self, **_):
         if os.environ["CUDA_VISIBLE_DEVICES"] == "5":
-            time.sleep(600)  # another engine, that is still loading
+            time.sleep(600)  # another engine that is still loading
         core = "import traceback\ntry:\n    import absent_package\nexcept Exception:\n    traceback.print_exc()"
         subprocess.run([sys.executable, "-c", core], check=True)
         print("\n".join(f"noise {i}" for i in range(100)), flush=True)

@@ -1,4 +1,4 @@
-"""Folders as eval.run leaves them, made up: for tests of what reads them."""
+"""Synthetic folders in the form that eval.run writes, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Asked = tuple[dict[str, Any], list[dict[str, Any]]]  # a question with its sampl
 
 
 def question(name: str, problem: str = "What is $1+1$?", answer: str = "2") -> dict[str, Any]:
-    """A line of questions/<benchmark>.jsonl."""
+    """Return a line of questions/<benchmark>.jsonl."""
     return {"id": name, "problem": problem, "answer": answer}
 
 
 def sample(
     name: str, number: int, greedy: bool = False, response: str = "It is \\boxed{2}.", **more: Any
 ) -> dict[str, Any]:
-    """A line of samples/<benchmark>.jsonl: right, unless `more` says otherwise."""
+    """Return a line of samples/<benchmark>.jsonl: correct, unless `more` says otherwise."""
     row = {"question": name, "sample": number, "greedy": greedy, "seed": 0 if greedy else 7 + number}
     row |= {"prompt_sha256": "0" * 64, "response": response, "finish_reason": "stop", "prompt_tokens": 40, "tokens": 9}
     row |= {"status": "correct", "extracted": "2", "lenient_status": "correct", "lenient_extracted": "2"}
@@ -35,7 +35,7 @@ def write_evaluation(
     settings: dict | None = None,
     manifest: dict | None = None,
 ) -> dict[str, Any]:
-    """Write the folder; returns its metrics. The intervals are two standard errors, whatever the metric."""
+    """Write the folder; return its metrics. The intervals are two standard errors for every metric."""
     for part in ("samples", "questions"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     scores = {}
@@ -63,7 +63,7 @@ def write_evaluation(
 def write_random(
     folder: Path, sizes: dict[str, int], n: int, skill: float, seed: int = 0, **more: Any
 ) -> dict[str, Any]:
-    """An evaluation of `sizes` questions a benchmark, whose samples are right more often with more `skill` (0 to 1)."""
+    """Write an evaluation with `sizes` questions per benchmark; more `skill` (0 to 1), more correct samples."""
     benchmarks = {}
     for name, size in sizes.items():
         dice = random.Random(f"{seed}/{name}")

@@ -1,13 +1,13 @@
-"""Signals as a process in the foreground has them, for processes that a test sends signals to.
+"""Signal handling of a foreground process, for processes to which a test sends signals.
 
-A shell has its background jobs ignore SIGINT, nohup has them ignore SIGHUP, and children inherit that: `make test &`.
+Background jobs of a shell (`make test &`) ignore SIGINT, those of nohup SIGHUP, and children inherit this.
 """
 
 import signal
 
 
 def default_signals() -> None:
-    """To be called in the child: `preexec_fn` of `subprocess`."""
+    """Reset signals; to be called in the child, as `preexec_fn` of `subprocess`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Processes that a test starts, found by a mark in their environment, which their own children inherit."""
+"""Find the processes that a test starts by a mark in their environment, which their children inherit."""
 
 import os
 import time
@@ -12,12 +12,12 @@ _MARK = "MEL_TEST"
 
 
 def mark_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mark what the test starts from now on."""
+    """Mark all processes that the test starts from now on."""
     monkeypatch.setenv(_MARK, uuid.uuid4().hex)
 
 
 def left(wanted: int) -> bool:
-    """Whether so many marked processes are left; those that are ending may take a while to."""
+    """Return whether `wanted` marked processes are left; ending ones get some time."""
     mark = f"{_MARK}={os.environ[_MARK]}\0".encode()
     for _ in range(200):
         count = 0

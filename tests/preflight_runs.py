@@ -1,4 +1,4 @@
-"""Runs of preflight in this process: a configuration that passes, and a local one with files of its own."""
+"""Run preflight in this process: a configuration that passes, and a local one with its own files."""
 
 import json
 import shutil
@@ -26,13 +26,13 @@ APART = ["--train.colocate_all", "false", "--vllm.enable_sleep", "false", "--ds.
 
 
 class Runs:
-    """Runs the command on a configuration in `folder` and reads what it says."""
+    """Runs the command on a configuration in `folder` and reads its output."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._path, self._capsys = folder / "base.yaml", capsys
 
     def __call__(self, *flags: object, text: str = BASE, skip: bool = True, node: bool = True) -> tuple[int, dict]:
-        """The exit code and the report of `--json`."""
+        """Return the exit code and the report of `--json`."""
         self._path.write_text(text)
         argv = ["--config", str(self._path), "--json", *(NODE if node else []), *(["--skip-files"] if skip else [])]
         code = main([*argv, *map(str, flags)])
@@ -40,13 +40,13 @@ class Runs:
         report = json.loads(out)
         assert (code == 2) == bool(report["errors"]) == (report["verdict"] == "refused")
         told = [*(f"error: {e}" for e in report["errors"]), *(f"warning: {w}" for w in report["warnings"])]
-        # `datasets` draws its progress where another test has imported it first
+        # `datasets` shows progress bars if another test has imported it first
         assert [line for line in err.splitlines() if line.startswith(("error: ", "warning: "))] == told
         return code, report
 
 
 def local_run(folder: Path) -> str:
-    """A copy of the built-in model and 16 questions in `folder`, and a configuration for GPUs that names them."""
+    """Copy the built-in model and 16 questions to `folder`; return a configuration for GPUs that names them."""
     shutil.copytree(REPO / "data" / "toy" / "model", folder / "model")
     rows = [{"input": f"{n} + 1?", "label": str(n + 1)} for n in range(16)]
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -1,11 +1,11 @@
-"""Runs of the training set's command in this process, on small sources."""
+"""Run the training set's command in this process, on small sources."""
 
 import json
 from pathlib import Path
 
 from data import prepare_train
 
-# (question, answer) that stay
+# (question, answer) pairs that are kept
 GOOD = [
     (f"Find the {word} of ${n}+{n * n}$.", str(n + n * n))
     for n, word in enumerate(["sum", "total", "value", "result"], 2)
@@ -23,7 +23,7 @@ def lines(path):
 
 
 def runner(tmp_path, capsys):
-    """What runs the command on `rows` (pairs, or a file); returns the exit code, its standard error, and the output folder."""
+    """Return a function that runs the command on `rows` (pairs, or a file): exit code, stderr, output folder."""
 
     def run(rows, *flags, source="custom", out="out"):
         path = rows

@@ -1,8 +1,8 @@
-"""A real Slurm on this machine for a session of tests: virtual nodes with eight pretended GPUs each, any user, no root.
+"""A real Slurm on this machine for a test session: virtual nodes with eight fake GPUs each; needs no root.
 
-What makes it work without systemd, munge or cgroups: `auth/none`, `proctrack/linuxproc`, one slurmd a virtual node with
-an address and a port of its own, `config_overrides` (the nodes claim more than this machine has), and GPUs that are
-links to /dev/null.
+It works without systemd, munge and cgroups through `auth/none`, `proctrack/linuxproc`, one slurmd per virtual node with
+its own address and port, `config_overrides` (the nodes claim more than this machine has), and GPUs that are links to
+/dev/null.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ PartitionName=grace Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime
 
 
 def missing() -> list[str]:
-    """Slurm's commands that this machine lacks."""
+    """Return Slurm's commands that this machine lacks."""
     return [name for name in COMMANDS if shutil.which(name) is None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What `scontrol show job` says.
+    """The output of `scontrol show job`.
 
     Attributes:
         fields: by Slurm's names.
@@ -95,18 +95,18 @@ class Job:
 
     @property
     def output(self) -> str:
-        """Of the batch script; empty before there is any."""
+        """The batch script's output; empty if there is none yet."""
         path = Path(self.fields["StdOut"])
         return path.read_text(errors="replace") if path.exists() else ""
 
 
 @dataclass
 class Cluster:
-    """Starts with `with`, and ends with it.
+    """A Slurm that runs inside a `with` block.
 
     Attributes:
-        folder: of everything that Slurm writes; its path must be short.
-        environment: of every command.
+        folder: holds everything that Slurm writes; its path must be short.
+        environment: environment of every command.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ class Cluster:
     _daemons: list[subprocess.Popen] = field(default_factory=list)
 
     def __enter__(self) -> Cluster:
-        ours = ("SLURM_", "SBATCH_", "MEL_", "TORCH", "TRITON", "VLLM", "FLASHINFER")  # torch sets some by itself
+        ours = ("SLURM_", "SBATCH_", "MEL_", "TORCH", "TRITON", "VLLM", "FLASHINFER")  # torch sets some itself
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         self.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
         try:
@@ -128,7 +128,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Cancel what is left, then end the daemons: processes that this object started, and no others."""
+        """Cancel remaining jobs, then end the daemons that this object started, and no others."""
         if self._daemons:
             self._run("scancel", "--state=PENDING", f"--user={getpass.getuser()}", check=False)
             self._run("scancel", f"--user={getpass.getuser()}", check=False)
@@ -143,7 +143,7 @@ class Cluster:
                 daemon.wait()
 
     def submit(self, *arguments: object, cwd: Path, **environment: str) -> str:
-        """The id of a job submitted with sbatch."""
+        """Submit a job with sbatch; return its id."""
         found = subprocess.run(
             ["sbatch", "--parsable", *map(str, arguments)], cwd=cwd, env=self.environment | environment,
             capture_output=True, text=True, timeout=30,
@@ -152,12 +152,12 @@ class Cluster:
         return found.stdout.strip()
 
     def job(self, number: str) -> Job:
-        """What Slurm knows of a job now."""
+        """Return the job's current state."""
         text = self._run("scontrol", "--oneliner", "show", "job", number)
         return Job(dict(re.findall(r"(\w[\w/:]*)=(\S*)", text.splitlines()[0])))
 
     def wait(self, number: str, limit: float) -> Job:
-        """The job once it has ended; fails with its output when that takes more than `limit` seconds."""
+        """Wait for the job's end; after `limit` seconds fail with its output."""
         deadline = time.monotonic() + limit
         while (job := self.job(number)).state not in _ENDED:
             assert time.monotonic() < deadline, f"after {limit} s {self._story(number)}"
@@ -165,7 +165,7 @@ class Cluster:
         return job
 
     def wait_for(self, number: str, text: str, limit: float) -> Job:
-        """The job once its output holds `text`."""
+        """Wait until the job's output contains `text`."""
         deadline = time.monotonic() + limit
         while text not in (job := self.job(number)).output:
             assert job.state not in _ENDED, f"ended without {text!r}: {self._story(number)}"
@@ -174,9 +174,9 @@ class Cluster:
         return job
 
     def wait_for_restart(self, number: str, restarts: int, limit: float) -> Job:
-        """A job that was requeued, once it runs again: after some 6 seconds, see AuthInfo (Slurm's default are two minutes).
+        """Wait until a requeued job runs again: about 6 seconds, see AuthInfo (Slurm's default is two minutes).
 
-        To update its StartTime is quicker, but then the old attempt's last words may count as the new one's.
+        Updating its StartTime would be faster, but then the old attempt's last output may count as the new one's.
         """
         deadline = time.monotonic() + limit
         while (job := self.job(number)).state != "RUNNING" or job.restarts < restarts:
@@ -185,28 +185,28 @@ class Cluster:
         return job
 
     def queue(self) -> list[str]:
-        """The ids of all jobs that run or wait."""
+        """Return the ids of all running and waiting jobs."""
         return self._run("squeue", "-h", "-o", "%i").split()
 
     def nodes_of(self, number: str) -> list[str]:
-        """The nodes of a job, by name."""
+        """Return the names of a job's nodes."""
         return self._run("scontrol", "show", "hostnames", self.job(number).fields["NodeList"]).split()
 
     def down(self, node: str) -> None:
-        """Let Slurm believe for a moment that a node is lost."""
+        """Make Slurm believe for a moment that a node is lost."""
         self._run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
-        self._run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may be back already
+        self._run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may already be back
 
     def cancel(self, number: str) -> None:
-        """A job, if it still runs or waits."""
+        """Cancel a job if it still runs or waits."""
         self._run("scancel", number, check=False)
 
     def requeue(self, number: str) -> None:
-        """Back into the queue at once, without warning."""
+        """Requeue a job at once, without warning."""
         self._run("scontrol", "requeue", number)
 
     def signal(self, number: str, name: str) -> None:
-        """To the batch script alone, as `--signal=B:...` does."""
+        """Signal only the batch script, as `--signal=B:...` does."""
         self._run("scancel", "--batch", f"--signal={name}", number)
 
     def _start(self) -> None:
@@ -235,7 +235,7 @@ class Cluster:
 
     def _daemon(self, *command: str) -> None:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        # A session of its own: Ctrl-C in the terminal is the tests' to handle.
+        # A new session, so that Ctrl-C in the terminal reaches only the tests.
         self._daemons.append(subprocess.Popen(command, env=self.environment, start_new_session=True, **quiet))
 
     def _run(self, *command: str, check: bool = True) -> str:
@@ -244,7 +244,7 @@ class Cluster:
         return found.stdout.strip()
 
     def _story(self, number: str) -> str:
-        """All that says why a job is where it is, the least useful first: a long message is cut in its middle."""
+        """Collect everything about a job's state, the least useful first: a long message is cut in its middle."""
         job = self.job(number)
         nodes = self._run("sinfo", "-N", "-h", "-o", "%N %T %E %H", check=False)
         queue = self._run("squeue", "-h", "-o", "%i %P %T %r %S %N %x", check=False)
@@ -266,9 +266,9 @@ class Cluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on: above those of the jobs (check_node.py) and below those that the kernel gives away.
+    """Return free ports: above those of the jobs (check_node.py) and below the kernel's ephemeral range.
 
-    All are held until the last is found, so none comes twice.
+    All are held until the last is found, so none is returned twice.
     """
     found: list[int] = []
     with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""Upstream's strategy for a trainer of the toy task, as upstream's entry makes it from `--flags`."""
+"""Upstream's strategy for a trainer of the toy task, made from `--flags` as upstream's entry does."""
 
 from openrlhf_mel.settings import flags
 from openrlhf_mel.settings.resolve import resolve
@@ -7,7 +7,7 @@ MODEL = "data/toy/model"
 
 
 def strategy(run_dir, *more):
-    """With `args` that have `mel` beside them, as `launch` puts it there."""
+    """Return a strategy whose `args` have `mel`, as `launch` sets it."""
     from openrlhf.utils import get_strategy
     from openrlhf.utils.config import hierarchize
 

@@ -1,4 +1,4 @@
-"""MEL's agent executor under upstream's own code: what is judged, and what a verdict that failed becomes."""
+"""MEL's agent executor, called by upstream's own code: what is judged, and the result when judging fails."""
 
 import asyncio
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def answer():
 
     from openrlhf_mel.upstream import AGENT_EXECUTOR
 
-    executor = _load_agent_executor(AGENT_EXECUTOR)  # by its path, as upstream does
+    executor = _load_agent_executor(AGENT_EXECUTOR)  # by path, as upstream does
 
     def run(prompt, response, label):
         sampling = SimpleNamespace(max_tokens=100, logprobs=None)
@@ -52,7 +52,7 @@ def answer():
     [
         ("1 + 1?", r"so \boxed{2}", 1.0, "correct"),
         ("1 + 1?", r"so \boxed{3}", 0.0, "wrong"),
-        # an answer in the prompt, or in an M that stands in the prompt, is not the response's
+        # an answer in the prompt, or in an M inside the prompt, does not count as the response's
         (r"hint: the answer is \boxed{2}. 1 + 1?", "I do not know", 0.0, "no_answer"),
         (r"hint: the answer is \boxed{2}. 1 + 1?", r"\boxed{3}", 0.0, "wrong"),
         (r"1 + 1? \boxed{", "2}", 0.0, "no_answer"),
@@ -87,7 +87,7 @@ def test_the_labels_scorer_judges(answer):
         (r"\boxed{A or B}", 0.0),
     ):
         assert answer("?", response, Reference("B", "choice", question))["scores"] == score, response
-    assert answer("?", r"\boxed{Paris}", "B")["scores"] == 0.0  # without a scorer it is mathematics
+    assert answer("?", r"\boxed{Paris}", "B")["scores"] == 0.0  # the default scorer is math
     assert unjudged(answer("?", r"\boxed{x}", Reference("x", "no_such_module_here:f")))
     assert unjudged(answer("?", r"\boxed{x}", Reference("x", "no such name")))
 
@@ -100,7 +100,7 @@ def test_a_verifier_that_raises_costs_one_response(answer, monkeypatch):
 
     module = sys.modules.get("agent_module")
     run = answer
-    # upstream keeps the loaded module to itself: its function is reached through the class
+    # upstream does not register the loaded module: its function is reached through the class
     executor = next(c.cell_contents for c in run.__closure__ if hasattr(c.cell_contents, "execute"))
     monkeypatch.setitem(type(executor).execute.__globals__, "verify", broken)
     output = run("?", r"\boxed{2}", "2")

@@ -1,4 +1,4 @@
-"""The asynchronous trainer: upstream's own two actors in two threads, with a number in the place of the weights."""
+"""The asynchronous trainer: upstream's two actors in two threads, with a number for the weights."""
 
 import queue
 import random
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class World:
-    """Weights are the number of steps that they have learned.
+    """A run's state; "weights" are the number of steps learned.
 
     Attributes:
-        episodes: rollouts of each.
-        trained, engine: the actor's weights, and the engines'.
+        episodes: number of rollouts of each episode.
+        trained, engine: the weights of the actor and of the engines.
         learned: rollouts, in order.
-        best: (step, its evaluation's weights, the actor's weights when it is saved, client states).
+        best: (step, weights at its evaluation, the actor's weights when it is saved, client states).
     """
 
     def __init__(self, episodes, start, seed):
@@ -34,7 +34,7 @@ class World:
         time.sleep(self.rng.choice([0, 0, 0.001, 0.003]))
 
     def rollouts(self):
-        """What `generate_samples` returns: an episode's end is a draw that finds nothing."""
+        """Yield the results of `generate_samples`; an empty one ends an episode."""
         number = 0
         for count in self.episodes:
             for _ in range(count):
@@ -46,7 +46,7 @@ class World:
 
 @pytest.fixture
 def actors(tmp_path, monkeypatch):
-    """Makes the generator's and the trainer's actor by their own constructors, which share a queue of `size`."""
+    """Return a function that constructs the generator's and the trainer's actor with a shared queue of `size`."""
     from openrlhf.trainer import ppo_trainer_async as upstream
 
     from openrlhf_mel.upstream import async_trainer
@@ -90,7 +90,7 @@ def run(actors, monkeypatch):
         trainer.world.best.append((step, found["weights"], trainer.world.trained, client_states))
 
     monkeypatch.setattr(MELSteps, "train_step", train_step)
-    # Ray has wrapped what is inherited too, and put it into the class itself
+    # Ray wraps inherited methods too and puts them into the class itself
     monkeypatch.setattr(async_trainer.TrainingActor, "save_best_checkpoint", save_best)
     monkeypatch.setattr(async_trainer.TrainingActor, "save_logs_and_checkpoints", lambda *_: None)
 
@@ -135,18 +135,18 @@ def test_what_is_saved_as_the_best_is_what_was_evaluated(run, episodes, size, ev
         steps = [step for step, *_ in world.best]
         due = [step for step in range(max(start, 1), last) if step % eval_steps == 0]
         assert steps == due[: len(steps)]
-        # the generator ends when it has made the last rollout, and evaluates nothing after that, as upstream's
+        # like upstream's, the generator ends after the last rollout and evaluates nothing after it
         assert set(steps) >= {step for step in due if step <= last - size}
 
 
 def test_a_step_that_a_resume_evaluates_again_keeps_its_first_evaluation(run):
-    """The one that has its line in evaluations.jsonl."""
+    """The first evaluation is the one already in evaluations.jsonl."""
     world = run([4], 1, 2, start=2, evaluations=[{"step": 2, "weights": -1}])
     assert [found for _, found, *_ in world.best[:2]] == [-1, 4]
 
 
 def test_a_token_of_an_earlier_step_evaluates_nothing(actors):
-    """The generator gives a token back when an episode's end leaves it without a rollout; newer ones overtake it."""
+    """At an episode's end the generator returns a token without a rollout; newer tokens may overtake it."""
     generator, _ = actors(1, 2)
     generator._last_eval_step = 4
     assert [step for step in range(9) if generator._should_eval(step)] == [6, 8]

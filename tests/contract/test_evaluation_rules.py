@@ -1,4 +1,4 @@
-"""A checkpoint is chosen by a validation split: what upstream would evaluate is checked before anything starts."""
+"""A checkpoint is chosen by a validation split: the evaluation data are checked before anything starts."""
 
 import json
 

@@ -1,8 +1,8 @@
-"""Reading a data set of the hub with the real `datasets` and `huggingface_hub`, over HTTP, from a server on 127.0.0.1.
+"""Reading a data set from the hub with the real `datasets` and `huggingface_hub`, over HTTP, from a local server.
 
-The server answers as the Hugging Face hub does to what these libraries ask for: a data set's commit, the tree of its
-files, and the files by way of another host. The commands run as processes of their own, since the libraries read
-HF_ENDPOINT when they are imported.
+The server answers these libraries' requests as the Hugging Face hub does: a data set's commit, the tree of its files,
+and the files by a redirect to another host. The commands run in separate processes, since the libraries read
+HF_ENDPOINT on import.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ BENCHMARKS = ("-m", "data.prepare_benchmarks", "--only", "gsm8k")
 
 
 def questions(what: str, count: int) -> dict[str, str]:
-    """Questions with their answers; `what` sets those of one file apart from those of another."""
+    """Return questions with their answers; `what` makes those of each file different."""
     return {f"Ann has {n} {what} and buys {n}. How many has she?": str(2 * n) for n in range(9, 9 + count)}
 
 
@@ -50,7 +50,7 @@ def parquet(rows: dict[str, str]) -> bytes:
 
 
 def files(fruit: str) -> dict[str, bytes]:
-    """What the repository holds at a commit."""
+    """Return the repository's files at a commit."""
     return {
         "README.md": CARD.encode(),
         "main/train-00000-of-00001.parquet": parquet(questions(fruit, 3)),
@@ -60,7 +60,7 @@ def files(fruit: str) -> dict[str, bytes]:
 
 
 class Hub(ThreadingHTTPServer):
-    """One data set. `fails`: start of a path -> the status that every request for it gets."""
+    """A hub with one data set. `fails`: path prefix -> status of every request below it."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -138,11 +138,11 @@ def hub():
 
 @pytest.fixture
 def prepare(hub, command, tmp_path):
-    """Run one of the commands against `hub`, with nothing of this machine's own caches, tokens and proxies."""
+    """Run one of the commands against `hub`, without this machine's caches, tokens and proxies."""
     own = re.compile(r"HF_|HUGGING|TRANSFORMERS_OFFLINE|.*_PROXY$", re.IGNORECASE)
     env = {name: value for name, value in os.environ.items() if not own.match(name)}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
-    env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # else other servers may be asked
+    env |= {"HF_HUB_DISABLE_XET": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # else the libraries may contact other servers
     env["PYTHONPATH"] = str(ROOT)
     own_folder = ("--output-dir", tmp_path / "out")
     return lambda *argv, **options: command(sys.executable, *argv, *own_folder, limit=150, env=env, **options)
@@ -197,7 +197,7 @@ def test_a_folder_of_the_repositorys_name_is_not_taken_for_it(prepare, tmp_path)
     assert read(tmp_path / "out/train.jsonl", "input", "label") == questions("apples", 3)
 
 
-@pytest.mark.slow  # the libraries try for half a minute
+@pytest.mark.slow  # the libraries retry for half a minute
 def test_another_commit_in_the_cache_is_not_taken_for_the_one_that_was_asked_for(prepare, hub, tmp_path):
     hub.branches[""] = OLDER
     assert prepare(*TRAIN).returncode == 0

@@ -1,4 +1,4 @@
-"""What is taken from Math-Verify and latex2sympy2_extended still is as the verifier relies on."""
+"""Math-Verify and latex2sympy2_extended still behave as the verifier relies on."""
 
 import inspect
 import signal
@@ -57,7 +57,7 @@ def test_without_a_time_limit_it_leaves_the_alarm_alone_and_works_in_threads() -
 
 
 def test_its_timeout_is_not_an_exception() -> None:
-    """So that `except Exception` in sympy does not swallow it; nor does the worker's."""
+    """So `except Exception`, in sympy or in the worker, does not swallow it."""
     assert not issubclass(TimeoutException, Exception)
 
 
@@ -75,6 +75,6 @@ def test_chains_and_sets_have_the_form_that_the_repairs_read() -> None:
     ("gold", "answer"), [("50", "50\\%"), ("7", "8=7"), ("10^{-400}", "10^{-401}"), ("52_8", "52_{10}")]
 )
 def test_the_wrong_equalities_that_are_repaired_are_still_there(gold: str, answer: str) -> None:
-    """When one of these fails, Math-Verify was mended, and the repair may go."""
+    """When one of these fails, Math-Verify has fixed the error, and the repair can be removed."""
     first, second = (parse(f"\\boxed{{{text}}}", BOXED, parsing_timeout=None) for text in (gold, answer))
     assert verify(first, second, timeout_seconds=None)

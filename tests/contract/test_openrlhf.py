@@ -1,4 +1,4 @@
-"""Every name that MEL takes from OpenRLHF, DeepSpeed and transformers still is as it expects."""
+"""Every name that MEL uses from OpenRLHF, DeepSpeed and transformers still is as MEL expects."""
 
 import ast
 import dataclasses
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_installed_openrlhf_fits(command):
-    """In a process of its own: in this one another test may have put MEL's classes in the place of upstream's."""
+    """Runs in a separate process: in this one another test may have replaced upstream's classes with MEL's."""
     code = """
 import torch
 from openrlhf_mel.cpu import standins
@@ -92,7 +92,7 @@ def test_missing_openrlhf_is_named(monkeypatch):
 
 
 def test_flags_are_those_of_upstreams_own_parser(command):
-    """The parser that upstream itself builds when it is run, against the one read from its source."""
+    """Compare the parser that upstream builds when it runs with the one read from its source."""
     code = """
 import argparse, json, runpy, sys
 from openrlhf_mel.cpu import standins
@@ -125,7 +125,7 @@ def test_the_cpu_engine_answers_every_call_that_upstream_makes():
     from openrlhf_mel.cpu.transformers_engine import TransformersEngine
 
     upstream = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
-    gpu_only = {"init_process_group", "update_weight_cuda_ipc"}  # RayBroadcast stands in their place
+    gpu_only = {"init_process_group", "update_weight_cuda_ipc"}  # RayBroadcast replaces them
     for name, method in inspect.getmembers(upstream, inspect.isfunction):
         if name.startswith("_") or name in gpu_only:
             continue

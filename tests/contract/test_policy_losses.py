@@ -1,4 +1,4 @@
-"""What docs/method.md says of the paradigms' losses, against upstream's code."""
+"""The statements of docs/method.md about the paradigms' losses hold in upstream's code."""
 
 from types import SimpleNamespace
 
@@ -9,11 +9,11 @@ from openrlhf_mel.settings.mel_options import MELConfig
 
 LENGTHS = (3, 1, 4, 2)
 MASK = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).float()
-ADVANTAGES = torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3])  # rloo's, of one correct response of four
+ADVANTAGES = torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3])  # RLOO's, for one correct response of four
 
 
 def gradient_of_rloo(clip, ratio):
-    """Of upstream's loss with respect to the log-probs, where every token has this ratio; (B, T)."""
+    """Return the gradient, (B, T), of upstream's loss in the log-probs when every token has this ratio."""
     from openrlhf.models import PolicyLoss
 
     old = torch.full(MASK.shape, -1.0)
@@ -25,7 +25,7 @@ def gradient_of_rloo(clip, ratio):
 
 
 def test_rloos_clip_acts_only_when_a_rollout_has_several_optimizer_steps():
-    """In the first of them the ratio is 1, and the gradient the paper's: a sum over a response's tokens, without a clip."""
+    """In the first step the ratio is 1, and the gradient is the paper's: summed over a response's tokens, unclipped."""
     papers = -(ADVANTAGES[:, None] * MASK) / len(LENGTHS)
     mean_length = MASK.sum() / len(LENGTHS)
     torch.testing.assert_close(gradient_of_rloo(0.2, 1.0) * mean_length, papers)
@@ -35,7 +35,7 @@ def test_rloos_clip_acts_only_when_a_rollout_has_several_optimizer_steps():
 
 
 def test_upstreams_added_terms_are_means_over_the_steps_tokens():
-    """Whatever `loss_agg_mode` is. Under Dr. GRPO they would weigh L / mean length times their coefficient."""
+    """This holds for every `loss_agg_mode`. Under Dr. GRPO their weight would be coefficient x L / mean length."""
     from openrlhf.models.loss import aggregate_loss
 
     terms = torch.rand(MASK.shape, generator=torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def test_upstreams_added_terms_are_means_over_the_steps_tokens():
     ("algorithm", "samples"), [("rft", [1.0, 1.0, 0.5, 0.5, 1.0]), ("grpo", [2.0, 2.0, 2.0, 2.0, 2.0])]
 )
 def test_a_steps_samples_are_those_that_are_learned_and_its_tokens_are_all(algorithm, samples):
-    """The mean entropy, which `actor.entropy_coef` 0 measures, is over all responses, also under rft."""
+    """The mean entropy, measured with `actor.entropy_coef` 0, covers all responses, also under rft."""
     from openrlhf_mel.upstream.rejection import iter_counting_correct
 
     strategy = SimpleNamespace(args=SimpleNamespace(mel=MELConfig(algorithm=algorithm)))
@@ -61,5 +61,5 @@ def test_a_steps_samples_are_those_that_are_learned_and_its_tokens_are_all(algor
     assert [item for item, _ in found] == batches
     tokens = sum(LENGTHS[:2])
     assert [info["batch_num_tokens"].item() for _, info in found] == [tokens, tokens, tokens, tokens, tokens / 2]
-    # of a window's two micro-batches, half each; upstream divides a short window's by two as well
+    # each of a window's two micro-batches has half; upstream also divides a short window's by two
     assert [info["global_batch_size"].item() for _, info in found] == [*samples[:4], samples[4] / 2]

@@ -1,4 +1,4 @@
-"""What the preparation writes is what OpenRLHF's own dataset code reads, with the project's prompt, chat and plain."""
+"""OpenRLHF's own dataset code reads the prepared files, with the project's prompt, chat and plain."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """(path, its (question, label, datasource) rows): a training set, a validation set, benchmarks merged, the toy task."""
+    """Return path -> (question, label, datasource) rows: training and validation sets, merged benchmarks, toy task."""
     folder = tmp_path_factory.mktemp("prepared")
 
     def write(path, rows):
@@ -46,7 +46,7 @@ def prepared(tmp_path_factory):
 
 
 def test_a_rows_scorer_becomes_its_labels(tmp_path):
-    """Blended with a file of before there were scorers, through upstream's own data loader and its collation."""
+    """Uses upstream's data loader and collation, with an older file without scorers blended in."""
     from openrlhf.datasets.utils import blending_datasets
     from torch.utils.data import DataLoader
     from transformers import AutoTokenizer
@@ -83,7 +83,7 @@ def test_a_rows_scorer_becomes_its_labels(tmp_path):
         "math",
         "mine.own:f",
     }
-    args.mel.trust_remote_code = False  # data that changed since the start's checks
+    args.mel.trust_remote_code = False  # data that changed after the checks at start
     with pytest.raises(UserError, match=r"scorer mine\.own:f: .*pass --mel\.trust_remote_code if you trust it"):
         QuestionDataset(blended, AutoTokenizer.from_pretrained(TOY / "model"), strategy)
 
@@ -121,7 +121,7 @@ def test_openrlhf_loads_them(prepared, chat):
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 def test_plain_openrlhf_loads_them_too(prepared, chat):
-    """Upstream's own class: the bare question, or upstream's `input_template`."""
+    """Upstream's own class gives the bare question, or upstream's `input_template`."""
     from openrlhf.datasets import PromptDataset
     from openrlhf.datasets.utils import blending_datasets
     from transformers import AutoTokenizer

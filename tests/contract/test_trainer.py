@@ -1,4 +1,4 @@
-"""The trainer itself, upstream's real class made by its own constructor; its policy actors are a stand-in."""
+"""MEL's trainer on upstream's real class and constructor; only the policy actors are a stand-in."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Policy:
-    """In the place of upstream's group of policy actors: notes what it is asked to do."""
+    """Stand-in for upstream's group of policy actors: records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -26,7 +26,7 @@ class Policy:
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes a trainer of the toy task by its own constructor, from `--flags`."""
+    """Return a function that constructs a trainer of the toy task from `--flags`."""
     from openrlhf_mel.upstream import trainer as module
 
     monkeypatch.setattr(module.ray, "get", lambda made: made)
@@ -41,7 +41,7 @@ def make(tmp_path, monkeypatch):
 
 
 def restored(trainer, monkeypatch, **states):
-    """The trainer as it is when a run begins (step 0), or goes on after a step."""
+    """Bring the trainer into the state of a run that begins (step 0) or resumes after a step."""
     from openrlhf_mel.upstream import trainer as module
 
     states = {"global_step": 0, "episode": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}} | states
@@ -70,7 +70,7 @@ def test_a_resume_cuts_the_log_and_goes_on_from_the_step(make, monkeypatch):
 
 
 def test_a_resume_from_the_datas_end_begins_the_next_episode(make, monkeypatch):
-    """As torchdata's loader marks it, when the last draw found fewer questions than it was to."""
+    """torchdata's loader marks the end when the last draw finds fewer questions than requested."""
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     loader = StatefulDataLoader(list(range(5)), batch_size=1)
@@ -102,7 +102,7 @@ def test_an_evaluation_leaves_a_line_and_upstream_saves_the_best(make):
 
 @pytest.fixture
 def evaluating(make, monkeypatch):
-    """A trainer that evaluates every second step; its own steps do nothing."""
+    """A trainer that evaluates every second step; its training steps do nothing."""
     from openrlhf_mel.upstream.trainer import MELSteps
 
     trainer = make(
@@ -125,7 +125,7 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for_once(evaluating, mon
 
 
 def test_a_best_that_a_kill_prevented_is_made_up_for_without_another_evaluation(evaluating, monkeypatch):
-    """The kill came after the evaluation's line. Of that step, and of no other."""
+    """The kill came after the evaluation's line. Only that step's best checkpoint is saved."""
     lines = [{"step": 2, "eval_default_pass1": 0.5}, {"step": 4, "eval_default_pass1": 0.75}]
     disk.append_lines(evaluating.run_dir / records.EVALUATIONS, lines)
     restored(evaluating, monkeypatch, global_step=4)
@@ -169,7 +169,7 @@ def experience(engine, policy, mask):
 
 
 def test_engine_and_policy_are_compared_over_the_whole_rollout(make):
-    """Two experiences of other sizes: 0.1 and 0.3 nats in the one, 0.5 in the other; what is masked does not count."""
+    """Two experiences of different size: 0.1 and 0.3 nats in one, 0.5 in the other; masked tokens do not count."""
     rollout = [
         experience([[-1.0, -1.0], [-1.0, -1.0]], [[-0.9, -1.3], [-9.0, -9.0]], [[1, 1], [0, 0]]),
         experience([[-2.0, -2.0, -2.0]], [[-9.0, -2.5, -9.0]], [[0, 1, 0]]),
@@ -178,7 +178,7 @@ def test_engine_and_policy_are_compared_over_the_whole_rollout(make):
     assert stats["rollout/logprob_diff_mean"] == pytest.approx(0.9 / 3, rel=1e-5)
     assert stats["rollout/logprob_diff_max"] == pytest.approx(0.5, rel=1e-5)
     assert stats["rollout/kl_k3"] == pytest.approx(sum(math.exp(d) - 1 - d for d in (0.1, -0.3, -0.5)) / 3, rel=1e-5)
-    assert stats["rollout/num_samples"] == 3  # upstream's own are there
+    assert stats["rollout/num_samples"] == 3  # upstream's own statistics are kept
 
 
 def test_engine_and_policy_are_not_compared_where_that_says_nothing(make):
@@ -202,14 +202,14 @@ def test_engines_are_made_to_return_the_log_probs_that_were_sampled_from():
         made.update(zip(names, args, strict=False), **kwargs)
 
     create.__signature__, made = inspect.signature(create_vllm_engines), {}
-    given = [object() for _ in names[:11]]  # as upstream's entry gives them: its own choice is the twelfth
+    given = [object() for _ in names[:11]]  # as upstream's entry passes them: the twelfth is its own choice
     rollout_log_probs.returning(create)(*given, None, agent_func_path="agent.py")
     assert made.pop("logprobs_mode") == "processed_logprobs" and made.pop("agent_func_path") == "agent.py"
     assert made == dict(zip(names, given, strict=False))
 
 
 def rollout(*kept):
-    """64 samples of 8 groups, the first ones with so many kept Ms; each M has its own ids."""
+    """Return 64 samples in 8 groups; the first groups have `kept` Ms each, and every M has its own ids."""
     from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, Trajectory
     from openrlhf_mel.method.group_record import GroupRecord, RolloutInfo
     from openrlhf_mel.upstream import group_sample
@@ -228,7 +228,7 @@ def rollout(*kept):
 
 @pytest.fixture
 def learning(make, monkeypatch):
-    """Makes a trainer; upstream's own step is left out, and learns all Ms that were given."""
+    """Return a function that makes a trainer; upstream's step is replaced by one that learns all given Ms."""
     from openrlhf_mel.upstream import trainer as module
 
     def made(*more):
@@ -260,7 +260,7 @@ def test_ms_that_the_shuffled_control_leaves_out_are_counted_and_told(learning, 
 
 
 def test_a_steps_kept_ms_go_to_the_policy_with_the_schedules_coefficient(learning):
-    """Of 40 expected steps; a dropped M stays in the archive."""
+    """The run expects 40 steps; a dropped M stays in the archive."""
     trainer = learning("--mel.nll_schedule=linear")
     samples = rollout(2, 1)
     samples[0].record.candidates[1].reason = "leak"
@@ -281,7 +281,7 @@ def test_a_steps_kept_ms_go_to_the_policy_with_the_schedules_coefficient(learnin
 
 
 def test_what_upstream_cannot_share_out_is_neither_trained_on_nor_learned(learning):
-    """Micro-batches of 64: 8 groups of 8 make one, 7 make none."""
+    """With micro-batches of 64, 8 groups of 8 make one, 7 make none."""
     trainer = learning()
     assert trainer.train_step(rollout(1)[:56], 0) == ({}, 1)
     assert trainer.actor_model_group.calls == []
@@ -291,7 +291,7 @@ def test_what_upstream_cannot_share_out_is_neither_trained_on_nor_learned(learni
 
 
 def test_upstream_copies_no_record_into_what_it_trains_on():
-    """It puts samples together field by field, of `Experience` alone; an unknown kind of value would end the run."""
+    """Upstream concatenates only the fields of `Experience`; a value of an unknown type would end the run."""
     import torch
     from openrlhf.trainer.ppo_utils.experience import Experience
 

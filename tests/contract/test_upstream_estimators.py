@@ -1,4 +1,4 @@
-"""The estimator that each paradigm names is, in upstream's code, what its paper says: against plain Python."""
+"""Each paradigm's estimator in upstream's code is its paper's, compared with plain Python."""
 
 import statistics
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ LENGTHS = ((3, 1, 2, 4), (2, 2, 5, 1), (1, 3, 1, 2))
 
 
 def wanted(estimator, group):
-    """A group's advantages, before what is normalised over the rollout."""
+    """Return a group's advantages, before any normalisation over the rollout."""
     mean = statistics.mean(group)
     if estimator == "rloo":
         return [r - (sum(group) - r) / (len(group) - 1) for r in group]
@@ -24,14 +24,14 @@ def wanted(estimator, group):
 
 
 def normalised(advantages, lengths):
-    """Over the rollout's tokens, of which a response has as many as it is long."""
+    """Normalise over the rollout's tokens: each response counts once per token."""
     tokens = [a for a, length in zip(advantages, lengths, strict=True) for _ in range(length)]
     mean, deviation = statistics.mean(tokens), statistics.pstdev(tokens)
     return [(a - mean) / deviation for a in advantages]
 
 
 def upstreams(estimator):
-    """What upstream's experience maker has for each response, which is the same for all of its tokens."""
+    """Return each response's advantage from upstream's experience maker; it is the same for all its tokens."""
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 

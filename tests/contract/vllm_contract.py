@@ -1,8 +1,8 @@
-"""What is used of vLLM 0.29.0, by this package, by eval/ and, on a rollout's way, by OpenRLHF; and the check that it is so.
+"""The parts of vLLM 0.29.0 that this package, eval/ and OpenRLHF's rollouts use, and a check that vLLM has them.
 
-A script, since the tests beside it run where a stand-in may have the name vllm: imports vLLM, and prints as JSON its
-version and file, how it differs from the tables, how it would with each name of them gone, and the arguments that the
-stand-ins are held to.
+This is a script, because in the tests' process a stand-in may have the name vllm. It imports vLLM and prints as JSON
+its version and file, its differences from the tables, the differences with each name of the tables removed, and the
+arguments that the stand-ins must have.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ WORKERS = ("vllm.v1.worker.cpu_worker.CPUWorker", "vllm.v1.worker.gpu_worker.Wor
 MODELS = ("vllm.model_executor.models.qwen2.Qwen2ForCausalLM", "vllm.model_executor.models.qwen3.Qwen3ForCausalLM")
 COMMUNICATOR = "vllm.distributed.device_communicators.pynccl.PyNcclCommunicator"
 
-# What is called, and with what: positions by any name, keywords with "=".
+# Calls and their arguments: positional ones by any name, keywords with "=".
 CALLS: dict[str, tuple[str, ...]] = {
     # training: openrlhf/trainer/ray/vllm_engine.py
     "vllm.AsyncEngineArgs": (
         "model=", "enforce_eager=", "worker_extension_cls=", "tensor_parallel_size=", "seed=",
         "distributed_executor_backend=", "max_model_len=", "enable_prefix_caching=", "dtype=", "trust_remote_code=",
         "gpu_memory_utilization=", "enable_sleep_mode=", "limit_mm_per_prompt=", "logprobs_mode=", "max_logprobs=",
-        # and what a machine without a GPU needs
+        # needed without a GPU
         "kv_cache_memory_bytes=", "enable_chunked_prefill=", "max_num_batched_tokens=", "disable_log_stats=",
     ),
     f"{ENGINE}.from_engine_args": ("engine_args",),
@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vllm.v1.engine.output_processor.OutputProcessor.get_num_unfinished_requests": ("self",),
     "vllm.inputs.TokensPrompt": ("prompt_token_ids=", "multi_modal_data="),
     "vllm.utils.random_uuid": (),
-    # openrlhf_mel/upstream/samples_generator.py and openrlhf/trainer/ppo_utils/samples_generator.py; `n` to `output_kind`: eval/
+    # both samples_generator.py: openrlhf_mel/upstream/ and openrlhf/trainer/ppo_utils/; `n` to `output_kind`: eval/
     "vllm.SamplingParams": (
         "temperature=", "top_p=", "top_k=", "max_tokens=", "min_tokens=", "skip_special_tokens=", "logprobs=",
         "n=", "seed=", "output_kind=",
@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     COMMUNICATOR: ("group", "device="),
     f"{COMMUNICATOR}.broadcast": ("self", "tensor", "src=", "stream="),
     **{f"{model}.load_weights": ("self", "weights=") for model in MODELS},
-    # and without a GPU
+    # weights without a GPU
     "vllm.distributed.utils.stateless_init_torch_distributed_process_group": (
         "host", "port", "rank", "world_size", "backend",
     ),
@@ -86,7 +86,7 @@ AWAITED = frozenset(
         "is_sleeping", "collective_rpc", "reset_prefix_cache", "pause_generation", "resume_generation", "sleep", "wake_up",
     )
 )  # fmt: skip
-# What is read or set of an object: fields, and what a class sets on `self`.
+# Attributes that are read or set: fields, and what a class assigns to `self`.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     ENGINE: ("output_processor",),
     "vllm.LLMEngine": ("engine_core",),
@@ -98,7 +98,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "vllm.config.ModelConfig": ("dtype",),
     "vllm.v1.worker.gpu_model_runner.GPUModelRunner": ("model",),
 }
-# Values that are given or expected, of what names them all.
+# Values that are passed or expected; the key is the object that lists all allowed ones.
 VALUES: dict[str, tuple[str, ...]] = {
     "vllm.config.model.ModelDType": ("auto", "bfloat16", "float32"),
     "vllm.config.model.LogprobsMode": ("processed_logprobs",),
@@ -116,7 +116,7 @@ PRESENT = (
     f"{ENGINE}.dead_error",
     "vllm.sampling_params.RequestOutputKind.FINAL_ONLY",
 )
-# openrlhf's WorkerWrap becomes a base of vLLM's worker, which refuses one that brings a name it has itself.
+# openrlhf's WorkerWrap becomes a base of vLLM's worker, which refuses a base with a name that it already has.
 ABSENT = tuple(
     f"{worker}.{name}"
     for worker in WORKERS
@@ -125,7 +125,7 @@ ABSENT = tuple(
 
 
 def differences() -> list[str]:
-    """How the installed vLLM differs from the tables, a line each; empty when it fits."""
+    """Return the installed vLLM's differences from the tables, one line each; empty when it fits."""
     return [line for name, check in _checks() if (line := _difference(name, check))]
 
 
@@ -150,7 +150,7 @@ def _difference(name: str, check: Any) -> str:
 
 
 def find(name: str) -> Any:
-    """The object of a dotted name, its modules imported on the way."""
+    """Return the object of a dotted name, importing modules as needed."""
     parts = name.split(".")
     target: Any = importlib.import_module(parts[0])
     for index, part in enumerate(parts[1:], 2):
@@ -164,7 +164,7 @@ def find(name: str) -> Any:
 
 
 def arguments(name: str) -> dict[str, str]:
-    """What a function, class or typed dictionary takes: argument to default, as `repr` writes it; "" for none."""
+    """Return the arguments of a function, class or typed dictionary: name -> `repr` of the default, "" for none."""
     target = find(name)
     if hasattr(target, "__total__"):
         return dict.fromkeys(target.__annotations__, "")
@@ -184,7 +184,7 @@ def _takes(name: str, given: tuple[str, ...]) -> None:
 
 
 def _has(name: str, entry: str) -> None:
-    """Of a class: a member, a field, or what a method assigns to `self`."""
+    """Check that a class has a member, a field, or a `self` attribute of that name."""
     target = find(name)
     fields = getattr(target, "__struct_fields__", ())
     if not (hasattr(target, entry) or entry in fields or any(entry in _sets(base) for base in target.__mro__)):
@@ -217,11 +217,11 @@ def _lacks(name: str) -> None:
 
 
 def without(name: str) -> list[str]:
-    """The differences with a method, a function or a class gone."""
+    """Return the differences with a method, a function or a class removed."""
     owner, _, attribute = name.rpartition(".")
     target = find(owner)
-    with pytest.MonkeyPatch.context() as real:  # vLLM itself, less one name until the end of the block
-        if attribute in (lazy := vars(target).get("MODULE_ATTRS", {})):  # what the module vllm imports when asked for
+    with pytest.MonkeyPatch.context() as real:  # the real vLLM without one name, inside this block
+        if attribute in (lazy := vars(target).get("MODULE_ATTRS", {})):  # what the module vllm imports lazily
             real.delitem(lazy, attribute)
         for holder in getattr(target, "__mro__", (target,)):
             if attribute in vars(holder):
@@ -230,7 +230,7 @@ def without(name: str) -> list[str]:
 
 
 def unfit() -> list[str]:
-    """The differences if an argument, an attribute and a value were used that vLLM has not."""
+    """Return the differences if the tables listed arguments, attributes and values that vLLM lacks."""
     with pytest.MonkeyPatch.context() as tables:
         for name, given in CALLS.items():
             tables.setitem(CALLS, name, (*given, "no_such="))

@@ -1,4 +1,4 @@
-"""The real trainer's gradients, norms and losses (`ranks`) against Eq. 10 written out (`oracle`)."""
+"""Compare the real trainer's gradients, norms and losses (`ranks`) with Eq. 10 written out (`oracle`)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from e2e_cpu import nursery, oracle, ranks
 from e2e_cpu.oracle import Data, Oracle, Step, norm
 from e2e_cpu.ranks import Case, Outcome
 
-# |g - g*| / |g*| at most: over all parameters, and of each tensor.
+# Largest |g - g*| / |g*|: over all parameters, and per tensor.
 LIMITS = {"fp32": (1e-4, 1e-4), "bf16": (2e-2, 5e-2)}
 
 
 def slow_but(names: Iterable[str], *fast: str) -> list:
-    """Parameters of a test, of which `make test` runs the fast ones alone."""
+    """Return a test's parameters; `make test` runs only the fast ones."""
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def check(
     folder: Path, case: Case, count: int = 1, limit: float = nursery.LIMIT_S
 ) -> tuple[list[Outcome], tuple[float, float]]:
-    """Run the case with `count` ranks and `compare` what they found."""
+    """Run the case with `count` ranks and `compare` the outcomes."""
     outcomes = ranks.run(folder, case, count, limit)
     return outcomes, compare(folder, case, count, outcomes)
 
 
 def compare(folder: Path, case: Case, count: int, outcomes: list[Outcome]) -> tuple[float, float]:
-    """Every optimizer step's gradient is Eq. 10's, and the status says so. Returns the worst distances."""
+    """Check every optimizer step's gradient and status against Eq. 10. Return the worst distances."""
     distances = []
     for i, outcome in enumerate(outcomes):
         steps = expected(folder, case, count, i, outcome)
@@ -41,7 +41,7 @@ def compare(folder: Path, case: Case, count: int, outcomes: list[Outcome]) -> tu
 
 
 def check_gradient(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], dtype: str) -> tuple[float, float]:
-    """The distances over all parameters and of the worst tensor, which are within `LIMITS`; zero is zero."""
+    """Check against `LIMITS` and return the distances over all parameters and of the worst tensor; zero stays zero."""
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         if not gradient.any():
@@ -57,7 +57,7 @@ def check_gradient(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tenso
 
 
 def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> list[Step]:
-    """Eq. 10's optimizer steps over rollout `i`, at the weights that the trainer held in each."""
+    """Return Eq. 10's optimizer steps over rollout `i`, each at the trainer's weights in that step."""
     settings, data, rollout = case.settings(count), case.data(folder, count)[i], case.rollouts[i]
     mel, temperature, correction = (
         settings.mel,
@@ -68,7 +68,7 @@ def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> 
     total = len(data.responses)
     sizes = [min(case.train_batch, total - done) for done in range(0, total, case.train_batch)]
     assert [len(samples) for samples in outcome.samples] == sizes * epochs
-    if len(outcome.samples) == 1 and not case.learning_rate:  # the same for many cases
+    if len(outcome.samples) == 1 and not case.learning_rate:  # the same result serves many cases
         nll = oracle.nll(folder, rollout, mel.nll_mean_over, case.lora_rank)
         plain = oracle.nll(folder, rollout, "experiences", case.lora_rank)
         policy = oracle.policy(folder, rollout, mel.algorithm, temperature, case.lora_rank, correction)
@@ -90,7 +90,7 @@ def expected(folder: Path, case: Case, count: int, i: int, outcome: Outcome) -> 
                 plain and plain.value,
             )
         )
-    for epoch in range(epochs):  # every response once
+    for epoch in range(epochs):  # each epoch uses every response once
         of_epoch = outcome.samples[epoch * len(sizes) : (epoch + 1) * len(sizes)]
         assert sorted(j for samples in of_epoch for j in samples) == list(range(total))
     return steps
@@ -102,7 +102,7 @@ def _correction(values: dict) -> str:
 
 
 def _rows(case: Case, count: int, data: Data, sizes: list[int]) -> list[list]:
-    """The Ms of each optimizer step of an epoch. Which ones is the package's choice; their weights are the oracle's own."""
+    """Return the Ms of each optimizer step of an epoch. The package assigns them; the oracle computes their weights."""
     from openrlhf_mel.method import nll_plan
 
     mel = case.settings(count).mel
@@ -116,7 +116,7 @@ def _rows(case: Case, count: int, data: Data, sizes: list[int]) -> list[list]:
 
 
 def check_status(folder: Path, case: Case, count: int, i: int, outcome: Outcome, steps: list[Step]) -> None:
-    """What the trainer reports of a rollout: means over its optimizer steps; the joint norm is the last step's."""
+    """Check the trainer's status of a rollout: means over its optimizer steps; the joint norm is the last step's."""
     near = {"rel": 1e-4, "abs": 1e-5} if case.dtype == "fp32" else {"rel": 2e-2, "abs": 1e-2}
 
     def mean(values: list[float]) -> object:

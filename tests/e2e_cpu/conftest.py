@@ -1,4 +1,4 @@
-"""What end-to-end tests share."""
+"""Fixtures of the end-to-end tests."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def no_key(monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waits between two tries are cut short."""
+    """Shorten the waits between two tries."""
     monkeypatch.setattr("eval.backends.openai._LONGEST_BACKOFF_S", 0.02)
 
 

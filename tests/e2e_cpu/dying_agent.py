@@ -1,4 +1,4 @@
-"""An agent executor whose engine dies, at the moment and in the way that $MEL_TEST_DEATH names."""
+"""An agent executor whose engine dies at the moment and in the way given by $MEL_TEST_DEATH."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ WAY = os.environ["MEL_TEST_DEATH"]
 
 
 def dying() -> None:
-    """Note the time of the death, for the test."""
+    """Record the time of death for the test."""
     Path(os.environ["MEL_TEST_DIED"]).touch()
 
 
 def kill(*names: str) -> None:
-    """Kill -9 the processes of vLLM below the actor's that have one of the names, or the actor itself."""
+    """Send SIGKILL to vLLM's child processes with one of the names; without names, to the actor itself."""
     dying()
     if not names:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -27,7 +27,7 @@ def kill(*names: str) -> None:
         process.kill()
 
 
-KILLS = {"actor": (), "core": ("EngineCore", "spawn_main")}  # without setproctitle it has no name of its own
+KILLS = {"actor": (), "core": ("EngineCore", "spawn_main")}  # without setproctitle the core runs as "spawn_main"
 
 if WAY.endswith("in creation"):
     dying()
@@ -41,7 +41,7 @@ elif WAY == "cache in creation":
 
 
 class AgentExecutor(Own):
-    """`<process> in rollout`, `<process> in hand-over`, `shape in hand-over`, `... in M`, `... in evaluation`."""
+    """WAY: `<process> in rollout`, `<process> in hand-over`, `shape in hand-over`, `... in M`, `... in evaluation`."""
 
     _calls = 0
 
@@ -58,9 +58,9 @@ class AgentExecutor(Own):
         return await super().execute(*args, llm_engine=llm_engine, **kwargs)
 
 
-# What Ray calls of an actor is its class's; what that calls of the engine can be replaced.
+# Ray calls the methods of the actor's class; only the engine methods that these call can be replaced.
 def in_hand_over(engine, what):
-    """At the third tensor."""
+    """Die at the third tensor of a weight sync."""
     seen = []
     if not hasattr(engine, "llm"):
         receive = engine._weights.get
@@ -90,7 +90,7 @@ def in_hand_over(engine, what):
 
 
 def in_m(engine, what):
-    """At the first M, which is told by the most tokens that it may have."""
+    """Die at the first M, recognised by its limit of tokens."""
     if not hasattr(engine, "llm"):
         put = engine._queue.put
 

@@ -1,6 +1,6 @@
-"""`python forgetful.py TENSOR ...`: the training command, whose engine loses one tensor of every hand-over.
+"""`python forgetful.py TENSOR ...`: the training command with an engine that loses one tensor in every weight sync.
 
-The class is sent to Ray's workers by value, as it stands in the main module.
+The class is pickled by value for Ray's workers, because it is defined in the main module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from openrlhf_mel.settings.mel_options import MELConfig
 
 launch.prepare_process(
     MELConfig(runtime="cpu", cpu_engine="transformers")
-)  # before the engine's module, which imports upstream's
+)  # must precede the engine's module, which imports upstream's
 from openrlhf_mel.cpu import engines  # noqa: E402
 from openrlhf_mel.cpu.transformers_engine import TransformersEngine  # noqa: E402
 
@@ -21,7 +21,7 @@ LOST = sys.argv.pop(1)
 
 
 class Forgetful(TransformersEngine):
-    """The transformers engine, which takes a tensor from the group as it must, and lets it go."""
+    """The transformers engine, which receives one tensor from the group but drops it."""
 
     async def update_weight(self, name: str, *args: Any, **kwargs: Any) -> None:
         if name == LOST:

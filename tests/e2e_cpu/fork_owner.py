@@ -1,4 +1,4 @@
-"""A process that yields its forks, and what tests of them do with it."""
+"""A process that serves forks of itself, and helpers for the tests of them."""
 
 import contextlib
 import os
@@ -25,9 +25,9 @@ with forks() as program:
 
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported `colorsys`, keeps a file in `folder/kept`, and ends with its standard input.
+    """Start a process that has imported `colorsys`, keeps a file in `folder/kept`, and exits when its stdin closes.
 
-    Its attribute `program` is what stands for Python.
+    Its attribute `program` is the path to run in place of Python.
     """
     (folder / "kept").mkdir()
     command, env = [sys.executable, "-c", _OWNER, folder / "kept"], os.environ | {"PYTHONPATH": str(REPO)}
@@ -43,7 +43,7 @@ def run(program: str, *args: str, **options) -> subprocess.CompletedProcess[str]
 
 
 def gone(pid: int) -> bool:
-    """Whether the process ends within the limit."""
+    """Return whether the process ends within the limit."""
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -54,7 +54,7 @@ def gone(pid: int) -> bool:
 
 @contextlib.contextmanager
 def sleeping(program: str):
-    """A fork that sleeps: its client's process, and its own number."""
+    """Start a fork that sleeps; yield its client process and its pid."""
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with subprocess.Popen([program, "-c", code], stdout=subprocess.PIPE, text=True) as client:
         yield client, int(client.stdout.readline())

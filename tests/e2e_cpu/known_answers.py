@@ -1,6 +1,6 @@
-"""Small prepared benchmarks, a script that answers them by a known pattern, and the metrics that must come of it.
+"""Small prepared benchmarks, a script that answers them by a known pattern, and the expected metrics.
 
-The metrics are computed here in plain Python (fractions, enumerated subsets), without a line of eval/estimators.py.
+The metrics are computed here in plain Python (fractions, enumerated subsets), without code of eval/estimators.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from eval import grading, run
 from eval.identity import seed_of
 from toolkit.outputs import OutputFolder, json_lines
 
-# Of each question the greedy response and twelve sampled ones, of which a run of `--n 8` draws the first eight:
-#   R right   W, V two wrong answers   w the same as W, written otherwise   N none   L none, but a right number in the text
-#   E an answer that is too costly to compare   T cut before an answer   U cut after a right number in the text
+# For each question the greedy response and twelve samples; a run with `--n 8` draws the first eight:
+#   R right   W, V two wrong answers   w W, written otherwise   N none   L none, but the right number in the text
+#   E an answer too costly to compare   T cut before an answer   U cut after the right number in the text
 PATTERNS = {
     "aime24": [
         "R RRRRRRRR RRRR",
@@ -37,7 +37,7 @@ PATTERNS = {
         "W WWWRRRVV RVNN",  # a tie of two among the first eight
         "W WWWWWRRV RRRR",
         "N NNNNNNNN NRNN",
-        "T TTUURWNN TTTT",  # the only answers of the first eight: a tie, a right and a wrong one
+        "T TTUURWNN TTTT",  # the only answers of the first eight, one right and one wrong, tie
         "L LLRWVNTT LLLL",  # a tie of three
         "R RwWRWwVN RRRR",  # W and w together outvote R
         "V VVVVVVVV VVVV",
@@ -73,7 +73,7 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def problem(name: str, number: int) -> str:
-    """Unlike any other, and full of what a template or a shell could trip over."""
+    """Return a unique problem, full of characters that could break a template or a shell."""
     return f"{{{{question}}}} What is $\\frac{{{number + 1}}}{{1}} + 40$ in \\texttt{{{name}}}?\n\té \\boxed{{}} %s"
 
 
@@ -82,7 +82,7 @@ def gold(number: int) -> int:
 
 
 def prepare(folder: Path, names: tuple[str, ...] = TWO, more: str = "") -> Path:
-    """Write benchmarks as data/prepare_benchmarks.py does; `more` stands at the end of each question."""
+    """Write benchmarks as data/prepare_benchmarks.py does; `more` is appended to each question."""
     with OutputFolder(folder) as output:
         for name in names:
             problems = [problem(name, number) + more for number in range(len(PATTERNS[name]))]
@@ -103,7 +103,7 @@ def letter(name: str, number: int, sample: int, greedy: bool) -> str:
 
 
 def response(name: str, number: int, sample: int, greedy: bool) -> Answer:
-    """Says which sample it is, so that a mix-up shows."""
+    """Return a response that names its sample, so that a mix-up shows."""
     kind = letter(name, number, sample, greedy)
     text = _TEXTS[kind] % (gold(number) + _OFF.get(kind, 0)) if "%d" in _TEXTS[kind] else _TEXTS[kind]
     which = "at once" if greedy else f"by way {'abcdefghijkl'[sample]}"
@@ -111,7 +111,7 @@ def response(name: str, number: int, sample: int, greedy: bool) -> Answer:
 
 
 def script(seed: int = 0) -> Callable[[str, bool, int], Answer]:
-    """What a server answers to a run of `--seed seed`."""
+    """Return a server's answers to a run with `--seed seed`."""
     known: dict[tuple[str, bool, int], Answer] = {}
     for name, patterns in PATTERNS.items():
         for number in range(len(patterns)):
@@ -130,7 +130,7 @@ def script(seed: int = 0) -> Callable[[str, bool, int], Answer]:
 
 
 class Gate:
-    """The script, of which only `left` more answers come in time."""
+    """The script, but only `left` more answers come in time."""
 
     def __init__(self) -> None:
         self.left, self._script = 10**9, script()
@@ -142,7 +142,7 @@ class Gate:
 
 
 def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
-    """The command in a process of its own, forked from one that has imported everything."""
+    """Run the command in a process forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["eval.run"])
     process = context.Process(target=_main, args=(arguments,), daemon=True)
@@ -152,30 +152,30 @@ def start(arguments: list[str]) -> multiprocessing.process.BaseProcess:
 
 def _main(arguments: list[str]) -> None:
     default_signals()
-    grading._LAST_S = 60  # as long as it takes: what had come before an interrupt is graded on a slow machine as well
+    grading._LAST_S = 60  # long enough to grade all received responses after an interrupt, even on a slow machine
     sys.exit(run.main(arguments))
 
 
 def command(url: str, data: Path, out: Path, *flags: object) -> list[str]:
-    """The arguments of eval.run, for two benchmarks; later flags of a name count."""
+    """Return eval.run's arguments for two benchmarks; `flags` override them."""
     fixed = ["--backend", "openai", "--base-url", url, "--model", "scripted", "--benchmarks", ",".join(TWO)]
     return [*fixed, "--data-dir", str(data), "--output-dir", str(out), *map(str, flags)]
 
 
 def evaluate(url: str, data: Path, out: Path, *flags: object) -> int:
-    """The command in this process; returns its exit code."""
+    """Run the command in this process; return its exit code."""
     return run.main(command(url, data, out, *flags))
 
 
 def rows(out: Path, name: str) -> list[dict[str, Any]]:
-    """The whole lines of a benchmark's samples."""
+    """Return a benchmark's samples; a cut last line is ignored."""
     path = out / "samples" / f"{name}.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def check_samples(out: Path, n: int = 8, names: tuple[str, ...] = TWO) -> None:
-    """Every sample is there once, with the response that was meant for it, and nothing else is."""
+    """Check that every sample is there exactly once, with its own response, and nothing else is."""
     for name in names:
         found = rows(out, name)
         ids = [question_id(name, problem(name, number)) for number in range(len(PATTERNS[name]))]
@@ -188,20 +188,20 @@ def check_samples(out: Path, n: int = 8, names: tuple[str, ...] = TWO) -> None:
 
 
 def check(out: Path, n: int = 8) -> None:
-    """Samples and numbers of the two benchmarks are as they must be."""
+    """Check samples and metrics of the two benchmarks."""
     check_samples(out, n)
     assert differing(metrics(out), expected(n)) == []
 
 
 def metrics(out: Path) -> dict[str, Any]:
-    """metrics.json without what depends on the time."""
+    """Return metrics.json without its time-dependent part."""
     found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     del found["manifest"]
     return found
 
 
 def expected(n: int = 8, names: tuple[str, ...] = TWO, limit: int | None = None) -> dict[str, Any]:
-    """What metrics.json must hold, without model, settings and manifest, and without notes and methods."""
+    """Return the expected metrics.json, without model, settings, manifest, notes and methods."""
     entries = {name: _benchmark(name, n, limit) for name in names}
     measured = list(next(iter(entries.values()))["se"])
     parts = {m: [(e[m], *e["ci95"][m], e["se"][m]) for e in entries.values()] for m in measured}
@@ -218,7 +218,7 @@ def expected(n: int = 8, names: tuple[str, ...] = TWO, limit: int | None = None)
 
 
 def differing(found: Any, wanted: Any, where: str = "") -> list[str]:
-    """Where `found` lacks what `wanted` holds; numbers to 1e-12. What only `found` holds is no difference."""
+    """Return where `found` differs from `wanted`; numbers to 1e-12. Extra keys in `found` are ignored."""
     if isinstance(wanted, dict):
         return [line for key in wanted for line in differing(found.get(key), wanted[key], f"{where}/{key}")]
     if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
@@ -230,7 +230,7 @@ def differing(found: Any, wanted: Any, where: str = "") -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """A fingerprint of every file below; empty where there is no folder."""
+    """Return the hash of every file below; empty for a missing folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -268,7 +268,7 @@ def _values(questions: list[str], n: int, right: str) -> dict[str, list[Fraction
 
 
 def _passed(row: str, k: int, right: str) -> Fraction:
-    """The share of the subsets of k samples that hold a right one, by looking at each."""
+    """Return the share of the subsets of k samples with a right one, by enumeration."""
     subsets = list(combinations(row, k))
     return Fraction(sum(any(kind in right for kind in subset) for subset in subsets), len(subsets))
 
@@ -289,7 +289,7 @@ def _error(values: list[Fraction]) -> float:
 
 
 def _interval(values: list[Fraction]) -> list[float]:
-    """Wilson's, as the roots of its quadratic; of as many questions as would have the variance that was seen."""
+    """Return Wilson's interval, as the roots of its quadratic, for the effective number of questions."""
     count, mean = len(values), sum(values) / len(values)
     seen, most = sum((v - mean) ** 2 for v in values), count * mean * (1 - mean)
     total = float(count * (most + Fraction(1, 5)) / (seen + Fraction(1, 5)))
@@ -299,6 +299,6 @@ def _interval(values: list[Fraction]) -> list[float]:
 
 
 def _root(values: Any) -> float:
-    """The root of the sum of squares, over how many there are."""
+    """Return the root of the sum of squares, divided by their number."""
     values = list(values)
     return math.sqrt(sum(v * v for v in values)) / len(values)

@@ -1,7 +1,6 @@
-"""Processes that start with everything imported: one process imports upstream's trainer once, and forks whenever asked.
+"""Processes that start with everything imported: one process imports upstream's trainer once and forks on request.
 
-Importing takes 6 to 20 s, a fork some milliseconds. So every test has ranks of its own, which no other test has touched
-and which are ended when they outlive their limit.
+Importing takes 6 to 20 s, a fork some milliseconds. So every test gets fresh ranks, which are killed at a time limit.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_S = 240.0
-# What ranks use, so that none of them has to import it again.
+# Modules that ranks use, imported once before forking.
 _USED = (
     "openrlhf_mel.cpu.policy",
     "openrlhf_mel.settings.resolve",
@@ -34,9 +33,9 @@ _USED = (
 
 
 def run(function: Callable[..., Any], *args: Any, ranks: int = 1, limit: float = LIMIT_S) -> list[Any]:
-    """`function(rank, *args)` in `ranks` processes at once; what each of them returned.
+    """Run `function(rank, *args)` in `ranks` processes at once; return each one's result.
 
-    Raises AssertionError with the traceback when one raised, and when they were not done after `limit` seconds.
+    Raises AssertionError with the traceback when one raised, or when they were not done after `limit` seconds.
     """
     import torch
 
@@ -54,7 +53,7 @@ def _nursery() -> Connection:
     process = multiprocessing.get_context("spawn").Process(target=_main, args=(other,))
     process.start()
     other.close()
-    atexit.register(connection.close)  # which ends it; registered after multiprocessing's own, so it is called before
+    atexit.register(connection.close)  # ends it; registered after multiprocessing's hook, so it runs first
     return connection
 
 
@@ -65,7 +64,7 @@ def _main(connection: Connection) -> None:
     standins.install()
     for name in _USED:
         importlib.import_module(name)
-    gc.freeze()  # DeepSpeed collects garbage each time it starts: 0.7 s over all that is imported
+    gc.freeze()  # DeepSpeed collects garbage at every start: 0.7 s with everything imported
     while True:
         try:
             function, args, ranks, limit, folder = connection.recv()
@@ -75,14 +74,14 @@ def _main(connection: Connection) -> None:
 
 
 def _fork(connection: Connection, function: Any, args: tuple, ranks: int, limit: float, folder: Path) -> str | None:
-    """None, or what went wrong."""
+    """Run the ranks; return None, or the failure's description."""
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=_child, args=(function, rank, args, folder)) for rank in range(ranks)]
     for child in children:
         child.start()
     deadline = time.monotonic() + limit
     try:
-        # Until all are done, one failed (the others would wait for it), or who asked is gone.
+        # Until all are done, one failed (the others would wait for it), or the caller is gone.
         while (running := [c for c in children if c.exitcode is None]) and not any(c.exitcode for c in children):
             ready = wait([connection, *(c.sentinel for c in running)], timeout=deadline - time.monotonic())
             if not ready:

@@ -17,11 +17,11 @@ from torch.func import functional_call
 VOCABULARY = 61
 CLIP = 0.2
 SEQUENCE_CLIP = (3e-4, 4e-4)  # GSPO's, below and above 1
-LONGEST = 40  # `rollout.max_new_tokens`, more than any response here has
-GROUP = 4  # responses to a question
-# Of the policy to the one that sampled: on both sides of the clip's edges, and where no rounding carries them over.
+LONGEST = 40  # `rollout.max_new_tokens`, longer than any response here
+GROUP = 4  # responses per question
+# Policy / sampling policy: on both sides of the clip's edges, far enough that rounding does not carry them across.
 RATIOS = (0.7, 0.95, 1.05, 1.4)
-# Of the policy to the engine that sampled: within upstream's default band, and past both of its ends.
+# Policy / sampling engine: within upstream's default band and beyond both ends.
 ENGINE_RATIOS = (0.3, 0.9, 1.1, 7.0)
 BAND = (0.5, 5.0)
 LORA_ALPHA = 16  # upstream's default
@@ -32,10 +32,10 @@ class Rollout:
     """Random responses and Ms. The responses depend on `questions` and `seed` alone.
 
     Attributes:
-        meta: number of Ms; the first two questions have two each.
+        meta: number of Ms; the first two questions get up to two each.
         equal: whether all Ms' rows have one length, so that ranks get equal shares.
         policy: False: all advantages are 0.
-        correct: which responses are; none: about half, by chance.
+        correct: indices of correct responses; None: about half, at random.
     """
 
     questions: int = 4
@@ -48,9 +48,9 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Data:
-    """What a rollout holds, the same on every rank.
+    """A rollout's contents, the same on every rank.
 
-    `old` are the policy's log-probabilities of when it was sampled, `engine` those of the engine that did it.
+    `old` are the policy's log-probabilities at sampling time, `engine` those of the sampling engine.
     """
 
     prompts: list[list[int]]
@@ -76,7 +76,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step's two terms; `nll` is None in a step without Ms. `mean_nll` is over Ms, whatever the outer mean."""
+    """An optimizer step's two terms; `nll` is None in a step without Ms. `mean_nll` is always the mean over Ms."""
 
     policy: Part
     nll: Part | None = None
@@ -95,13 +95,13 @@ def norm(tensors: Iterable[torch.Tensor]) -> float:
 
 
 def make_model(folder: Path) -> Path:
-    """A random two-layer model, with a tokenizer that has a padding id.
+    """Save a random two-layer model, with a tokenizer that has a padding id.
 
-    Its weights are bf16 numbers, so that a trainer in fp32, one in bf16 and the oracle hold the same ones. The last
-    layer's `down_proj` is zero: what only acts through it must get a gradient of exactly zero.
+    Its weights are bf16 numbers, so that the trainer in fp32 or bf16 and the oracle hold the same values. The last
+    layer's `down_proj` is zero: parameters that act only through it must get a gradient of exactly zero.
 
-    Larger weights make bf16's own error larger. With these, gradients of a plain bf16 forward and backward, row by row
-    in one process and without any trainer, are off by 0.008 to 0.011, and by at most 0.018 in a tensor.
+    Larger weights increase bf16's error. With these, gradients of a plain bf16 forward and backward, row by row in one
+    process without a trainer, are off by 0.008 to 0.011, and by at most 0.018 in a tensor.
     """
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -119,7 +119,7 @@ def make_model(folder: Path) -> Path:
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # away from the flat start, so that gradients differ
+        for name, parameter in model.named_parameters():  # away from the flat initialisation, so that gradients differ
             parameter.add_((0.1 if "embed" in name else 0.05) * torch.randn_like(parameter))
             parameter.copy_(parameter.bfloat16())
         model.model.layers[-1].mlp.down_proj.weight.zero_()
@@ -128,7 +128,7 @@ def make_model(folder: Path) -> Path:
 
 
 def adapter(name: str, shape: Sequence[int]) -> torch.Tensor:
-    """A LoRA factor's values, by its name alone: bf16 numbers. Neither is zero, so that neither's gradient is.
+    """Return a LoRA factor's values, determined by its name: bf16 numbers. A and B are nonzero, so both get gradients.
 
     With these, a plain bf16 forward and backward is off by 0.010 to 0.014, and by at most 0.022 in a tensor.
     """
@@ -143,13 +143,13 @@ class Oracle:
     the weight W + alpha / rank * B A.
 
     Args:
-        parameters: the trainer's, by its names; else the folder's, and `adapter`'s.
+        parameters: the trainer's, by its names; by default the folder's and `adapter`'s.
     """
 
     def __init__(self, folder: Path, lora_rank: int = 0, parameters: dict[str, torch.Tensor] | None = None) -> None:
         from transformers import AutoModelForCausalLM
 
-        # experts one by one: torch has no grouped product in float64
+        # experts one by one: torch has no grouped matrix product in float64
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, experts_implementation="eager")
         self._scaling = LORA_ALPHA / lora_rank if lora_rank else None
         base = dict(self._model.named_parameters())
@@ -163,7 +163,7 @@ class Oracle:
         self.leaves = {n: p.detach().double().requires_grad_() for n, p in self.leaves.items()}
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The model's parameters by its own names, as functions of the trainable ones."""
+        """Return the model's parameters by its own names, as functions of the trainable ones."""
         if self._scaling is None:
             return self.leaves
         merged = {n: p.detach() for n, p in self._model.named_parameters()}
@@ -174,7 +174,7 @@ class Oracle:
         return merged
 
     def log_probs(self, prefix: Sequence[int], continuation: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
-        """(len(continuation),)"""
+        """Return log-probabilities, (len(continuation),)."""
         ids = torch.tensor([[*prefix, *continuation]])
         logits = functional_call(self._model, self.weights(), (ids,)).logits[0, len(prefix) - 1 : -1]
         log_probs = (logits / temperature).log_softmax(-1)
@@ -188,10 +188,10 @@ class Oracle:
         samples: Iterable[int] | None = None,
         correction: str = "off",
     ) -> Part:
-        """The policy term over an optimizer step's samples, by the paradigm's own formula.
+        """Return the policy term over an optimizer step's samples, by the paradigm's own formula.
 
         Args:
-            correction: of what the engine sampled with other probabilities; see `importance`.
+            correction: of the engine's different sampling probabilities; see `importance`.
         """
         terms, correct = [], []
         for i in range(len(data.responses)) if samples is None else samples:
@@ -200,7 +200,7 @@ class Oracle:
                 correct += [-log_probs.mean()] if data.scores[i] == 1 else []
                 continue
             log_ratio, a = log_probs - data.old[i], data.advantages[i]
-            if algorithm == "gspo":  # one for the response: the geometric mean of its tokens'
+            if algorithm == "gspo":  # one per response: the geometric mean of its tokens' ratios
                 ratio, (low, high) = log_ratio.mean(0, keepdim=True).exp(), SEQUENCE_CLIP
             else:
                 ratio, low, high = log_ratio.exp(), CLIP, CLIP
@@ -211,7 +211,7 @@ class Oracle:
         return self._part(AGGREGATIONS[algorithm](terms))
 
     def nll(self, rows: Sequence[Any], mean_over: str, questions: float) -> Part | None:
-        """The NLL of an optimizer step's Ms, which learns from `questions`; None without any."""
+        """Return the NLL of the Ms of an optimizer step over `questions` questions; None without Ms."""
         if not rows:
             return None
         each = [-self.log_probs(r.context_ids, r.token_ids).mean() for r in rows]
@@ -229,21 +229,21 @@ class Oracle:
 
 
 def _mean_of_each(terms: list[torch.Tensor]) -> torch.Tensor:
-    """Over a response's tokens, then over responses."""
+    """Average over a response's tokens, then over responses."""
     return sum(t.mean() for t in terms) / len(terms)
 
 
 def _mean_of_all(terms: list[torch.Tensor]) -> torch.Tensor:
-    """Over all tokens."""
+    """Average over all tokens."""
     return torch.cat(terms).mean()
 
 
 def _sum_over_longest(terms: list[torch.Tensor]) -> torch.Tensor:
-    """A response's tokens over the most that it may have, then the mean over responses."""
+    """Divide a response's sum by the maximum response length, then average over responses."""
     return sum(t.sum() / LONGEST for t in terms) / len(terms)
 
 
-# Of a step's responses, each its tokens' terms; GSPO's has one.
+# Applied to a step's responses, each a tensor of its tokens' terms (one term under GSPO).
 AGGREGATIONS = {
     "grpo": _mean_of_each,
     "gspo": _mean_of_each,
@@ -255,10 +255,10 @@ AGGREGATIONS = {
 
 
 def importance(old: Sequence[float], engine: Sequence[float], correction: str) -> list[float]:
-    """A response's weights, a token each: policy over engine, w, with what is outside `BAND` treated by `correction`.
+    """Return a response's weights per token: w = policy / engine, with `correction` applied outside `BAND`.
 
-    `token clip`: w is brought to the band's end; `token mask`: it becomes 0; `seq mask`: all are 0 where their geometric
-    mean is outside; `off`: all are 1.
+    `token clip`: w is clipped to the band; `token mask`: w becomes 0 outside it; `seq mask`: all are 0 if their
+    geometric mean is outside; `off`: all are 1.
     """
     low, high = BAND
     ratios = [math.exp(o - e) for o, e in zip(old, engine, strict=True)]
@@ -272,7 +272,7 @@ def importance(old: Sequence[float], engine: Sequence[float], correction: str) -
 
 
 def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.Tensor]) -> Data:
-    """The rollout, from a policy whose probabilities are those of `log_probs(prompt, response)` by `RATIOS`."""
+    """Draw the rollout; `old` is `log_probs(prompt, response)` with random ratios from `RATIOS` divided out."""
     rng = random.Random(rollout.seed)
     count = rollout.questions * GROUP
 
@@ -291,7 +291,7 @@ def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.T
     old = [each - ratio.log() for each, ratio in zip(own, ratios, strict=True)]
     context, length = ((25, 25), (6, 6)) if rollout.equal else ((10, 40), (2, 12))
     rows = [_row(ids(*context), ids(*length), i // 2 if i < 4 else i) for i in range(rollout.meta)]
-    chosen = random.Random(f"engine {rollout.seed}").choices  # leaves what else is drawn as it is
+    chosen = random.Random(f"engine {rollout.seed}").choices  # a separate generator leaves the other draws unchanged
     engine = [each - torch.tensor(chosen(ENGINE_RATIOS, k=len(each)), dtype=torch.float64).log() for each in old]
     return Data(prompts, responses, advantages if rollout.policy else [0.0] * count, scores, rows, old, engine)
 
@@ -303,13 +303,13 @@ def _row(context: list[int], token_ids: list[int], question: int) -> Any:
 
 
 def _factor_names(weight: str) -> tuple[str, str]:
-    """PEFT's names of A and B of a base weight."""
+    """Return PEFT's names of A and B of a base weight."""
     stem = "base_model.model." + weight.removesuffix(".weight")
     return f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
 
 
 def _factors(base: dict[str, torch.Tensor], rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Names and shapes of the factors that upstream's `all-linear` makes."""
+    """Yield names and shapes of the factors that upstream's `all-linear` creates."""
     for name, weight in base.items():
         if weight.dim() == 2 and "embed" not in name:
             a, b = _factor_names(name)
@@ -318,7 +318,7 @@ def _factors(base: dict[str, torch.Tensor], rank: int) -> Iterator[tuple[str, tu
 
 @functools.cache
 def of(folder: Path, lora_rank: int = 0) -> Oracle:
-    """The oracle of a model as it is saved."""
+    """Return the oracle of a saved model."""
     return Oracle(folder, lora_rank)
 
 

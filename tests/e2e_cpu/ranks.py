@@ -1,4 +1,4 @@
-"""Upstream's policy actor with MEL's trainer in plain process groups, its gradients taken at the optimizer's boundary."""
+"""Upstream's policy actor with MEL's trainer in plain process groups; gradients are recorded before the optimizer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DYNAMIC = (*PACKED, "--train.dynamic_batch_enable", "--train.max_tokens_per_gpu=
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration of the trainer, and the rollouts that one engine goes through.
+    """A configuration of the trainer, and the rollouts that one engine learns in sequence.
 
     Attributes:
-        learning_rate: 0 leaves the parameters as they are, so that every rollout finds the same ones.
-        coefficients: of R_MEL in each rollout; none: `mel.nll_coef` in all.
-        offload: optimizer and gradients are DeepSpeed's "offloaded" ones, so that no gradient can be set aside.
+        learning_rate: with 0 all rollouts see the same parameters.
+        coefficients: of R_MEL in each rollout; None: `mel.nll_coef` in all.
+        offload: use DeepSpeed's offloaded optimizer and gradients, so that no gradient can be set aside.
         upstream_only: upstream's own trainer, unmodified: the baseline.
-        prepare: done in every rank before the actor is made, such as a mistake that the check must find.
+        prepare: called in every rank before the actor is made, e.g. to inject a fault that the check must find.
     """
 
     flags: tuple[str, ...] = (FP32,)
@@ -65,7 +65,7 @@ class Case:
         return resolve(None, [*self.arguments, f"--actor.num_gpus_per_node={ranks}", *more])
 
     def data(self, folder: Path, ranks: int) -> list[Data]:
-        """Of each rollout."""
+        """Return the data of each rollout."""
         temperature = self.settings(ranks).upstream["rollout.temperature"]
         return [oracle.data(folder, rollout, temperature, self.lora_rank) for rollout in self.rollouts]
 
@@ -75,14 +75,14 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of one rollout. Lists have one entry for each optimizer step.
+    """The result of one rollout. Lists have one entry per optimizer step.
 
     Attributes:
         gradients: by parameter name, averaged over ranks, before clipping.
-        samples: which were learned, over all ranks.
-        before: the trainable parameters, where there is a learning rate.
-        after: all parameters in the end, where there is a learning rate.
-        micro_batches: of the policy, on this rank.
+        samples: indices of the learned samples, over all ranks.
+        before: the trainable parameters before the step, if there is a learning rate.
+        after: all parameters at the end, if there is a learning rate.
+        micro_batches: number of policy micro-batches on this rank.
     """
 
     gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -94,13 +94,13 @@ class Outcome:
 
 
 def run(folder: Path, case: Case, ranks: int, limit: float = nursery.LIMIT_S) -> list[Outcome]:
-    """The real trainer's, for each rollout of the case; gradients are rank 0's."""
+    """Run the real trainer; return the outcome of each rollout of the case, with rank 0's gradients."""
     found = nursery.run(_rank, ranks, free_port(), folder, case, case.data(folder, ranks), ranks=ranks, limit=limit)
     return [together(list(of_ranks)) for of_ranks in zip(*found, strict=True)]
 
 
 def together(of_ranks: list[Outcome]) -> Outcome:
-    """Rank 0's, with the samples of all ranks."""
+    """Return rank 0's outcome with the samples of all ranks."""
     steps = zip(*(outcome.samples for outcome in of_ranks), strict=True)
     return replace(of_ranks[0], samples=[sorted(i for own in step for i in own) for step in steps])
 
@@ -119,14 +119,14 @@ def _rank(rank: int, ranks: int, port: int, folder: Path, case: Case, data: list
 
 
 def learn(case: Case, strategy: Any, actor: Any, data: list[Data], rank: int, ranks: int) -> list[Outcome]:
-    """Every rollout in turn, on one engine."""
+    """Learn every rollout in sequence on one engine."""
     outcomes = []
     for i, rollout in enumerate(data):
         outcomes.append(outcome := Outcome())
         record(case, strategy, actor, outcome)
         for experience in experiences(rollout, rank, ranks):
             if case.upstream_only:
-                experience.rollout_log_probs = None  # upstream asks for none; that the others have them changes nothing
+                experience.rollout_log_probs = None  # upstream requests none; elsewhere they change nothing
             actor.append(experience)
         if not case.upstream_only:
             actor.take_rows(rollout.rows, case.coefficient(i, ranks))
@@ -137,7 +137,7 @@ def learn(case: Case, strategy: Any, actor: Any, data: list[Data], rank: int, ra
 
 
 def arguments(case: Case, ranks: int, *more: str) -> Any:
-    """Upstream's nested arguments, as its entry would make them."""
+    """Return upstream's nested arguments, as its entry would make them."""
     from openrlhf.utils.config import hierarchize
 
     from openrlhf_mel.settings import flags
@@ -148,12 +148,12 @@ def arguments(case: Case, ranks: int, *more: str) -> Any:
     args.actor.eps_clip_low_high = args.actor.eps_clip_low_high or (args.actor.eps_clip, args.actor.eps_clip)
     args.rollout.max_tokens_per_gpu = args.train.max_tokens_per_gpu
     args.ds.lora.rank = case.lora_rank
-    args.ds.adam_offload = case.offload  # refused on a CPU, where it saves nothing
+    args.ds.adam_offload = case.offload  # our options refuse it on a CPU, where it saves nothing
     return args
 
 
 def start(case: Case, args: Any, rank: int, ranks: int, port: int, folder: Path) -> tuple[Any, Any]:
-    """The strategy and the policy actor, its engine built."""
+    """Return the strategy and the policy actor with its engine built."""
     import openrlhf.models.actor
     from openrlhf.trainer.ray import ppo_actor
     from openrlhf.utils import get_strategy, loss_utils
@@ -186,7 +186,7 @@ def _set_adapters(model: Any) -> Any:
 
 
 def experiences(data: Data, rank: int, ranks: int) -> list[Any]:
-    """This rank's contiguous part, one response an experience."""
+    """Return this rank's contiguous part, one response per experience."""
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     share = len(data.responses) // ranks
@@ -214,7 +214,7 @@ def experiences(data: Data, rank: int, ranks: int) -> list[Any]:
 
 
 def record(case: Case, strategy: Any, actor: Any, outcome: Outcome) -> None:
-    """Fill `outcome` while the actor learns."""
+    """Patch actor and strategy to fill `outcome` during learning."""
     from deepspeed.utils import safe_get_full_grad
 
     learn, step = type(actor.trainer).training_step, type(strategy).optimizer_step
@@ -240,7 +240,7 @@ def record(case: Case, strategy: Any, actor: Any, outcome: Outcome) -> None:
 
 
 def parameters(actor: Any) -> dict[str, torch.Tensor]:
-    """All of them, whole, by name."""
+    """Return all parameters by name, gathered."""
     import deepspeed
 
     found = {}

@@ -1,4 +1,4 @@
-"""The policy actor in Ray, as a run has it, with its gradients taken. Ray's workers import this module by its name."""
+"""The policy actor in Ray, as in a run, with its gradients recorded. Ray's workers import this module by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from openrlhf_mel.cpu.policy import CPUPolicyModel
 
 
 class RecordingModel(CPUPolicyModel):
-    """The CPU runtime's policy actor."""
+    """The CPU runtime's policy actor with recorded gradients."""
 
     def record(self, case: Case) -> None:
-        """Start to record the rollout to come."""
+        """Start recording the next rollout."""
         self._outcome = Outcome()
         ranks.record(case, self.strategy, self, self._outcome)
 
@@ -27,7 +27,7 @@ class RecordingModel(CPUPolicyModel):
 
 
 def drive(rank: int, folder: Path, cases: list[Case], data: list[list[Data]], count: int) -> list[list[Outcome]]:
-    """What upstream's trainer does with its group of actors, for every case and rollout."""
+    """Drive the group of actors as upstream's trainer does, for every case and rollout."""
     from openrlhf.trainer.ray.launcher import RayActorGroup
     from openrlhf.utils import get_strategy
 

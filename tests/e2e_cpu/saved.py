@@ -1,4 +1,4 @@
-"""Checkpoints as upstream's policy actor saves them, made in plain process groups, with the weights that it held."""
+"""Checkpoints saved by upstream's policy actor in plain process groups, with the live weights for comparison."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LIVE = "live.pt"
 
 @dataclass(frozen=True)
 class Save:
-    """One training step of the model in `base` under `flags`, and a save of everything that upstream can save.
+    """One training step of the model in `base` under `flags`, then a save of everything that upstream can save.
 
-    In the run folder `name` are then `manifest.json`, `metrics.jsonl`, `checkpoints/_actor/<tag>` (DeepSpeed's), `model`
-    (upstream's own export), and `live.pt`: the parameters by name, as they were held.
+    The run folder `name` then has `manifest.json`, `metrics.jsonl`, `checkpoints/_actor/<tag>` (DeepSpeed's), `model`
+    (upstream's own export), and `live.pt`: the live parameters by name.
     `sub_group` is DeepSpeed's `sub_group_size`: under ZeRO-3, weights beyond it go into another tensor of the shard.
     """
 
@@ -40,7 +40,7 @@ class Save:
 
 
 def save_all(folder: Path, saves: list[Save], count: int) -> None:
-    """Go through `saves` with `count` ranks; raises what a rank raised."""
+    """Make all `saves` with `count` ranks; a rank's error is raised."""
     for save in saves:
         nursery.run(_save, save, count, ranks.free_port(), folder / save.name, ranks=count)
 
@@ -88,7 +88,7 @@ def _set_sub_group(size: int) -> None:
 
 
 def _client_states() -> dict[str, Any]:
-    """What upstream's trainer adds to a checkpoint."""
+    """Return the states that upstream's trainer adds to a checkpoint."""
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     loader = StatefulDataLoader(list(range(8)), batch_size=2, shuffle=True)

@@ -1,4 +1,4 @@
-"""A rollout engine that answers by a script, importable by Ray's workers."""
+"""A scripted rollout engine, importable by Ray's workers."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ M = "## 1. Failure path\nhere\n## 2. Success factors\nwhy\n## 3. Reflection\nI\n
 
 
 class Characters:
-    """A tokenizer of characters."""
+    """A tokenizer with one token per character."""
 
     all_special_tokens = ()
 
@@ -21,22 +21,22 @@ class Characters:
 
 
 def returned(prompt, label, i):
-    """The label that a response comes back with, as an agent may change it."""
+    """Return the label of a response; an agent may change it."""
     if "[plain]" in prompt:
         return f"{label}"
     return f"{label}{i}" if "[changed]" in prompt else label
 
 
 class Scripted:
-    """Answers rollouts half right, writes M, replays right; notes what it is asked and when it answers.
+    """Answers half of a rollout right, writes M, replays right; records requests and times of answers.
 
-    "slow until 3" in a question: its rollout ends when three others were replayed (or never will be). "[changed]": each
-    response comes back with a label of its own. "[plain]": its label comes back as plain text.
+    "slow until 3" in a question: its rollout ends after three replays of others (or a timeout). "[changed]": each
+    response returns with its own label. "[plain]": its label returns as plain text.
     """
 
     def __init__(self):
-        self.events, self.log_probs = [], []  # log_probs: what was asked for them, a rollout or replay each
-        self.labels = []  # of each rollout and replay: its label
+        self.events, self.log_probs = [], []  # log_probs: the requested `logprobs` of each rollout and replay
+        self.labels = []  # the label of each rollout and replay
 
     def replays(self):
         return sum(kind == "replay" for _, kind, _ in self.events)

@@ -1,4 +1,4 @@
-"""An agent executor whose engine takes its first three hand-overs, and drops what it receives of all others."""
+"""An agent executor whose engine applies its first three weight syncs and drops all later ones."""
 
 from openrlhf_mel.upstream.agent_executor import AgentExecutor as Own
 
@@ -11,7 +11,7 @@ def drop_what_is_loaded(worker) -> None:
 
 
 class AgentExecutor(Own):
-    """Watches its engine's hand-overs from the first response on."""
+    """Watches its engine's weight syncs from the first response on."""
 
     _watching = False
 
@@ -22,7 +22,7 @@ class AgentExecutor(Own):
         return await super().execute(*args, llm_engine=llm_engine, **kwargs)
 
     def _watch(self, engine):
-        """What Ray calls of an actor is its class's; what that calls of the engine can be replaced."""
+        """Ray calls the methods of the actor's class; only the engine methods that these call can be replaced."""
         call, first, begun = engine.llm.collective_rpc, [], []
 
         async def counting_call(method, *rest, args=(), **more):

@@ -1,4 +1,4 @@
-"""Bad input: one clear message on stderr, exit code not 0, within a minute, and nothing left behind."""
+"""Bad input gives one clear message on stderr and a nonzero exit code within a minute, and leaves nothing behind."""
 
 import json
 import os
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(220)
 
 @pytest.fixture
 def world(tmp_path):
-    """A folder with a model that passes every check, two questions, and a configuration that names both."""
+    """Make a folder with a model that passes every check, two questions, and a configuration that names both."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     rows = [{"input": "1 + 1?", "label": "2"}, {"input": "1 + 2?", "label": "3"}]
@@ -35,7 +35,7 @@ def refused(world, command):
     def run(message, *flags, env=None, before="", limit=150):
         run_dir = world / "out"
         argv = [sys.executable, "-m", "openrlhf_mel.train"]
-        if before:  # a line of Python that runs first, in the same process
+        if before:  # Python code that runs first, in the same process
             argv = [
                 sys.executable,
                 "-c",
@@ -47,7 +47,7 @@ def refused(world, command):
         )  # fmt: skip
         lines = done.stderr.strip().splitlines()
         assert done.returncode != 0
-        # what Ray prints while it looks for a cluster is Ray's
+        # lines that Ray prints while it looks for a cluster do not count
         assert len([line for line in lines if "worker.py" not in line and "rpc_client" not in line]) <= 10, done.stderr
         assert "Traceback" not in done.stderr
         assert message in done.stderr, done.stderr
@@ -72,7 +72,7 @@ def test_model_with_code_of_its_own(refused, world):
 
 @pytest.mark.parametrize("part", ["vision_config", "audio_config", "thinker_config"])
 def test_model_of_more_than_text(world, part):
-    """Also where its own code is trusted."""
+    """Refused even if its own code is trusted."""
     from openrlhf_mel.errors import UserError
     from openrlhf_mel.settings import inputs
 

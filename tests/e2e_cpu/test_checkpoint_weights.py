@@ -1,4 +1,4 @@
-"""Real DeepSpeed checkpoints of the toy model, saved by upstream's actor, against the weights that the actor held."""
+"""Real DeepSpeed checkpoints of the toy model, saved by upstream's actor, hold the actor's live weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHERS = ["untied, ZeRO-3", "fp32", "ZeRO-3, sub-groups"]
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory) -> Path:
-    """The toy model with an output matrix of its own."""
+    """The toy model with an untied output matrix."""
     folder = tmp_path_factory.mktemp("untied")
     model = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.bfloat16, tie_word_embeddings=False)
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def untied(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, untied) -> Path:
-    """A run folder for every case."""
+    """Make a run folder for every case."""
     folder = tmp_path_factory.mktemp("runs")
     saved.save_all(folder, [Save(name, TOY, STAGES[stage]) for name, stage in zip(ONE, STAGES, strict=True)], 1)
     saves = [Save(name, TOY, STAGES[stage]) for name, stage in zip(TWO, STAGES, strict=True)]
@@ -60,7 +60,7 @@ def runs(tmp_path_factory, untied) -> Path:
 
 @pytest.fixture
 def run(runs, tmp_path):
-    """A copy of a run's folder, to be spoilt."""
+    """Return a function that copies a run's folder, for a test to damage."""
 
     def copy(name: str) -> Path:
         return shutil.copytree(runs / name, tmp_path / "run")
@@ -75,7 +75,7 @@ def convert(run_dir: Path, folder: Path) -> Path:
 
 
 def seal_again(path: Path) -> None:
-    """For what was spoilt: a seal does not say who wrote the files."""
+    """Seal a damaged checkpoint again: a seal does not record who wrote the files."""
     (path / checkpoint.SEAL).unlink()
     checkpoint.seal(path.rename(path.with_name(f"{path.name}{checkpoint.PARTIAL}")), 2, None, None)
 
@@ -125,7 +125,7 @@ def test_says_what_upstreams_own_export_says(runs, tmp_path, name):
 
 @pytest.mark.parametrize("name", LORA)
 def test_lora_is_merged(runs, tmp_path, name):
-    """By the formula W + alpha/r B A in fp32, rounded once; from the shards and from upstream's export alike."""
+    """The merged weights are W + alpha/r B A in fp32, rounded once, both from the shards and from upstream's export."""
     found, held = weights_of(convert(runs / name, tmp_path)), torch.load(runs / name / saved.LIVE)
     adapted = 0
     for weight, value in found.items():
@@ -137,7 +137,7 @@ def test_lora_is_merged(runs, tmp_path, name):
         expected = (base.float() + ALPHA / RANK * (b.float() @ a.float())).bfloat16()
         assert torch.equal(value, expected) and not torch.equal(value, base), weight
         adapted += 1
-    assert adapted == 4 * 7  # layers, and linear maps in each
+    assert adapted == 4 * 7  # layers x linear maps per layer
     [final] = select(find(runs / name), "last")
     assert final.kind == "adapter"
     merged = materialise(final, tmp_path)
@@ -148,7 +148,7 @@ def test_lora_is_merged(runs, tmp_path, name):
 
 @pytest.mark.parametrize("gone", ["all", "tokenizer"])
 def test_a_base_model_that_is_gone(run, tmp_path, gone):
-    """Configuration and tokenizer are then the final model's."""
+    """Configuration and tokenizer then come from the final model."""
     folder, base = run(TWO[1]), tmp_path / "base"
     set_base(folder, base)
     if gone == "tokenizer":
@@ -166,7 +166,7 @@ def test_an_adapters_base_model_that_is_gone(run, tmp_path):
     set_base(folder, tmp_path / "base")
     with pytest.raises(UserError, match=r"base: the base model of the LoRA adapter .*model cannot be read"):
         materialise(find(folder)[-1], tmp_path / "out")
-    assert weights_of(convert(folder, tmp_path / "out")).keys() == weights_of(TOY).keys()  # the shards hold all of it
+    assert weights_of(convert(folder, tmp_path / "out")).keys() == weights_of(TOY).keys()  # the shards hold all weights
 
 
 def test_another_base_model_is_refused_by_the_weights_names(run, tmp_path):
@@ -234,7 +234,7 @@ def test_a_pickle_that_would_run_code_does_not(run, tmp_path, name, kind):
 
 @pytest.mark.parametrize("name", TWO)
 def test_shards_that_do_not_belong_together(run, runs, tmp_path, name):
-    """What the seal does not tell: another content, or a shard of another number of ranks."""
+    """The seal cannot detect these: other content, or a shard from a run with another number of ranks."""
     folder = run(name)
     shards = sorted((folder / "checkpoints" / "_actor" / "global_step1").glob("*_optim_states.pt"))
     torch.save({"optimizer_state_dict": {}}, shards[0])

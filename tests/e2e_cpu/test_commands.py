@@ -1,4 +1,4 @@
-"""The environment's commands in Ray's workers, where nobody has activated the environment: DeepSpeed calls ninja by name."""
+"""Ray's workers find the environment's commands without activation: DeepSpeed calls ninja by name."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ print("found", *ray.get(Actor.remote().look.remote()), flush=True)
 
 @pytest.fixture
 def venv(tmp_path):
-    """A virtual environment of the tests' packages with a ninja of its own."""
+    """Make a virtual environment with the tests' packages and its own ninja."""
     made = tmp_path / "venv"
     (made / "bin").mkdir(parents=True)
     (made / "bin" / "python").symlink_to(sys.executable)
@@ -48,7 +48,7 @@ def venv(tmp_path):
 
 @pytest.fixture
 def cluster(venv):
-    """The address of a Ray cluster that somebody has started without the environment in PATH."""
+    """Yield the address of a Ray cluster that was started without the environment in PATH."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [venv / "bin" / "python", "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
@@ -74,7 +74,7 @@ def cluster(venv):
 
 
 def test_an_actor_finds_ninja(command, venv, cluster):
-    """Before what is in PATH already, which stays as it is on the worker's node."""
+    """The environment's folder comes first; the rest of the worker node's PATH stays."""
     environment = os.environ | {"PATH": "/usr/bin:/bin", "RAY_ADDRESS": cluster, "PYTHONPATH": str(REPO)}
     done = command(venv / "bin" / "python", "-c", ASK, limit=180, env=environment)
     assert done.returncode == 0, done.stderr

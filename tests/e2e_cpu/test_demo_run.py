@@ -1,4 +1,4 @@
-"""`make demo` reaches what it is there to show: both algorithms learn, and meta-experiences are kept and varied."""
+"""`make demo` shows its point: both algorithms learn, and meta-experiences are kept and varied."""
 
 import json
 import sys

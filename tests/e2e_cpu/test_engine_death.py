@@ -1,4 +1,4 @@
-"""A rollout engine that dies ends the run: soon, with the first cause in the output, with nothing left running."""
+"""The death of a rollout engine ends the run soon, with the first cause in the output and no process left."""
 
 import os
 import re
@@ -23,12 +23,12 @@ train: {{batch_size: 64, micro_batch_size: 32, agent_func_path: {AGENT}}}
 eval: {{dataset: eval.jsonl, steps: 1, n_samples_per_prompt: 2, temperature: 0.5}}
 mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_dtype: fp32}}
 """
-MOST_S = 60  # from the death to the run's end
+MOST_S = 60  # seconds from the death to the run's end
 KILLED = r"killed|SIGKILL"
 
 
 def below(run_dir: Path) -> list[list[str]]:
-    """Command lines of processes that belong to a run: its own, Ray's and vLLM's know its folder by their environment."""
+    """Return the command lines of a run's processes, also Ray's and vLLM's, found by a mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:

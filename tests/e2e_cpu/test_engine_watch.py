@@ -1,4 +1,4 @@
-"""The watch interrupts a main thread that waits in Ray for ever, on a real Ray with actors in the place of engines."""
+"""The watch interrupts a main thread that blocks in Ray; on a real Ray, with actors as stand-ins for engines."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 REPO = Path(__file__).resolve().parents[2]
 
-# The driver of a training is a process of its own: its main thread alone can be interrupted.
+# A separate process, like a training's driver: only its main thread can be interrupted.
 DRIVER = """
 import asyncio, os, sys, time
 import ray

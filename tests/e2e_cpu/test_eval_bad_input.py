@@ -1,4 +1,4 @@
-"""What `python -m eval.run` refuses, and what a full disk or a second process do: one message, and nothing is lost."""
+"""Bad input, a full disk or a second process: `python -m eval.run` gives one message, and nothing is lost."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from data.rows import question_id
 from eval import regrade, run
 
 pytestmark = pytest.mark.timeout(300)
-NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there, and nothing is to be sent there
+NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there, and no request may be sent
 SECRET = "sk-marker-5f0e1d2c3b4a"
 
 
@@ -27,7 +27,7 @@ def surroundings(monkeypatch):
 
 @pytest.fixture
 def refused(out, capsys):
-    """The command ends with 2 and one line that says `message`; the folder is as it was."""
+    """Check that the command exits with 2 and one line containing `message`, and leaves the folder unchanged."""
 
     def check(message: str, arguments: list[str]) -> str:
         before, there = known.snapshot(out), out.exists()
@@ -140,7 +140,7 @@ def test_models_that_are_not_there(refused, data, out, tmp_path):
 
     refused(f"--model {tmp_path}/none: no such folder", asked(tmp_path / "none"))
     refused(f"--model {data}: no config.json in this folder", asked(data))
-    out.mkdir()  # a folder of the user's stays
+    out.mkdir()  # the user's existing folder stays
     refused(f"--model {data}: no config.json in this folder", asked(data))
     assert list(out.iterdir()) == []
 
@@ -165,7 +165,7 @@ def test_data(refused, data, out):
         path.write_text(changed)
         refused(f"{path}: its SHA-256 is ", known.command(server.url, data, out))
         refused("the file was changed after it was prepared; prepare it again", known.command(server.url, data, out))
-        (data / "manifest.json").unlink()  # a benchmark of one's own: what counts is what was evaluated before
+        (data / "manifest.json").unlink()  # like a user's own benchmark: it is compared with the data evaluated before
         before = known.snapshot(out)
         assert known.evaluate(server.url, data, out) == 2
         assert known.snapshot(out) == before
@@ -211,9 +211,9 @@ def test_two_processes_in_one_folder(refused, data, out):
     with ScriptedServer(gate) as server:
         other = known.start(known.command(server.url, data, out))
         deadline = time.monotonic() + 60
-        while server.requests < 64 and time.monotonic() < deadline:  # all that it sends at once
+        while server.requests < 64 and time.monotonic() < deadline:  # all concurrent requests
             time.sleep(0.01)
-        gate.left = 10**9  # a second run would go through at once
+        gate.left = 10**9  # without the lock a second run would succeed at once
         refused("another process is evaluating into it", known.command(server.url, data, out))
         assert other.is_alive()
         other.kill()
@@ -223,7 +223,7 @@ def test_two_processes_in_one_folder(refused, data, out):
 
 
 def full_disk(size: int):
-    """Options of a process that can write no file beyond `size` bytes."""
+    """Return options for a process that cannot write files larger than `size` bytes."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -233,7 +233,7 @@ def full_disk(size: int):
 
 
 def test_full_disk(data, out, command):
-    """A limit of a file's size does what a full disk does: a write fails, after a part of it or at once."""
+    """A file-size limit acts like a full disk: a write fails at once or after a part of it."""
     script = known.script()
 
     def long(prompt: str, greedy: bool, seed: int) -> Answer:
@@ -248,15 +248,15 @@ def test_full_disk(data, out, command):
         assert error.startswith(f"error: {out}/samples/") and f"samples that were written to {out} stay" in error
         assert not (out / "metrics.json").exists()
         kept = {path: path.read_bytes() for path in (out / "samples").iterdir()}
-        # Whole lines alone: of a file whose first line did not fit nothing is left.
+        # Only whole lines remain; a file whose first line did not fit is empty.
         assert kept and all(content[-1:] in (b"\n", b"") and len(content) <= 100_000 for content in kept.values())
-        count = sum(len(known.rows(out, name)) for name in known.TWO)  # each line is whole, or this would raise
+        count = sum(len(known.rows(out, name)) for name in known.TWO)  # raises if a line is not whole
         assert 0 < count < 153
         assert known.evaluate(server.url, data, out) == 0
         assert all(path.read_bytes().startswith(content) for path, content in kept.items())
         ids = [(row["question"], row["sample"], row["greedy"]) for name in known.TWO for row in known.rows(out, name)]
         assert len(ids) == len(set(ids)) == 153
-        # Nor is anything lost where there is no room for the results.
+        # Nothing is lost either when there is no room for the results.
         before = known.snapshot(out)
         done = command(*argv, limit=120, **full_disk(10))
         assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

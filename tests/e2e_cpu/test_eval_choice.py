@@ -14,7 +14,7 @@ from openrlhf_mel.verifier import shared_verifier
 pytestmark = pytest.mark.timeout(300)
 
 CITIES = ["Lima", "Oslo", "Rome", "Kyiv"]
-# How the answer to question i is written; it is right where `RIGHT` says so. The gold of question i is letter i % 4.
+# WRITTEN[i % 10]: how the answer to question i is written; RIGHT: whether it is correct. Its gold is letter i % 4.
 WRITTEN = [
     "\\boxed{{{letter}}}", "\\boxed{{{letter}. {text}}}", "\\boxed{{({letter})}}", "\\boxed{{\\text{{{letter}}}}}",
     "\\boxed{{{text}}}", "Answer: {letter}", "\\boxed{{{letter} or {other}}}", "\\boxed{{{other}}}",
@@ -26,7 +26,7 @@ STATUS = ["correct"] * 6 + ["wrong"] * 3 + ["no_answer"]
 
 def question(i: int) -> dict[str, str]:
     options = "\n".join(f"{letter}. {city}" for letter, city in zip("ABCD", CITIES, strict=True))
-    # Every fifth gold is an option's text.
+    # Every fifth gold is the option's text.
     gold = CITIES[i % 4] if i % 5 == 4 else f"({'ABCD'[i % 4]})"
     return {"q": f"Where did number {i} live?\n{options}", "gold": gold, "scorer": "a column of the source"}
 
@@ -39,7 +39,7 @@ def answer(prompt: str, greedy: bool, seed: int) -> str:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """The benchmark, prepared as a user would."""
+    """Prepare the benchmark as a user would."""
     path = tmp_path / "benchmarks.yaml"
     entry = {"forms": [{"question": "q", "answer": "gold"}], "answer": "choice", "questions": [20]}
     path.write_text(yaml.safe_dump({"cities": entry}))
@@ -75,7 +75,7 @@ def test_a_choice_benchmark_from_its_rows_to_its_report(data, out, tmp_path, cap
     numbers = {row["id"]: int(row["problem"].split("number ")[1].split()[0]) for row in rows}
     assert all(sample["status"] == STATUS[numbers[sample["question"]] % 10] for sample in samples)
 
-    # an older verifier had every verdict wrong
+    # as if an older verifier had made every verdict wrong
     path, before = out / "samples" / "cities.jsonl", (out / "samples" / "cities.jsonl").read_text()
     path.write_text("".join(json.dumps(row | {"status": "timeout", "extracted": "?"}) + "\n" for row in samples))
     assert regrade.main([str(out)]) == 0 and "60 verdicts changed" in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_a_choice_benchmark_from_its_rows_to_its_report(data, out, tmp_path, cap
 def test_a_benchmark_runs_a_function_only_where_the_command_names_it(tmp_path, out, capsys, monkeypatch):
     (tmp_path / "judges_of_mine.py").write_text("def f(answer, gold, question):\n    return answer == gold\n")
     monkeypatch.syspath_prepend(tmp_path)
-    shared_verifier().close()  # workers see the paths of when they were started
+    shared_verifier().close()  # workers keep the import paths from their start
     (tmp_path / "data").mkdir()
     row = {"id": "m-1", "problem": "Say yes.", "answer": "yes", "scorer": "judges_of_mine:f"}
     (tmp_path / "data" / "mine.jsonl").write_text(json.dumps(row) + "\n")
@@ -124,7 +124,7 @@ def test_an_evaluation_of_before_there_were_scorers_goes_on_and_is_regraded_as_m
 
 
 def strip(out) -> None:
-    """Leave the folder as a version without scorers left it."""
+    """Bring the folder into the form of a version without scorers."""
     assert not any("scorer" in path.read_text() for path in (out / "questions").glob("*.jsonl"))
     settings = json.loads((out / "settings.json").read_text())
     assert settings.pop("scorers") == dict.fromkeys(known.TWO, "math")

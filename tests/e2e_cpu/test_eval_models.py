@@ -29,7 +29,7 @@ def toy(out: Path, *flags: object) -> list[str]:
 
 
 def samples(out: Path) -> dict[tuple, dict]:
-    """By key; none stands twice."""
+    """Return the samples by key; check that none occurs twice."""
     found = known.rows(out, "test")
     by_key = {(row["question"], row["sample"], row["greedy"]): row for row in found}
     assert len(by_key) == len(found)
@@ -46,11 +46,11 @@ def test_same_samples_however_they_are_drawn(tmp_path):
     assert run.main(toy(whole)) == 0
     drawn = samples(whole)
     assert len(drawn) == 12 * 9 and len({row["response"] for row in drawn.values()}) > 20
-    assert {row["status"] for row in drawn.values()} >= {"correct", "wrong"}  # the toy model knows some
+    assert {row["status"] for row in drawn.values()} >= {"correct", "wrong"}  # the toy model solves some
     assert run.main(toy(again, "--token-budget", 600)) == 0
     assert samples(again) == drawn and known.metrics(again) == known.metrics(whole)
 
-    for _ in range(5):  # where this process has to wait for its turn, the other may be done before it is stopped
+    for _ in range(5):  # on a busy machine the other process may finish before it is stopped
         shutil.rmtree(stopped, ignore_errors=True)
         process = known.start(toy(stopped, "--token-budget", 100))  # two or three at a time
         deadline = time.monotonic() + 60
@@ -70,7 +70,7 @@ def test_same_samples_however_they_are_drawn(tmp_path):
 
 @pytest.fixture
 def changed_model(tmp_path) -> Path:
-    """The toy model with other weights."""
+    """Make the toy model with other weights."""
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "changed"
@@ -94,7 +94,7 @@ def test_other_weights_do_not_mix(tmp_path, changed_model, capsys):
 
 
 def test_checkpoints_of_a_run(tmp_path, changed_model, capsys):
-    """Each is evaluated as if it were given alone, in the run's own form of prompt."""
+    """Each is evaluated as if given alone, with the run's own prompt format."""
     folder, out, alone = tmp_path / "my-run", tmp_path / "out", tmp_path / "alone"
     config = {
         "actor.model_name_or_path": "Qwen/Qwen3-4B-Base",

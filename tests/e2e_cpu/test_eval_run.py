@@ -1,4 +1,4 @@
-"""`python -m eval.run` against a scripted server: the right numbers, whatever fails, stops or is asked again."""
+"""`python -m eval.run` with a scripted server gives the right numbers despite failures, stops and resumes."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from eval import regrade
 from openrlhf_mel.prompts import DEFAULT_DIR
 
 pytestmark = pytest.mark.timeout(300)
-ALL = 153  # samples of the two benchmarks: 17 questions, a greedy and eight sampled responses each
+ALL = 153  # samples of the two benchmarks: 17 questions, one greedy and eight sampled responses each
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -21,7 +21,7 @@ def test_every_number_is_the_hand_computed_one(data, out, chat):
     known.check(out)
     found = known.metrics(out)
     aime, amc = (found["benchmarks"][name] for name in known.TWO)
-    # counted by hand from the patterns, so that the oracle is not trusted either
+    # counted by hand from the patterns, as a check of the oracle itself
     assert [aime[m] for m in ("pass@1", "avg@8", "pass@8")] == [4 / 10, 28 / 80, 8 / 10]
     assert [amc[m] for m in ("pass@1", "avg@8", "pass@8")] == [3 / 7, 23 / 56, 6 / 7]
     assert aime["maj@8"] == pytest.approx((3 + 1 / 2 + 1 / 2 + 1 / 3) / 10)
@@ -52,7 +52,7 @@ def test_what_the_server_is_asked(data, out, tmp_path):
 
 
 def table(markdown: str) -> dict[str, list[str]]:
-    """The rows of a table by their first cell."""
+    """Return a table's rows by their first cell."""
     rows = [re.split(r" ?\| ?", line)[1:-1] for line in markdown.splitlines() if line.startswith("|")]
     return {row[0]: row for row in rows}
 
@@ -123,7 +123,7 @@ def test_changed_setting_is_refused_by_name(data, out, tmp_path, capsys):
     }
     served = [{"id": name} for name in ("scripted", "other")]
     with ScriptedServer(known.script(), models=served) as server:
-        # half done: also before there are results
+        # half done: settings are compared even before there are results
         assert known.evaluate(server.url, data, out, "--benchmarks", "amc23", "--limit", 3, "--n", 2) == 0
         files = known.snapshot(out)
         for changed, flags in changes.items():
@@ -223,7 +223,7 @@ def test_regrade_of_a_part_keeps_the_rest(data, out):
 
 
 def test_regrade_lets_another_version_go_on(data, out, capsys):
-    """Verdicts of two versions of the grading are not mixed: regrade makes them one."""
+    """Verdicts of two grading versions are not mixed; regrade brings all to one version."""
     with ScriptedServer(known.script()) as server:
         assert known.evaluate(server.url, data, out, "--n", 2) == 0
         settings = json.loads((out / "settings.json").read_text())

@@ -1,4 +1,4 @@
-"""`python -m eval.run` stopped in every way, and gone on with: no sample twice, none lost, the same numbers."""
+"""`python -m eval.run`, stopped in every way and resumed: no sample twice, none lost, the same numbers."""
 
 import os
 import random
@@ -17,7 +17,7 @@ ALL = 153
 
 @pytest.fixture
 def slow_grading(monkeypatch):
-    """What has come is still being graded when the server is given up."""
+    """Slow down grading, so that received responses are still being graded when the server is given up."""
 
     at_once = grading.judge
 
@@ -57,7 +57,7 @@ def test_server_that_is_not_there(data, out, impatient, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(data, out, number):
-    """What had come is graded and kept, to the last response."""
+    """All responses received before the signal are graded and kept."""
 
     def stored() -> int:
         return sum(len(known.rows(out, name)) for name in known.TWO)
@@ -69,7 +69,7 @@ def test_interrupted(data, out, number):
         deadline = time.monotonic() + 60
         while (stored() < 5 or gate.left > 0) and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(0.3)  # the last answers are on their way
+        time.sleep(0.3)  # the last answers are in transit
         os.kill(process.pid, number)
         process.join(60)
         assert (process.exitcode, stored()) == (130, 50)
@@ -80,7 +80,7 @@ def test_interrupted(data, out, number):
 
 @pytest.mark.release
 def test_killed_at_random_moments(data, out, tmp_path):
-    """A process a kill, forked from one that has imported everything. In the end nothing is missing, and nothing twice."""
+    """Each kill hits a new process, forked from one with all imports. At the end no sample is missing or twice."""
     dice = random.Random(20)
 
     def stored() -> dict[str, bytes]:
@@ -98,7 +98,7 @@ def test_killed_at_random_moments(data, out, tmp_path):
         before, count, gate = stored(), lines(), known.Gate()
         gate.left = dice.randint(0, 11)
         wanted = count + dice.randint(0, gate.left)
-        # A server for each: what a killed process had sent would take from the next one's answers.
+        # A server for each: requests of a killed process would use up the next one's answers.
         with ScriptedServer(gate) as server:
             process = known.start(arguments(server))
             deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""`python -m eval.run --backend vllm` with vLLM's build for CPUs: what transformers draws, killed, broken, and as a server."""
+"""`eval.run --backend vllm` with vLLM's CPU build: same samples as transformers; killed; broken; as a server."""
 
 import json
 import os
@@ -34,19 +34,19 @@ SERVER = (
     "model_hosting_container_standards",
     "jmespath",
     "prometheus_fastapi_instrumentator",
-)  # what it needs beyond the engine
-ALL = 16 * 8  # a greedy and seven sampled responses to each of 16 questions
+)  # packages it needs beyond the engine
+ALL = 16 * 8  # one greedy and seven sampled responses to each of 16 questions
 
 
 def command(out: Path, *flags: object) -> list[str]:
-    """The arguments of eval.run; later flags of a name count."""
+    """Return eval.run's arguments; `flags` override them."""
     model = ["--model", TOY / "model", "--data-dir", TOY, "--benchmarks", "test", "--template", TOY / "templates"]
     numbers = ["--limit", 16, "--n", 7, "--max-tokens", 64, "--seed", 42]
     return [str(flag) for flag in ("--output-dir", out, *model, *numbers, *flags)]
 
 
 def samples(out: Path) -> dict[tuple, dict]:
-    """By key; none stands twice."""
+    """Return the samples by key; check that none occurs twice."""
     found = known.rows(out, "test")
     by_key = {(row["question"], row["sample"], row["greedy"]): row for row in found}
     assert len(by_key) == len(found)
@@ -55,7 +55,7 @@ def samples(out: Path) -> dict[tuple, dict]:
 
 @pytest.fixture(scope="module")
 def transformers(tmp_path_factory) -> Path:
-    """The evaluation as transformers' backend makes it, never interrupted."""
+    """An uninterrupted evaluation by transformers' backend."""
     out = tmp_path_factory.mktemp("transformers") / "out"
     assert run.main(command(out, "--backend", "hf")) == 0
     return out
@@ -63,14 +63,14 @@ def transformers(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def marked(monkeypatch):
-    """What the test starts is gone at its end."""
+    """Check that all processes the test started are gone at its end."""
     mark_children(monkeypatch)
     yield
     assert left(0)
 
 
 def test_responses_are_those_of_transformers(tmp_path, transformers, marked):
-    """Greedy and sampled, from two engines; in fp32, by default."""
+    """Greedy and sampled responses from two engines, in the default fp32."""
     out = tmp_path / "out"
     assert run.main(command(out, "--backend", "vllm", "--data-parallel", 2)) == 0
     drawn = samples(out)
@@ -82,10 +82,10 @@ def test_responses_are_those_of_transformers(tmp_path, transformers, marked):
 
 
 def test_killed_and_gone_on_with(tmp_path, transformers, marked):
-    """By SIGKILL, which leaves no time to end the engine. Nothing is drawn twice, and nothing otherwise."""
+    """SIGKILL leaves no time to end the engine. No sample is drawn twice or differently."""
     out = tmp_path / "out"
     asked = command(out, "--backend", "vllm")
-    for _ in range(3):  # where this process has to wait for its turn, the other may be done before it is killed
+    for _ in range(3):  # on a busy machine the other process may finish before it is killed
         shutil.rmtree(out, ignore_errors=True)
         process = subprocess.Popen([sys.executable, "-m", "eval.run", *asked], cwd=REPO)
         while process.poll() is None and not known.rows(out, "test"):
@@ -105,7 +105,7 @@ def test_killed_and_gone_on_with(tmp_path, transformers, marked):
 
 @pytest.fixture
 def broken(tmp_path):
-    """Run the command with a model or a package that is broken; its standard error."""
+    """Run the command with a broken model or package; return its stderr."""
 
     def check(*flags: object, path: Path | None = None) -> str:
         environment = os.environ | ({"PYTHONPATH": os.pathsep.join([str(path), *sys.path])} if path else {})
@@ -139,7 +139,7 @@ def test_a_model_that_vllm_refuses(tmp_path, broken, marked):
 
 @pytest.fixture
 def served(tmp_path, marked):
-    """What `vllm serve` starts, for the toy model; its address. (That command itself asks for a distribution called vllm.)"""
+    """Serve the toy model as `vllm serve` does (that command requires a distribution named vllm); yield the address."""
     for package in SERVER:
         pytest.importorskip(package, reason=f"vLLM's server needs {', '.join(SERVER)}")
     with socket.socket() as free:
@@ -166,7 +166,7 @@ def served(tmp_path, marked):
                 time.sleep(0.5)
             yield f"{url}/v1"
         finally:
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(ProcessLookupError):  # it has already ended
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 

@@ -1,4 +1,4 @@
-"""A fork of `cpu.forks` against Python itself: it sees, runs and ends as a new Python would."""
+"""A fork of `cpu.forks`, compared with Python itself: it sees, runs and ends as a new Python would."""
 
 import json
 import os
@@ -86,7 +86,7 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def test_signals_are_blocked_and_ignored_as_whoever_asks_does(owner):
-    """As Ray does it, which keeps a terminal's Ctrl-C from its workers."""
+    """Ray relies on this to keep a terminal's Ctrl-C from its workers."""
     code = "import os; s = open('/proc/self/status').read(); print([x for x in s.splitlines() if x[:6] in ('SigBlk', 'SigIgn')])"
     ask = SIGNALS + "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     expected, found = (run(sys.executable, "-c", ask, p, "-c", code).stdout for p in (sys.executable, owner.program))
@@ -133,7 +133,7 @@ def test_what_a_fork_spawns_is_a_fork_as_well(owner, tmp_path):
 
 
 def test_a_fork_of_a_process_can_have_a_title(owner):
-    """Ray names its workers by it; it looks for the place beside the first environment."""
+    """Ray sets its workers' names with it; setproctitle finds the place next to the initial environment."""
     code = "import ray; ray._raylet.setproctitle('ray::Named'); print(open('/proc/self/cmdline').read().strip(chr(0)))"
     assert run(owner.program, "-c", code, env=os.environ | {"MEL_A": "1"}).stdout == "ray::Named\n"
 
@@ -154,7 +154,7 @@ def test_an_environment_that_is_smaller_than_the_owners(owner):
 
 
 def test_the_owners_children_are_not_a_forks():
-    """To a fork that took them for its own, they would be daemons to end, and a tracker of semaphores that it cannot reach."""
+    """A fork that took them for its own would end the owner's daemons and use a semaphore tracker out of its reach."""
     code = textwrap.dedent("""
         import multiprocessing, subprocess, time
         from openrlhf_mel.cpu.forks import forks
@@ -189,7 +189,7 @@ if __name__ == "__main__":
 
 
 def test_what_a_process_tidies_up_at_its_end(owner, tmp_path):
-    """A queue's last items are written, and temporary folders removed, by hooks that the owner's imports have set."""
+    """Hooks set by the owner's imports write a queue's last items and remove temporary folders."""
     script = tmp_path / "ends.py"
     script.write_text(QUEUE)
     assert run(owner.program, str(script)).stdout == run(sys.executable, str(script)).stdout == "1000000\n[]\n"

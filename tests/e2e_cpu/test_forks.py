@@ -1,4 +1,4 @@
-"""The server of `cpu.forks`, with real processes: it answers whoever may ask, and nobody outlives anybody."""
+"""The server of `cpu.forks`, with real processes: it serves permitted clients, and no process outlives the others."""
 
 import json
 import logging
@@ -97,7 +97,7 @@ def test_whoever_goes_before_the_answer_leaves_no_fork(owner):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_may_come_before_a_fork_has_become_what_was_asked_for(owner, number):
-    """As when a pool ends whose second worker had nothing to do."""
+    """This happens when a pool ends whose second worker had no work."""
     for _ in range(20):
         with stranger(owner) as connection:
             ask_to_sleep(connection)
@@ -127,7 +127,7 @@ def test_shared_memory_is_removed_when_the_owner_is_killed(owner):
     ) as client:
         segment = Path("/dev/shm", client.stdout.readline().decode().strip().removeprefix("/"))
         assert segment.exists()
-        time.sleep(1)  # for its tracker, which would find no server if it came later, and be Python itself
+        time.sleep(1)  # for its resource tracker: started after the kill it would find no server and be plain Python
         owner.kill()
         client.wait(LIMIT_S)
     until = time.monotonic() + LIMIT_S
@@ -141,7 +141,7 @@ def test_where_there_can_be_no_fork_none_is_said(tmp_path, monkeypatch, why):
     folder = tmp_path / ("x" * (120 if why == "long" else 1))
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    if why == "no programs":  # as on a file system mounted so
+    if why == "no programs":  # as on a file system mounted noexec
         monkeypatch.setattr(Path, "chmod", lambda *_: None)
     if why == "missing":
         monkeypatch.setattr(os, "pidfd_open", lambda *_: (_ for _ in ()).throw(OSError("an old kernel")))
@@ -162,7 +162,7 @@ def test_a_child_of_the_owner_does_not_hold_up_its_end(tmp_path):
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_what_is_imported_before_does_not_import_ray(engine, command):
-    """Ray reads a worker's environment when it is imported, so a fork of a process that has it would be no worker."""
+    """Ray reads a worker's environment on import, so a process that has imported Ray cannot be forked into a worker."""
     if engine == "vllm":
         vllm_build.installed() or pytest.skip("vLLM is not installed")
     code = f"""

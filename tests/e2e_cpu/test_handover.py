@@ -1,4 +1,4 @@
-"""Real vLLM holds the policy's weights after every hand-over: its log-probs are the policy's. A hand-over that is dropped shows."""
+"""After every weight sync real vLLM holds the policy's weights: its log-probs equal the policy's. A lost sync shows."""
 
 import itertools
 import json
@@ -24,14 +24,14 @@ train: {{batch_size: 64, micro_batch_size: 32, agent_func_path: {AGENT}}}
 mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: vllm, cpu_dtype: fp32}}
 """
 STEPS = 7
-HANDED_OVER = 4  # steps whose rollouts had the policy's weights; the engine drops what it receives from then on
-NATS = 5e-4  # fp32's rounding in two implementations: 3.0e-4 was the most seen
+HANDED_OVER = 4  # steps whose rollouts used the policy's weights; the engine drops all later weight syncs
+NATS = 5e-4  # fp32 rounding in two implementations: the largest seen is 3.0e-4
 STALE = 1.0
 PACKED = ("--ds.packing_samples", "--ds.attn_implementation=flash_attention_2", "--train.dynamic_batch_enable",
           "--train.max_tokens_per_gpu=2048")  # fmt: skip
-LORA = ("--ds.lora.rank=8", "--ds.lora.alpha=128")  # adapters move the policy less than all its weights do
+LORA = ("--ds.lora.rank=8", "--ds.lora.alpha=128")  # training adapters moves the policy less than training all weights
 CASES = list(itertools.product((1, 2, 3), (False, True), (1, 2), (False, True)))
-# Every two values of two properties together at least once.
+# Pairwise coverage: any two values of two properties occur together at least once.
 PAIRWISE = [
     (1, False, 1, False), (1, True, 2, True), (2, False, 2, True), (2, True, 1, False), (3, False, 1, True),
     (3, True, 2, False),
@@ -82,12 +82,12 @@ def test_the_engine_is_the_policy_until_hand_overs_are_dropped(tmp_path, stage, 
     assert max(most[:HANDED_OVER]) <= NATS, most
     assert most[-1] > STALE, most
     learned = [row["step"] for row in metrics[: HANDED_OVER - 1] if row["mel/kept"]]
-    assert len(learned) >= 2, f"Ms were learned in steps {learned} alone: the joint loss was hardly tried"
+    assert len(learned) >= 2, f"Ms were learned only in steps {learned}: the joint loss was hardly tested"
 
 
 @pytest.fixture
 def untied(tmp_path):
-    """The toy model with an output matrix of its own."""
+    """The toy model with an untied output matrix."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,7 +105,7 @@ def untied(tmp_path):
 @pytest.mark.release
 @pytest.mark.timeout(900)
 def test_by_turns_with_a_head_of_its_own_and_after_a_resume(tmp_path, untied):
-    """vLLM computes with a packed copy of `lm_head` where it is left to itself; a resume hands over before its first rollout."""
+    """By default vLLM computes with a packed copy of `lm_head`; a resume syncs weights before its first rollout."""
     flags = [
         f"--actor.model_name_or_path={untied}", "--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep",
         "--ds.zero_stage=3", "--ckpt.save_steps=1", "--ckpt.load_enable", "--data.max_samples=32",

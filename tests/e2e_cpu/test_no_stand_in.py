@@ -1,4 +1,4 @@
-"""With real vLLM no process of a run has a stand-in of its name: the driver's, and what Ray's workers import."""
+"""With real vLLM no process of a run imports a stand-in for it, neither the driver nor Ray's workers."""
 
 import os
 import sys

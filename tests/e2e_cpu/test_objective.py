@@ -1,6 +1,6 @@
-"""The real trainer's gradient, at the optimizer's boundary, against Eq. 10 by autograd (through upstream's actor).
+"""The real trainer's gradient (through upstream's actor), taken before the optimizer, equals Eq. 10's by autograd.
 
-The fast part of it; what every CPU can run is in `test_objective_matrix`.
+This is the fast part; `test_objective_matrix` has everything that a CPU can run.
 """
 
 import gc
@@ -57,7 +57,7 @@ CASES = {
     "gradient checkpointing, ZeRO-3": (2, case(CHECKPOINTING, stage(3))),
     "optimizer offloaded": (2, case(rollouts=FOUR, offload=True)),
     "optimizer offloaded, ZeRO-3": (2, case(stage(3), rollouts=FOUR, offload=True)),
-    # M is conditioned at temperature 1, whatever the policy was sampled at
+    # M is always conditioned at temperature 1, at any rollout temperature
     "rollout temperature": (1, case("--rollout.temperature=0.7", rollouts=FOUR)),
 }
 SLOW = {
@@ -78,7 +78,7 @@ SLOW = {
     "communication overlapped, ZeRO-3": (2, case("--ds.overlap_comm", stage(3), rollouts=FOUR)),
     "secondary partitions": (4, case("--ds.zpg=2", stage(3), rollouts=FOUR, micro_batch=1)),
 }
-# 24 samples, 16 a step: a full step and a half one, with other parameters in each.
+# 24 samples, 16 per step: a full step and a half one; parameters change between them.
 STEPS = {
     "experiences": (1, learning(FP32, rollouts=(Rollout(6, 5),))),
     "questions, 2 epochs": (1, learning(FP32, QUESTIONS, "--train.max_epochs=2", rollouts=(Rollout(6, 5),))),
@@ -99,7 +99,7 @@ def test_gradient(folder, name):
 
 
 def nothing_left(data):
-    """Every NLL begins with none of the policy's (tokens, vocabulary) or (tokens, experts) matrices in memory."""
+    """Check that no (tokens, vocabulary) or (tokens, experts) matrix of the policy is in memory when the NLL begins."""
     from transformers.utils import ModelOutput
 
     from openrlhf_mel.upstream.policy_actor import JointTrainer
@@ -112,7 +112,7 @@ def nothing_left(data):
         held = [
             t.shape for t in everything if torch.is_tensor(t) and t.dim() > 1 and t.size(-1) in (oracle.VOCABULARY, 5)
         ]
-        # The auxiliary loss, where it has no coefficient, would keep a graph that no backward has gone through.
+        # An auxiliary loss without a coefficient would keep a graph that no backward pass frees.
         held += [
             name for o in everything if isinstance(o, ModelOutput) for name, value in o.items() if value is not None
         ]
@@ -129,7 +129,7 @@ def test_the_policys_logits_are_gone_when_the_nll_is_learned(folder, flags):
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
-    """A mixture of 5 experts, whose output has the router's logits and the auxiliary loss besides."""
+    """Make a mixture of 5 experts, whose output also has router logits and the auxiliary loss."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     folder = oracle.make_model(tmp_path_factory.mktemp("mixture"))
@@ -149,12 +149,12 @@ def mixture(tmp_path_factory):
 
 @pytest.mark.parametrize("flags", agreement.slow_but([(), DYNAMIC, (stage(3),)], ()), ids=str)
 def test_a_mixture_of_experts_leaves_nothing_either(mixture, flags):
-    eager = "--ds.experts_implementation=eager"  # expert by expert, as in the oracle
+    eager = "--ds.experts_implementation=eager"  # one expert at a time, as in the oracle
     agreement.check(mixture, case(eager, *flags, rollouts=(Rollout(meta=0), Rollout(meta=5)), prepare=nothing_left), 2)
 
 
 def chunks_of_3(data):
-    """Logits of 3 positions at a time: many chunks, which every rank makes again in its backward."""
+    """Use logits of 3 positions at a time: many chunks, which every rank recomputes in its backward."""
     from openrlhf_mel.method import nll_chunks, nll_head
 
     nll_chunks.CHUNK, nll_chunks.CHUNKS = 3, 99
@@ -177,7 +177,7 @@ def chunks_of_3(data):
 @pytest.mark.parametrize("number", agreement.slow_but([1, 3], 3), ids=lambda number: f"ZeRO-{number}")
 @pytest.mark.parametrize("flags", agreement.slow_but([(), PACKED], PACKED), ids=["padded", "packed"])
 def test_gradient_by_several_chunks(folder, flags, number, dtype):
-    """With more chunks on the one rank than on the other."""
+    """One rank has more chunks than the other."""
     precision = (FP32,) if dtype == "fp32" else ()
     rollouts = (Rollout(policy=False), Rollout(meta=5))
     agreement.check(folder, Case((*precision, *flags, stage(number)), rollouts, prepare=chunks_of_3), 2)
@@ -185,7 +185,7 @@ def test_gradient_by_several_chunks(folder, flags, number, dtype):
 
 @pytest.fixture(scope="module")
 def capped(tmp_path_factory):
-    """A model that caps its logits after the head, so that the head alone does not give M's NLL."""
+    """Make a model that caps its logits after the head, so that the head alone does not give M's NLL."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     folder = oracle.make_model(tmp_path_factory.mktemp("capped"))
@@ -221,7 +221,7 @@ def test_every_m_once_an_epoch_spread_over_the_steps(folder, name):
 
 @pytest.fixture(scope="module")
 def baseline(folder):
-    """The parameters after an update by upstream's own trainer."""
+    """Return a function giving the parameters after an update by upstream's own trainer."""
     found = {}
 
     def after(count, *flags):
@@ -234,7 +234,7 @@ def baseline(folder):
 
 COEFFICIENT_0 = {"coefficients": (0.0,)}
 NOTHING_KEPT = {"rollouts": (Rollout(meta=0),)}
-BASELINES = {  # ranks, flags of both, what MEL has besides
+BASELINES = {  # ranks, flags of both, MEL's additional flags and options
     "coefficient 0": (1, (FP32,), (), COEFFICIENT_0),
     "coefficient 0, bf16": (1, (), (), COEFFICIENT_0),
     "coefficient 0, packed": (1, (FP32, *PACKED), (), COEFFICIENT_0),

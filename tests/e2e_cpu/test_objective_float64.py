@@ -1,4 +1,4 @@
-"""Eq. 10 on given logits, in float64: the policy loss and our NLL against the formula written out."""
+"""Eq. 10 on given logits, in float64: the policy loss and our NLL equal the formula written out."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ LONGEST = 16  # `rollout.max_new_tokens`
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("ms", [0, 1, 5])
 def test_joint_loss_in_float64(algorithm, mean_over, micro_batches, ms):
-    """The paradigm's policy loss and the NLL on given logits against Eq. 10 written out, by value and by gradient."""
+    """The paradigm's policy loss plus the NLL on given logits equals Eq. 10 in value and gradient."""
     from openrlhf_mel.cpu import standins
 
     standins.install()
@@ -43,7 +43,7 @@ def test_joint_loss_in_float64(algorithm, mean_over, micro_batches, ms):
     m_logits = [torch.randn(len(r.token_ids), vocabulary, dtype=torch.float64, requires_grad=True) for r in rows]
     leaves = [logits, *m_logits]
 
-    # ours: micro-batches, with the weights of the plan
+    # our code: micro-batches, weighted by the plan
     paradigm = PARADIGMS[algorithm]
     upstreams = PolicyLoss(
         *paradigm.clip, token_level_loss=paradigm.aggregation == "token-mean", policy_loss_type=paradigm.loss_type

@@ -1,4 +1,4 @@
-"""No combination leaves ranks waiting for each other, and each has Eq. 10's gradient. The ranks have a hard time limit."""
+"""No combination deadlocks ranks, and each has Eq. 10's gradient. The ranks have a hard time limit."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ LAYOUTS = {
     "ZeRO-3, dynamic": (*DYNAMIC, "--ds.zero_stage=3"),
 }
 FAST = agreement.slow_but(LAYOUTS, "ZeRO-2, dynamic", "ZeRO-3, padded")
-# One engine goes through all of these: ranks with and without Ms take turns.
+# One engine learns all of these: ranks with and without Ms alternate.
 ROLLOUTS = (
-    Rollout(meta=1),  # on one rank alone
+    Rollout(meta=1),  # on only one rank
     Rollout(meta=0),
     Rollout(meta=1, seed=1),
     Rollout(meta=5),
@@ -56,7 +56,7 @@ def test_fewer_ms_than_ranks(folder, layout):
 @pytest.mark.parametrize("meta", [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("flags", [(), PACKED, ("--ds.zero_stage=3",)], ids=["padded", "packed", "ZeRO-3"])
 def test_last_partial_batch(folder, flags, meta):
-    """24 samples, 16 a step; then a rollout that does not fill a step. Ms may all be in one step."""
+    """24 samples, 16 per step; then rollouts that do not fill a step. All Ms may be in one step."""
     check(folder, Case((FP32, *flags), (Rollout(6, meta), Rollout(2, meta), Rollout(1, meta, seed=1))), 2)
 
 
@@ -67,14 +67,14 @@ def test_optimizer_offloaded(folder, layout):
 
 @pytest.mark.parametrize("layout", FAST)
 def test_rft_without_a_correct_response(folder, layout):
-    """On one rank, or on any: the step is then M's alone, or nothing."""
+    """One rank or all ranks lack correct responses; in the latter case a step has only Ms, or is empty."""
     rollouts = (Rollout(meta=0, correct=()), Rollout(meta=1, correct=()), Rollout(meta=1, correct=(0, 3)))
     check(folder, Case((FP32, "--mel.algorithm=rft", *LAYOUTS[layout]), rollouts), 2)
 
 
 @pytest.mark.parametrize("stage", [2, 3], ids=lambda stage: f"ZeRO{stage}")
 def test_dynamic_rollout_smaller_than_a_step(folder, stage):
-    """Upstream makes no step of it, and nothing is left over for the next one."""
+    """Upstream makes no step from it, and nothing carries over to the next rollout."""
     case = Case((FP32, *DYNAMIC, f"--ds.zero_stage={stage}"), (Rollout(4, 3), Rollout(2, 3), Rollout(4, 1)))
     full, small, next_one = ranks.run(folder, case, 2, LIMIT_S)
     assert not small.gradients and small.status["mel/learned"] == 0

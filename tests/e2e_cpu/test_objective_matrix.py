@@ -1,4 +1,4 @@
-"""Eq. 10's gradient for everything that a CPU can run: ranks x ZeRO x layout of the batch x number format x Ms per rank."""
+"""Eq. 10's gradient for everything that a CPU can run: ranks x ZeRO x batch layout x number format x Ms per rank."""
 
 import pytest
 from e2e_cpu import agreement, oracle
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 def rollouts(count: int) -> tuple[Rollout, ...]:
-    """The policy alone, the NLL alone, both, neither; Ms: equal shares, unequal ones, fewer than ranks."""
+    """Cover the policy alone, the NLL alone, both, neither; Ms in equal shares, unequal shares, fewer than ranks."""
     ms = ({"meta": 2 * count, "equal": True}, {"meta": 2 * count + 1}, {"meta": 1})
     return (
         Rollout(meta=0),

@@ -1,4 +1,4 @@
-"""The gradient against its definition for every paradigm but GRPO, with Ms and without, and for what LoRA trains."""
+"""The gradient equals its definition for every paradigm except GRPO, with and without Ms, and for LoRA's parameters."""
 
 from types import SimpleNamespace
 
@@ -72,7 +72,7 @@ LORA = {
     "name", agreement.slow_but(LORA, "grpo, ZeRO-2", "rft, ZeRO-3, dynamic", "reinforce++, ZeRO-3")
 )
 def test_lora(folder, name):
-    """Of A and B alone, in W + alpha / rank * B A; the base weights get none."""
+    """Only A and B of W + alpha / rank * B A have gradients, the base weights none."""
     algorithm, flags = LORA[name]
     dtype = () if "bf16" in name else (FP32,)
     case = Case((*dtype, f"--mel.algorithm={algorithm}", *flags), WITH_AND_WITHOUT, lora_rank=RANK)
@@ -91,7 +91,7 @@ def test_lora_learns_over_several_steps(folder):
 @pytest.mark.parametrize("dtype", agreement.slow_but(["fp32", "bf16"], "bf16"))
 @pytest.mark.parametrize("stage", [1, 2, 3], ids=lambda stage: f"ZeRO{stage}")
 def test_lora_is_handed_over_merged(folder, stage, dtype):
-    """The engine gets W + alpha / rank * B A under the base model's names, and the policy is afterwards what it was."""
+    """The engine gets W + alpha / rank * B A under the base model's names, and the policy stays unchanged."""
     flags = (f"--ds.zero_stage={stage}", *([FP32] if dtype == "fp32" else []))
     case = Case(flags, (Rollout(),), lora_rank=RANK)
     data = case.data(folder, 2)
@@ -111,7 +111,7 @@ def test_lora_is_handed_over_merged(folder, stage, dtype):
 
 
 def _hand_over(rank, count, port, folder, case, data):
-    """What upstream sends, the parameters before, after, and after a hand-over that failed, and then the gradient."""
+    """Return the weights upstream sends, the parameters before, after, and after a failed sync, and the gradient."""
     from openrlhf.trainer.ray import ppo_actor
 
     from openrlhf_mel.upstream.lora import merged

@@ -1,4 +1,4 @@
-"""Each proof is itself proven: with a mistake put into the trainer, or a wrong gradient, the check fails."""
+"""Tests of the proof itself: with a fault injected into the trainer, or with a wrong gradient, the check fails."""
 
 import dataclasses
 
@@ -17,33 +17,33 @@ def folder(tmp_path_factory):
 
 
 def no_boundary(data):
-    """Hazard 1 with its remedy taken out: the boundary is the engine's own again, as upstream leaves it."""
+    """Use the engine's own accumulation boundary, as upstream does, not the joint strategy's."""
     from openrlhf_mel.upstream.policy_actor import JointStrategy
 
     JointStrategy.backward = lambda self, loss, model, optimizer, **_: self._strategy.backward(loss, model, optimizer)
 
 
 def nothing_set_aside(data):
-    """Two losses are handed over one after the other."""
+    """Both losses reach the engine in sequence, and no gradient is set aside."""
     from openrlhf_mel.upstream.gradients import GradientLedger
 
     GradientLedger.set_aside = lambda self: None
 
 
 def handed_over_twice(data):
-    """As if gradients could be set aside where they cannot."""
+    """Set gradients aside even where that is impossible."""
     from openrlhf_mel.upstream.policy_actor import JointTrainer
 
     JointTrainer.reduces_gradients = property(lambda self: self.at_boundary)
 
 
 def mean_over_ranks(data):
-    """The NLL is not multiplied by the number of ranks, over which the engine averages."""
+    """Omit the NLL's factor of the number of ranks, over which the engine averages."""
     _reweigh(lambda weight, own, ranks: weight / ranks)
 
 
 def mean_of_each_rank(data):
-    """Every rank takes the mean over its own Ms, and the engine the mean of these."""
+    """Take each rank's mean over its own Ms; the engine then averages these means."""
     _reweigh(lambda weight, own, ranks: 1 / own / ranks)
 
 
@@ -64,7 +64,7 @@ def _reweigh(weigh):
 
 
 def denominator_with_ms(data):
-    """The policy's denominators count M's tokens and Ms as well."""
+    """Count M's tokens and Ms in the policy's denominators."""
     from openrlhf.trainer.ray import ppo_actor
 
     windows = ppo_actor.iter_grad_accum_global_norm
@@ -85,14 +85,14 @@ def denominator_with_ms(data):
 
 
 def upstreams_own_loss(data):
-    """A paradigm's own loss is left out."""
+    """Use upstream's loss instead of the paradigm's own."""
     from openrlhf_mel.upstream import policy_actor
 
     policy_actor.policy_loss = lambda paradigm, upstreams, args: upstreams
 
 
 def clip_of_a_token(data):
-    """GSPO's ratio may go as far from 1 as a token's."""
+    """Clip GSPO's ratio with the range for tokens."""
     from openrlhf_mel.upstream import policy_actor
 
     make = policy_actor.policy_loss
@@ -106,7 +106,7 @@ def clip_of_a_token(data):
 
 
 def rollout_temperature(data):
-    """M is conditioned at the temperature at which the policy was sampled."""
+    """Condition M at the rollout temperature."""
     from openrlhf_mel.method import nll_head
 
     exact = nll_head.token_nll
@@ -118,7 +118,7 @@ def rollout_temperature(data):
 
 
 TEMPERATURE = 0.7
-# Mistake: cases in which it counts, with 2 ranks.
+# Fault -> cases in which it matters, with 2 ranks.
 FAULTS = {
     no_boundary: {
         "ZeRO-1, the policy alone": Case((FP32, *DYNAMIC, "--ds.zero_stage=1"), (Rollout(meta=0),)),
@@ -131,7 +131,7 @@ FAULTS = {
         "ZeRO-2": Case((FP32,), (Rollout(meta=5),)),
         "ZeRO-2, dynamic": Case((FP32, *DYNAMIC), (Rollout(meta=5),)),
     },
-    # Under ZeRO-3, and under ZeRO-2 after several micro-batches, offloaded gradients add up even so.
+    # Under ZeRO-3, and under ZeRO-2 after several micro-batches, offloaded gradients add up correctly even so.
     handed_over_twice: {
         "offloaded, ZeRO-1": Case((FP32, *DYNAMIC, "--ds.zero_stage=1"), (Rollout(meta=5),), offload=True),
         "offloaded, ZeRO-2": Case((FP32,), (Rollout(meta=5),), micro_batch=8, offload=True),
@@ -166,13 +166,13 @@ def test_a_mistake_is_found(folder, fault, name):
     case = FAULTS[fault][name]
     with pytest.raises(AssertionError, match=r"^distance "):
         agreement.check(folder, dataclasses.replace(case, prepare=fault), 2)
-    agreement.check(folder, case, 2)  # and nothing else was wrong
+    agreement.check(folder, case, 2)  # without the fault the case passes
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("wrong", ["one small tensor", "zero", "all", "missing"])
 def test_a_wrong_gradient_is_found(dtype, wrong):
-    """By the limits themselves: twice the limit is too much, half of it is not."""
+    """An error of half the limit passes, twice the limit fails."""
     torch.manual_seed(0)
     wanted = {"large": torch.randn(99), "small": 1e-3 * torch.randn(9), "zero": torch.zeros(9)}
     overall, each = agreement.LIMITS[dtype]

@@ -1,4 +1,4 @@
-"""The gradient through Ray: upstream's actor group, its way of handing out experiences, Ms and calls."""
+"""The gradient through Ray: upstream's actor group and its distribution of experiences, Ms and calls."""
 
 import pytest
 from e2e_cpu import agreement, nursery, oracle

@@ -14,7 +14,7 @@ from PIL import Image
 from eval import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LIMIT = 90  # seconds of one start of the browser
+LIMIT = 90  # seconds per browser run
 
 pytestmark = [
     pytest.mark.skipif(
@@ -30,7 +30,7 @@ HOSTILE = (
 
 
 class Dom(html.parser.HTMLParser):
-    """Texts of the page after its script ran, by tag and class."""
+    """Texts of the page after its script has run, by tag and class."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -59,7 +59,7 @@ class Dom(html.parser.HTMLParser):
 
 
 def browse(tmp_path: Path, page: Path, *options: str) -> str:
-    """Run the browser on a page; it and all its processes are killed when it is overdue."""
+    """Run the browser on a page; after LIMIT seconds kill it and all its processes."""
     argv = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
     argv += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--no-first-run"]
     argv += [*options, page.as_uri()]
@@ -76,7 +76,7 @@ def browse(tmp_path: Path, page: Path, *options: str) -> str:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Also the helpers that outlive the browser by a moment, in its process group."""
+    """End the browser's process group, including helpers that briefly outlive it."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -107,7 +107,7 @@ def test_the_question_and_its_samples_are_shown_and_nothing_hostile_runs(page, t
     assert dom.texts["pre.reference"] == ["2</pre>"]
     assert dom.texts["pre.response"] == [HOSTILE, "So \\boxed{2}.", "So \\boxed{3}"]
     assert dom.texts["span.count"] == ["of 58"]
-    summaries = dom.texts["summary"][-4:-1]  # the last one is of the settings
+    summaries = dom.texts["summary"][-4:-1]  # the last one belongs to the settings
     for summary, words in zip(
         summaries,
         (
@@ -124,7 +124,7 @@ def test_the_question_and_its_samples_are_shown_and_nothing_hostile_runs(page, t
 
 
 def test_the_policy_stops_what_is_not_the_page_s_own(page, tmp_path):
-    """As if something had got past the escaping."""
+    """Simulates markup that escaping missed."""
     injected = f'<main><script>{RUN}</script><img src="x" onerror="{RUN}"><a href="javascript:{RUN}" autofocus>x</a>'
     target = tmp_path / "injected.html"
     target.write_text(page.read_text(encoding="utf-8").replace("<main>", injected), encoding="utf-8")
@@ -135,7 +135,7 @@ def test_the_policy_stops_what_is_not_the_page_s_own(page, tmp_path):
 
 
 def drive(page: Path, target: Path, steps: str) -> Path:
-    """The page with a second script that uses it; the policy is told of it, as of nothing else."""
+    """Add a second script that operates the page; the policy allows only this addition."""
     text = page.read_text(encoding="utf-8")
     script = f"addEventListener('load', () => {{ {steps} }});"
     digest = report._hash(script).replace("'", "&#39;")
@@ -185,13 +185,13 @@ def test_screenshot(page, tmp_path, width, theme):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 200
         ground = pixels.getpixel((2, 2))
         assert ground < 60 if theme == "dark" else ground > 200
-        for top in range(0, 3600, 600):  # no part of it is blank
+        for top in range(0, 3600, 600):  # no part is blank
             low, high = pixels.crop((0, top, width, top + 600)).getextrema()
             assert high - low > 60
 
 
 def test_nothing_is_wider_than_a_phone(page, tmp_path):
-    """At 500 pixels, below which the browser has no window (a screenshot it has)."""
+    """Tested at 500 pixels, the browser's smallest window (screenshots can be smaller)."""
     steps = "document.title = document.documentElement.scrollWidth + ' of ' + innerWidth;"
     driven = drive(page, tmp_path / "driven.html", steps)
     dom = Dom(browse(tmp_path, driven, "--dump-dom", "--window-size=500,800", "--virtual-time-budget=3000"))

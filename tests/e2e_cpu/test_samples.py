@@ -1,4 +1,4 @@
-"""Upstream's samples generator with MEL on top, on a real Ray, with a scripted engine in the place of the model."""
+"""Upstream's samples generator with MEL on top, on a real Ray, with a scripted engine as the model."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def generator(engine):
 
 
 def collect(samples):
-    """The groups and the candidates that travel on `samples`."""
+    """Return the groups and candidates attached to `samples`."""
     from openrlhf_mel.upstream import group_sample
 
     found = group_sample.records_of(samples)
@@ -123,7 +123,7 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
     finished = {p: t for t, kind, p in events if kind == "rollout"}
     slow = next(t for p, t in finished.items() if "slow" in p)
     early = [t for t, kind, p in events if kind in ("analysis", "replay") and "slow" not in p]
-    assert len(early) == 6 and max(early) < slow  # three questions went through M and replay before the slow rollout
+    assert len(early) == 6 and max(early) < slow  # three questions finished M and replay before the slow rollout
     groups, candidates = collect(made)
     assert {g.question for g in groups} == {"slow until 3", "a", "b", "c"}
     assert len(candidates) == 4 and all(m.kept for m in candidates)
@@ -132,7 +132,7 @@ def test_each_group_starts_its_experience_when_it_is_finished(engine, generator)
 
 
 def test_an_m_that_did_not_end_by_itself_is_truncated(generator):
-    """By vLLM's other reasons to finish a request; a stop token is "stop", as the end token is."""
+    """These are vLLM's other finish reasons; stop tokens and the end token give "stop"."""
     made, *_ = generator(["[length]", "[abort]", "[error]", "a"]).generate_samples(max_len=4000, max_new_tokens=100)
     assert {m.group.question: m.reason for m in collect(made)[1]} == {
         "[length]": "truncated", "[abort]": "truncated", "[error]": "truncated", "a": None,
@@ -158,7 +158,7 @@ def test_evaluation_never_constructs(engine, generator):
     events = seen(engine)
     assert len(evaluated) == 8 and [kind for _, kind, _ in events] == ["rollout", "rollout"]
     assert collect(evaluated) == ([], [])
-    # and nothing of it comes out with the next rollout
+    # none of it appears in the next rollout
     made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
     groups, candidates = collect(made)
     assert {g.question for g in groups} == {m.group.question for m in candidates} == {"a", "b"}
@@ -176,7 +176,7 @@ def test_experiences_travel_with_their_group_through_the_buffer(generator):
 
 
 def test_a_group_and_its_experiences_survive_a_queue(generator):
-    """The asynchronous trainer gets samples from another process; a rollout that began in a buffer has no info."""
+    """The asynchronous trainer gets samples from another process; a rollout served from the buffer has no info."""
     import pickle
 
     from openrlhf_mel.upstream import group_sample
@@ -230,7 +230,7 @@ def test_disabled_is_upstreams_generator(engine, generator):
         (1.0, True, "off", 1, None),
         (0.9, True, "off", None, None),
         (1.0, False, "off", None, None),
-        (1.0, False, "token", 1, 1),  # upstream's correction asks by itself
+        (1.0, False, "token", 1, 1),  # upstream's correction requests them itself
     ],
 )
 def test_the_engines_log_probs_are_asked_for_where_they_are_compared(
@@ -250,4 +250,4 @@ def test_the_engines_log_probs_are_asked_for_where_they_are_compared(
     assert ray.get(engine.asked_log_probs.remote()) == [
         ("rollout", evaluation), ("rollout", rollout), ("replay", None),
     ]  # fmt: skip
-    assert g.args.algo.advantage.is_correction_level == level  # what the loss reads
+    assert g.args.algo.advantage.is_correction_level == level  # the value that the loss reads

@@ -1,4 +1,4 @@
-"""A policy that sleeps between its updates learns what it would awake, and after a save and a resume as well."""
+"""A policy that sleeps between its updates learns the same as one that stays awake, also after a save and a resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROLLOUTS = (Rollout(meta=5), Rollout(meta=3, seed=1))
 CASES = {
     "ZeRO-2": Case((), ROLLOUTS, learning_rate=1e-3),
     "ZeRO-3": Case(("--ds.zero_stage=3",), ROLLOUTS, learning_rate=1e-3),
-    "ZeRO-3, fp32": Case(("--ds.zero_stage=3", FP32), ROLLOUTS, learning_rate=1e-3),  # its weights are their own master
+    "ZeRO-3, fp32": Case(("--ds.zero_stage=3", FP32), ROLLOUTS, learning_rate=1e-3),  # no separate master weights
 }
 
 
@@ -29,7 +29,7 @@ def test_sleep_changes_nothing_and_leaves_nothing_in_a_checkpoint(tmp_path, case
         folder = tmp_path / f"run {sleeps}"
         return nursery.run(_rank, case, model, data[step], ranks.free_port(), folder, sleeps, step > 0, ranks=2)[0]
 
-    for step in (0, 1):  # each in a process of its own, the second after a resume
+    for step in (0, 1):  # each in a new process, the second after a resume
         awake, asleep = run(False, step), run(True, step)
         for parameter, value in awake.items():
             assert torch.equal(asleep[parameter], value), parameter
@@ -46,7 +46,7 @@ def test_sleep_changes_nothing_and_leaves_nothing_in_a_checkpoint(tmp_path, case
 def _rank(
     rank: int, case: Case, model: Path, data: Any, port: int, run_dir: Path, sleeps: bool, resume: bool
 ) -> dict[str, torch.Tensor]:
-    """The parameters after an update, as upstream's trainer has it made, and a save of it."""
+    """Update the policy as upstream's trainer does, save it, and return its parameters."""
     args = ranks.arguments(case, 2, f"--mel.run_dir={run_dir}")
     args.ds.enable_sleep, args.ckpt.load_enable = sleeps, resume
     strategy, actor = ranks.start(case, args, rank, 2, port, model)

@@ -1,4 +1,4 @@
-"""A run that is stopped, or killed at any moment, goes on: every step once, no question twice in an epoch."""
+"""A run that is stopped, or killed at any moment, resumes: every step once, no question twice in an epoch."""
 
 import contextlib
 import inspect
@@ -32,7 +32,7 @@ mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, runtime: cpu
 
 @pytest.fixture
 def run(tmp_path):
-    """Start the run, or take it up again."""
+    """Return an object that starts or resumes the run."""
     config, out = tmp_path / "run.yaml", tmp_path / "out"
     config.write_text(TOY)
 
@@ -61,18 +61,18 @@ def run(tmp_path):
 
 
 def kill_all(process):
-    """The trainer and everything that it started, as a node that fails or Slurm does."""
+    """Kill the trainer and everything that it started, as a failing node or Slurm would."""
     with contextlib.suppress(psutil.NoSuchProcess):
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for one in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        process.wait(20)  # first: psutil would take the exit code
+        process.wait(20)  # before psutil, which would consume the exit code
         psutil.wait_procs(tree[1:], 20)
 
 
 def wait_for(process, condition, limit=300):
-    """Whether `condition` came true while the process ran."""
+    """Return whether `condition` came true while the process ran."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline and process.poll() is None:
         if condition():
@@ -112,15 +112,15 @@ def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     run.finish(*flags)
     check_history(run, STEPS)
     began = time.monotonic()
-    run.finish(*flags, limit=120)  # finished: ends at once
+    run.finish(*flags, limit=120)  # a finished run exits at once
     assert time.monotonic() - began < 60 and run.steps() == list(range(1, STEPS + 1))
 
 
 def halt_at(moment, pattern, mark):
-    """Hold up the process that is about to do `moment`, an audit event, to a path like `pattern`, and write `mark`.
+    """Write `mark` and block the process before the audit event `moment` on a path like `pattern`.
 
-    Its source is a `sitecustomize.py` which every process of a run reads: the saving is done in Ray's actors. For the
-    moment `torch.save` the file is cut in half first. Each evaluation is better than those before.
+    This source becomes a `sitecustomize.py` that every process of a run loads, since Ray's actors do the saving. For
+    `torch.save` the file is first cut in half. Each evaluation is better than the previous one.
     """
     import contextlib
     import os
@@ -165,7 +165,7 @@ def halt_at(moment, pattern, mark):
     sys.addaudithook(watch)
 
 
-# What is about to be done when the kill comes, and the step of the newest whole checkpoint that is left by then.
+# The operation before which the kill comes, and the step of the newest whole checkpoint left at that point.
 MOMENTS = {
     "the first checkpoint, not begun": ("os.mkdir", "*/global_step1.partial", 0),
     "the first checkpoint, half a file": ("torch.save", "*/global_step1.partial/*_optim_states.pt", 0),
@@ -180,7 +180,7 @@ MOMENTS = {
 }
 
 
-# What is expected at a moment is by those before it: these three can follow each other.
+# Expectations depend on the moments before: these three can follow each other.
 OFTEN = ["the first checkpoint, half a file", "rotation, nothing deleted", "the end, its model not named"]
 
 
@@ -189,9 +189,9 @@ OFTEN = ["the first checkpoint, half a file", "rotation, nothing deleted", "the 
     "moments", [pytest.param(OFTEN, id="three moments"), pytest.param([*MOMENTS], id="ten", marks=pytest.mark.release)]
 )
 def test_kill_9(run, tmp_path, moments):
-    """In a chain of resumes; at most the steps since the last checkpoint are lost, and none of it is chance.
+    """Kill at each moment in a chain of resumes, without randomness; only steps since the last checkpoint are lost.
 
-    An episode's last rollout is half a one, so that the data's end is found in the middle of a draw.
+    An episode's last rollout has half the questions, so that the data end in the middle of a draw.
     """
     rows = (REPO / "data" / "toy" / "test.jsonl").read_text().splitlines(keepends=True)[:2]
     (tmp_path / "eval.jsonl").write_text("".join(rows))
@@ -221,7 +221,7 @@ def test_kill_9(run, tmp_path, moments):
         whole = checkpoint.find(run.checkpoints)
         assert max((c.step for c in whole), default=0) == newest, name
         assert run.steps() == list(range(1, len(run.steps()) + 1)) and len(run.steps()) - newest <= 1, name
-        assert max((c.step for c in whole if c.best), default=0) >= best, name  # never without one again
+        assert max((c.step for c in whole if c.best), default=0) >= best, name  # a best one always remains
         best = max((c.step for c in whole if c.best), default=0)
     assert best == steps
     run.finish(*flags, limit=300)

@@ -1,4 +1,4 @@
-"""Whole runs: the entry, Ray, upstream's trainer, DeepSpeed, rollouts of the tiny model, meta-experiences, the run's log."""
+"""Whole runs: the entry, Ray, upstream's trainer, DeepSpeed, the tiny model's rollouts, meta-experiences, the log."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def test_two_processes_learn_from_meta_experiences(train, flags):
 
 
 def changed(out):
-    """The final model loads and is not the one that training started from."""
+    """Check that the final model loads and differs from the initial one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -91,7 +91,7 @@ def changed(out):
 
 @pytest.mark.slow
 def test_evaluation_leaves_no_trace_in_training(train, tmp_path):
-    """rft, evaluated after each step on questions of its own, which never reach the archive or the actor."""
+    """With rft, evaluated after each step; the evaluation's questions never reach the archive or the actor."""
     rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
     (tmp_path / "eval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     flags = ["--eval.dataset", tmp_path / "eval.jsonl", "--eval.steps=1", "--mel.algorithm=rft",
@@ -138,7 +138,7 @@ PARTIAL = ("--train.async_enable", "--train.partial_rollout_enable", "--rollout.
 )
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.release)])
 def test_engines_and_policy_share_time(train, tmp_path, flags, engine):
-    """What is kept in a step is learned in that step, whoever makes the rollouts, and evaluation leaves no trace."""
+    """Ms kept in a step are learned in that step, in every schedule of rollouts; evaluation leaves no trace."""
     rows = lines(REPO / "data" / "toy" / "test.jsonl")[:4]
     (tmp_path / "eval.jsonl").write_text("".join(json.dumps({**r, "datasource": "default"}) + "\n" for r in rows))
     evaluation = ("--eval.dataset", tmp_path / "eval.jsonl") if "--eval.steps=1" in flags else ()
@@ -161,7 +161,7 @@ def test_engines_and_policy_share_time(train, tmp_path, flags, engine):
 
 
 def steps_learned(state):
-    """Optimizer steps of the weights in a checkpoint, as its engine counted them."""
+    """Return the optimizer steps of a checkpoint's weights, as counted by its engine."""
     import torch
 
     return torch.load(state, map_location="cpu", weights_only=False)["global_steps"]
@@ -169,7 +169,7 @@ def steps_learned(state):
 
 @pytest.mark.release
 def test_the_last_rollout_may_be_smaller_and_uneven(train):
-    """13 questions, 8 a step: of the last 5, 40 samples, 2 ranks can share 32 in whole micro-batches; the rest is told."""
+    """13 questions, 8 per step: of the last 40 samples 2 ranks share 32, whole micro-batches; the rest is reported."""
     out, done = train(TOY.replace("max_samples: 16", "max_samples: 13"), "--actor.num_gpus_per_node=2")
     first, last = lines(out / "metrics.jsonl")
     assert first["rollout/groups_left_out"] == 0 and last["rollout/groups_left_out"] == 1
@@ -200,7 +200,7 @@ def test_minimal_configuration_on_gsm8k(train, shared):
 
 @pytest.fixture
 def cluster():
-    """The address of a Ray cluster that was started elsewhere, in another folder."""
+    """Yield the address of a Ray cluster that was started in another folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
@@ -215,7 +215,7 @@ def cluster():
                     break
             time.sleep(0.1)
         address = f"127.0.0.1:{port}"
-        # The address answers before the node has registered.
+        # The port accepts connections before the node has registered.
         there = f"import ray; ray.init({address!r}); raise SystemExit(ray.cluster_resources().get('GPU') != 16)"
         for _ in range(10):
             if subprocess.run([sys.executable, "-c", there], cwd="/", timeout=120, **quiet).returncode == 0:

@@ -1,4 +1,4 @@
-"""The cluster, and the project that jobs are submitted from."""
+"""The Slurm cluster, and the project from which jobs are submitted."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ STAND_INS = Path(__file__).with_name("stand_ins")
 def cluster():
     """A Slurm of eight 8-GPU nodes."""
     if absent := missing():
-        # In CI, where nobody reads of a skip, its lack is a mistake of the image.
+        # In CI, where skips go unnoticed, missing commands are an error of the image.
         lack = pytest.fail if os.environ.get("CI") else pytest.skip
         lack(f"needs Slurm: no {', '.join(absent)} (Debian: apt-get install slurm-wlm slurmctld slurmd)")
-    # Not pytest's folder: Slurm's paths have to be short.
+    # Not pytest's folder, since Slurm's paths must be short.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder)) as running:
         yield running
 
 
 class Project:
-    """A checkout as far as jobs can see: everything is the repository's, but runs, logs and site.env are its own."""
+    """A checkout as seen by jobs: links to the repository's files, with its own runs, logs and site.env."""
 
     def __init__(self, folder: Path, cluster: Cluster):
         self.folder, self.cluster = folder, cluster
@@ -42,13 +42,13 @@ class Project:
         (folder / ".venv").symlink_to(sys.prefix)
 
     def site(self, **values: object) -> None:
-        """Lines of slurm/site.env; None takes one out."""
+        """Set lines of slurm/site.env; None removes a line."""
         self._site |= values
         lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in self._site.items() if value is not None]
         (self.folder / "slurm" / "site.env").write_text("".join(lines))
 
     def stand_in(self, **scripts: str) -> None:
-        """Scripts of `stand_ins/` in the place of what Python would run: `stand_in(train="train.py")`."""
+        """Replace what Python would run by scripts of `stand_ins/`: `stand_in(train="train.py")`."""
         self._stand_ins |= scripts
         arms = "".join(
             f'    *{word}*) exec {sys.executable} {STAND_INS / script} "$@" ;;\n'
@@ -60,7 +60,7 @@ class Project:
         self.site(MEL_PYTHON=python)
 
     def submit(self, *arguments: object, **environment: str) -> str:
-        """The id of a job."""
+        """Submit a job; return its id."""
         if not (self.folder / "slurm" / "site.env").exists():
             self.site()
         number = self.cluster.submit(*arguments, cwd=self.folder, **environment)
@@ -68,18 +68,18 @@ class Project:
         return number
 
     def run(self, *arguments: object, limit: float, **environment: str) -> Job:
-        """A job, submitted and ended."""
+        """Submit a job and wait for its end."""
         return self.cluster.wait(self.submit(*arguments, **environment), limit)
 
     def logs(self, name: str) -> str:
-        """Everything under slurm/logs that matches, with the files' names."""
+        """Return all matching files under slurm/logs, each with its name."""
         found = sorted((self.folder / "slurm" / "logs").glob(f"**/{name}"))
         return "".join(f"{path}:\n{path.read_text(errors='replace')}\n" for path in found if path.is_file())
 
 
 @pytest.fixture
 def project(tmp_path, cluster):
-    """See Project. What a test leaves behind of its jobs is cancelled."""
+    """A Project; jobs that a test leaves behind are cancelled."""
     made = Project(tmp_path / "project", cluster)
     yield made
     for number in made.jobs:
@@ -88,7 +88,7 @@ def project(tmp_path, cluster):
 
 @pytest.fixture
 def trainer(project):
-    """Ray, preflight and the trainer stood in for: what is left is the scripts' own work, in seconds."""
+    """A project with stand-ins for Ray, preflight and the trainer: only the scripts run, within seconds."""
     project.stand_in(
         **{
             "openrlhf_mel.train": "train.py",
@@ -102,7 +102,7 @@ def trainer(project):
 
 @pytest.fixture(autouse=True)
 def no_settings_of_ones_own(monkeypatch):
-    """A developer's own environment does not reach the jobs."""
+    """Keep the developer's own settings from the jobs."""
     for name in list(os.environ):
         if name.startswith(("MEL_", "SBATCH_", "SLURM_")):
             monkeypatch.delenv(name)

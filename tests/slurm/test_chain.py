@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def submit(project):
-    """slurm/submit_experiment.sh in the project; what it prints, and the ids of what it submitted."""
+    """Run slurm/submit_experiment.sh in the project; return the process and the ids of the submitted jobs."""
 
     def run(*arguments, code=0):
         project.site()
@@ -53,7 +53,7 @@ def test_what_preflight_refuses_is_not_submitted(submit, cluster):
 
 @pytest.fixture
 def fake_sbatch(project, tmp_path, monkeypatch):
-    """Shell commands in sbatch's place."""
+    """Replace sbatch by shell commands."""
 
     def make(commands):
         fake = tmp_path / "bin" / "sbatch"
@@ -66,7 +66,7 @@ def fake_sbatch(project, tmp_path, monkeypatch):
 
 
 def test_defaults_of_the_login_node_stay_there(project, submit, fake_sbatch, tmp_path, monkeypatch):
-    """sbatch hands its environment to the job, where a default would be taken for the user's choice."""
+    """sbatch passes its environment to the job, where a default would look like the user's choice."""
     fake_sbatch(f"env >>{tmp_path}/said; echo 77")
     (tmp_path / "secrets").write_text("HF_TOKEN=hf_secret\n")
     (tmp_path / "secrets").chmod(0o600)
@@ -99,7 +99,7 @@ def test_a_submission_that_slurm_refuses(submit, fake_sbatch, training, evaluati
     ids=["a container's", "fails", "refuses"],
 )
 def test_what_became_of_preflight(project, submit, tmp_path, python, code, says):
-    """Only exit code 2 is its word on the configuration."""
+    """Only exit code 2 means that preflight refused the configuration."""
     if python:
         (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
         (tmp_path / "python").chmod(0o755)
@@ -121,7 +121,7 @@ def test_preflight_knows_the_card(project, submit):
 
 
 def test_flags_of_sbatch(project, submit, tmp_path):
-    """From --sbatch for the training (preflight reads them too), from the YAML for its evaluation, in quotes or not."""
+    """The training's come from --sbatch (also read by preflight), the evaluation's from the YAML, quoted or not."""
     project.stand_in(**{"openrlhf_mel.preflight": "says.py"})
     for quote in ("", '"', "'"):
         evaluation = tmp_path / "eval.yaml"
@@ -172,7 +172,7 @@ def test_the_evaluation_waits_through_a_restart(trainer, submit, cluster):
     assert cluster.job(evaluation).state == "PENDING"
     assert cluster.wait(training, limit=90).state == "COMPLETED"
     job = cluster.wait(evaluation, limit=60)
-    assert job.state == "FAILED" and "slurm/lib" not in job.output  # it ran; the stand-in has left no model
+    assert job.state == "FAILED" and "slurm/lib" not in job.output  # it ran, but the stand-in saved no model
     assert "holds no model and no checkpoint" in job.output or "no manifest.json of a training run" in job.output, (
         job.output
     )
@@ -196,7 +196,7 @@ def test_training_then_its_evaluation(submit, project, cluster):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_an_array_over_benchmarks(project, cluster):
-    """Two elements, a benchmark each; whoever is last merges."""
+    """Two elements, one benchmark each; the last to finish merges the results."""
     flags = ["--config", "slurm/configs/eval/smoke.yaml", "--benchmarks", "test,train", "--model", "data/toy/model",
              "--template", "data/toy/templates", "--limit", 8, "--output-dir", "out"]  # fmt: skip
     number = project.submit(
@@ -212,7 +212,7 @@ def test_an_array_over_benchmarks(project, cluster):
 
 @pytest.fixture
 def evaluate(tmp_path, command):
-    """An element's own command."""
+    """Run the command of one array element."""
 
     def run(config, *flags, element=None, code=0):
         (tmp_path / "eval.yaml").write_text(yaml.safe_dump(config))
@@ -298,7 +298,7 @@ def test_engines_of_a_node_of_four_gpus(name, engines, gpus, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_prepare_data_from_a_folder(project, shared):
-    """As on nodes without internet."""
+    """Tests the way for nodes without internet access."""
     folder = project.folder / "downloaded"
     (folder / "data").mkdir(parents=True)
     for path in (shared / "data" / "benchmarks").glob("*.jsonl"):

@@ -1,4 +1,4 @@
-"""slurm/first_hour.py, as far as a CPU goes."""
+"""slurm/first_hour.py, as far as it can be tested on a CPU."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ def short_training(first_hour):
 
 @pytest.fixture
 def vllm(monkeypatch):
-    """Which vLLM is installed, as the checks see it."""
+    """Set which vLLM the checks find installed."""
 
     def install(build):
         monkeypatch.setattr(vllm_build, "installed", lambda: build)
@@ -109,7 +109,7 @@ def test_vllm_is_judged_by_its_version_whatever_its_distribution(
 
 
 def rows(*measured):
-    """A run's, of the mean and the largest difference of each step."""
+    """Return a run's metrics rows from the mean and largest difference of each step."""
     return [
         {"step": step, "rollout/logprob_diff_mean": mean, "rollout/logprob_diff_max": largest}
         for step, (mean, largest) in enumerate(measured, 1)
@@ -120,19 +120,19 @@ def rows(*measured):
 @pytest.mark.parametrize(
     ("measured", "before", "after"),
     [
-        # Sound, in bf16, as measured: the toy on both engines, and SmolLM2-135M on vLLM.
+        # Correct runs in bf16, as measured: the toy model on both engines, and SmolLM2-135M on vLLM.
         ([(6e-4, 0.15), (2e-3, 0.25), (2e-3, 0.2), (1e-3, 0.15)], True, True),
         ([(0.0012, 0.15), (0.0013, 0.29), (0.0012, 0.41), (0.0019, 0.24)], True, True),
         ([(0.040, 0.55), (0.040, 0.55)], True, True),
-        # Nothing is handed over. What a signed mean of 0.0198 let pass; its mean is then at least that.
+        # No weight sync. A signed mean of 0.0198 once passed; the mean |difference| is at least that.
         ([(1.3e-3, 0.15), (0.0198, 0.9), (0.0198, 0.9)], True, False),
         ([(1.3e-3, 0.15), (0.0299, 1.5), (0.1050, 5.0), (0.18, 9.4)], True, False),
-        ([(0.040, 0.55), (0.18, 1.9)], True, False),  # ... nor is it by comparison with the first step alone
-        ([(1.3e-3, 0.15), (2e-3, 9.4)], True, False),  # one row of the embedding, say: few tokens, by much
-        # Two models, already in the first step.
+        ([(0.040, 0.55), (0.18, 1.9)], True, False),  # ... also if the first step's difference is large
+        ([(1.3e-3, 0.15), (2e-3, 9.4)], True, False),  # few tokens differ, but by much: e.g. one row of the embedding
+        # Engine and policy are different models from the first step on.
         ([(0.1, 1.9), (0.04, 1.0)], False, True),
         ([(0.01, 2.5), (0.01, 1.0)], False, True),
-        ([(1.3e-3, 0.15)], True, False),  # not measured after it
+        ([(1.3e-3, 0.15)], True, False),  # nothing measured after the first step
         ([], False, False),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_training_that_dies_is_told(first_hour, tmp_path, monkeypatch):
 
 
 def gone(pid, limit=10):
-    """Whether a process has ended. One that nobody has reaped yet has."""
+    """Return whether a process has ended; a zombie counts as ended."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         try:
@@ -215,7 +215,7 @@ def gone(pid, limit=10):
 
 @pytest.mark.timeout(60)
 def test_what_a_check_has_started_ends_with_it(first_hour, tmp_path, monkeypatch):
-    """A grandchild that tidies up is given the time for it; one that does not listen is killed."""
+    """A grandchild gets time to clean up; one that ignores SIGTERM is killed."""
     monkeypatch.setattr(first_hour.process_group, "GRACE_S", 1)
     (tmp_path / "tidy").write_text(
         "trap 'echo tidied >tidied; exit' TERM\necho $$ >tidy.pid\nwhile :; do sleep 0.1; done\n"
@@ -234,7 +234,7 @@ def test_what_a_check_has_started_ends_with_it(first_hour, tmp_path, monkeypatch
 
 @pytest.mark.timeout(60)
 def test_what_a_check_leaves_behind_ends_too(first_hour, tmp_path):
-    """It would hold GPU memory, or its output's end, in the next check."""
+    """It would hold GPU memory, or an output pipe, during the next check."""
     script = f"sleep 300 >/dev/null 2>&1 & echo $! >{tmp_path}/pid; echo done"
     done = first_hour.process_group.run(["sh", "-c", script], 30)
     assert (done.returncode, done.stdout) == (0, "done\n") and gone((tmp_path / "pid").read_text().strip())
@@ -249,7 +249,7 @@ def test_what_a_check_leaves_behind_ends_too(first_hour, tmp_path):
             {0: 6.0, 1: 6.0},
             {0: 6.0, 1: 8.2},
             False,
-        ),  # Adam's states of 0.6 billion parameters on two GPUs, on one of them
+        ),  # one of two GPUs keeps Adam's states of 0.6 billion parameters
         ({i: 4.0 for i in range(8)}, {i: 4.56 for i in range(8)}, False),  # ... and on eight
         ({0: 6.0}, {0: 6.0 + 0.25}, True),
         ({0: 6.0}, {0: 6.0 + 0.26}, False),
@@ -268,7 +268,7 @@ def test_gpu_memory_that_grew_over_a_resume(first_hour, before, after, passed):
 
 @pytest.mark.timeout(60)
 def test_gpu_memory_is_measured_over_a_step_of_each_half(first_hour, short_training, tmp_path, monkeypatch):
-    """The least, from one checkpoint to the next: not while a model is loaded, and not in the rollout alone."""
+    """The minimum between two checkpoints: it excludes model loading, and does not cover the rollout alone."""
     training = short_training.ShortTraining("data/toy/model", tmp_path, gpus=0)
     training._cuda = True
     latest = training.run_dir / "checkpoints" / "_actor" / "latest"

@@ -1,4 +1,4 @@
-"""Jobs that are submitted from inside another job, whose variables come along: what the new job's steps see is its own."""
+"""Jobs submitted from inside another job inherit its variables; the new job's steps must see only their own."""
 
 import json
 
@@ -9,16 +9,16 @@ SMOKE = "slurm/smoke.sbatch"
 
 
 def start(project, run="smoke"):
-    """The last of the trainer's starts in a run."""
+    """Return the trainer's last start in a run."""
     return json.loads((project.folder / "runs" / run / "starts.jsonl").read_text().splitlines()[-1])
 
 
 def environment(project, run="smoke"):
-    """Slurm's variables in the trainer's step."""
+    """Return Slurm's variables in the trainer's step."""
     return {k: v for k, v in start(project, run)["environment"].items() if k.startswith(("SLURM", "SRUN"))}
 
 
-# What reached the steps, and ended the job, pinned it, renamed it or made it another size.
+# Variables that once reached the steps and ended the job, pinned it, renamed it or changed its size.
 LEFTOVERS = {
     "memory": {"SLURM_MEM_PER_CPU": "4000"},
     "gpu_memory": {"SLURM_MEM_PER_GPU": "4000"},
@@ -71,7 +71,7 @@ INSIDE = ("--output=/dev/null", "--cpus-per-task=2", "--mem-per-cpu=500")
     ids=["memory", "GPUs", "a step's binding", "hint, tasks, distribution"],
 )
 def test_submitted_by_a_real_job(trainer, cluster, flags, words):
-    """From its batch script, or from a step of it."""
+    """Submitted from the outer job's batch script, or from one of its steps."""
     trainer.site()
     outer = trainer.submit(*flags, "--wrap", f"{words}sbatch --parsable {SMOKE} >inner")
     assert cluster.wait(outer, limit=60).state == "COMPLETED"
@@ -87,7 +87,7 @@ def test_submitted_by_a_real_job(trainer, cluster, flags, words):
 
 
 def test_an_experiment_submitted_by_a_job(trainer, cluster):
-    """sbatch itself heeds SLURM_HINT and SLURM_HOSTFILE: an experiment does not inherit these wishes."""
+    """sbatch itself reads SLURM_HINT and SLURM_HOSTFILE: an experiment does not inherit these settings."""
     trainer.site()
     flags = (*INSIDE, "--export=ALL,SLURM_HINT=nonsense,SLURM_HOSTFILE=/nowhere")
     outer = trainer.submit(*flags, "--wrap", "slurm/submit_experiment.sh smoke --skip-preflight >inner")
@@ -99,7 +99,7 @@ def test_an_experiment_submitted_by_a_job(trainer, cluster):
 
 
 def test_an_array_that_submits(trainer, cluster):
-    """The training comes back by itself; the array, which is over, stays so."""
+    """The training is requeued; the finished array is not."""
     trainer.site()
     wrap = f"echo ran >>ran; sbatch --parsable {SMOKE} --steps 100 >inner"
     outer = trainer.submit("--array=4", *INSIDE, "--wrap", wrap)
@@ -119,7 +119,7 @@ def test_an_array_that_submits(trainer, cluster):
 
 
 def test_what_is_the_jobs_own_stays(trainer, cluster, tmp_path):
-    """Its memory as it asked for it, its CPUs and GPUs, where Slurm's configuration is."""
+    """These stay: the requested memory, CPUs and GPUs, and the place of Slurm's configuration."""
     elsewhere = tmp_path / "slurm.conf"
     for name in ("slurm.conf", "gres.conf"):
         (tmp_path / name).write_text((cluster.folder / name).read_text())
@@ -127,7 +127,7 @@ def test_what_is_the_jobs_own_stays(trainer, cluster, tmp_path):
     script = trainer.folder / "slurm" / "by-cpu.sbatch"
     text = (trainer.folder / SMOKE).read_text()
     script.write_text(text.replace("--mem=12G", "--mem-per-cpu=1500"))
-    cases = {  # flags, what is left, what the steps see; slurmd sets SLURM_CONF to its own
+    cases = {  # flags, inherited variables, what the steps see; slurmd sets its own SLURM_CONF
         "conf": ((SMOKE,), {"SLURM_CONF": str(elsewhere)}, {"SLURM_CONF": cluster.environment["SLURM_CONF"], "SLURM_MEM_PER_NODE": "12288"}),
         "whole": (("--mem=0", SMOKE), {"SLURM_MEM_PER_NODE": "5"}, {"SLURM_MEM_PER_NODE": None, "SLURM_MEM_PER_CPU": None}),
         "by_cpu": ((script,), {"SLURM_MEM_PER_NODE": "5"}, {"SLURM_MEM_PER_CPU": "1500", "SLURM_MEM_PER_NODE": None}),

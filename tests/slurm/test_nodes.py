@@ -1,4 +1,4 @@
-"""A node that is not fit, and Ray that does not come up: the job ends within its deadline, and says which node and why."""
+"""An unfit node, or a Ray that does not start: the job ends within its deadline and names the node and the cause."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def failed(project, *arguments, limit, says):
 
 
 def test_a_gpu_that_does_not_work(project):
-    """The GPUs of this cluster are links to /dev/null, and the default probe wants to compute on them."""
+    """This cluster's GPUs are links to /dev/null, and the default probe tries to compute on them."""
     failed(project, "--gpus-per-node=8", SMOKE, limit=60, says="error: node n0: 8 GPUs were asked for, 0 found")
 
 
@@ -58,7 +58,7 @@ def test_gpus_are_counted_within_what_is_left_of_the_check(monkeypatch, script):
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EDQUOT, "Shared"), (errno.ESTALE, "Unfit")])
 def test_whose_fault_a_run_folder_is(monkeypatch, tmp_path, number, kind):
-    """A full one is full for every node; a mount that went stale is this node's."""
+    """A full folder is full for every node; a stale mount is this node's fault."""
     from slurm.lib import check_node
 
     def refuse(**_):
@@ -70,12 +70,10 @@ def test_whose_fault_a_run_folder_is(monkeypatch, tmp_path, number, kind):
 
 
 def test_what_a_compile_lacks_is_told_before_anything_starts(trainer, script, tmp_path):
-    """On every node, by name; what only CUDA needs, only where GPUs are asked for."""
+    """Reported for every node by name; CUDA's needs only for jobs that request GPUs."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").touch()
-    (tmp_path / "torch" / "version.py").write_text(
-        "cuda = '13.0'\n"
-    )  # what nobody imports: the trainer is stood in for
+    (tmp_path / "torch" / "version.py").write_text("cuda = '13.0'\n")  # never imported, since the trainer is a stand-in
     toolkit = tmp_path / "cuda" / "bin" / "nvcc"
     toolkit.parent.mkdir(parents=True)
     toolkit.symlink_to(script("echo 'Cuda compilation tools, release 12.4, V12.4.131'"))
@@ -89,7 +87,7 @@ def test_what_a_compile_lacks_is_told_before_anything_starts(trainer, script, tm
 
 
 def test_a_warning_of_a_node_is_told(trainer):
-    """It stops nothing, and what a node says after it counts."""
+    """A warning does not stop the job, and the node's later answer counts."""
     trainer.stand_in(**{"slurm.lib.check_node": "warns.py"})
     job = trainer.run("--nodes=2", "--nodelist=n0,n1", SMOKE, limit=90)
     assert job.state == "COMPLETED", job.output
@@ -112,7 +110,7 @@ def test_two_nodes_with_one_address(trainer):
 
 
 def test_what_preflight_refuses_costs_no_ray(trainer):
-    """The trainer would take it: only preflight knows the card's memory."""
+    """The trainer would accept the configuration: only preflight knows the card's memory."""
     trainer.stand_in(**{"openrlhf_mel.preflight": "preflight.py"})
     trainer.site(MEL_GPU="a100", MEL_GPU_MEMORY_GB=40, MEL_GPU_PROBE="echo 8", MEL_RUN_FREE_GB=1)
     script = "slurm/qwen3-14b.sbatch"
@@ -162,7 +160,7 @@ def test_a_temporary_folder_too_deep_for_rays_sockets(project, tmp_path):
 
 
 def test_a_node_without_the_project(trainer):
-    """What the node reads there is not what the batch script wrote."""
+    """The node does not read what the batch script wrote."""
     trainer.site(MEL_CHECK_S=24)
     trainer.stand_in(**{"slurm.lib.check_node": "elsewhere_on_n1.py"})
     failed(trainer, "--nodes=2", "--nodelist=n0,n1", SMOKE, limit=60, says="error: node n1: does not see")
@@ -200,7 +198,7 @@ def test_a_head_that_never_comes(project):
 
 
 def test_a_ray_that_dies_at_once(project):
-    """Nobody waits for the deadline."""
+    """The job ends before the deadline."""
     project.site(MEL_RAY_S=200)
     project.stand_in(**{"slurm.lib.ray_node": "dies.py"})
     job = failed(project, SMOKE, limit=90, says="error: a node's Ray has ended")

@@ -1,4 +1,4 @@
-"""A job that is stopped, preempted, cancelled or loses a node: what it does then, with a stand-in for the trainer."""
+"""A job that is stopped, preempted, cancelled or loses a node, with a stand-in for the trainer."""
 
 import json
 import time
@@ -14,7 +14,7 @@ def starts(project, run="smoke"):
 
 
 def wait_for_starts(project, count, limit=90):
-    """Until the trainer was started so many times."""
+    """Wait until the trainer was started `count` times."""
     deadline = time.monotonic() + limit
     while len(starts(project)) < count:
         assert time.monotonic() < deadline, f"the trainer was started {len(starts(project))} times after {limit} s"
@@ -30,7 +30,7 @@ def test_a_job_near_its_end_saves_and_comes_back(trainer, cluster):
     job = cluster.wait(number, limit=90)
     assert (job.state, job.restarts) == ("COMPLETED", 1), job.output
     first, second = starts(trainer)
-    assert first["from"] == 0 and 3 <= second["from"] < 100  # the second attempt took it up
+    assert first["from"] == 0 and 3 <= second["from"] < 100  # the second attempt resumed
     assert "--ckpt.load_enable" in first["argv"]
     assert job.output.count("stop file found, saved") == 1  # the old stop file did not stop the second
     assert f"finished: {trainer.folder}/runs/smoke" in job.output
@@ -86,7 +86,7 @@ def test_a_lost_node_and_a_preemption_without_warning_are_taken_up(trainer, clus
 
 @pytest.mark.slow
 def test_a_node_that_fails_under_the_run_is_named_and_the_job_comes_back(trainer, cluster, tmp_path):
-    """Ray sees it long before Slurm does."""
+    """Ray notices the failure long before Slurm does."""
     broken = tmp_path / "n1-is-broken"
     probe = tmp_path / "probe"
     probe.write_text(f"#!/bin/sh\n[ $SLURMD_NODENAME = n1 ] && [ -e {broken} ] && echo 7 || echo 8\n")
@@ -108,7 +108,7 @@ def test_a_node_that_fails_under_the_run_is_named_and_the_job_comes_back(trainer
 
 @pytest.mark.slow
 def test_a_restart_on_a_node_that_is_not_fit_is_tried_again_within_the_cap(trainer, cluster, tmp_path):
-    """Nodes that were chosen by name cannot be left out."""
+    """Nodes requested by name cannot be excluded."""
     broken, probe = tmp_path / "broken", tmp_path / "probe"
     probe.write_text(f"#!/bin/sh\n[ -e {broken} ] && echo 7 || echo 8\n")
     probe.chmod(0o755)
@@ -125,7 +125,7 @@ def test_a_restart_on_a_node_that_is_not_fit_is_tried_again_within_the_cap(train
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_save_that_takes_longer_than_the_time_that_was_left(trainer, cluster):
-    """The limit's TERM comes before the trainer has ended: the job goes back all the same, what waits for it waits on."""
+    """The time limit's TERM comes before the trainer ends: the job is still requeued, and dependent jobs wait on."""
     trainer.site(MEL_MAX_REQUEUES=1)
     trainer.stand_in(**{"openrlhf_mel.train": "slow.py"})
     number = trainer.submit("--time=1", "--signal=B:USR2@30", SMOKE)
@@ -155,10 +155,10 @@ def test_whose_stop_file_it_is(trainer, cluster):
     stop.write_text(f"{other}\n")
     job = trainer.run(SMOKE, limit=60)
     assert job.state == "FAILED" and f"job {other} is running in" in job.output and stop.exists()
-    stop.write_text("1\n")  # of a job that is over
+    stop.write_text("1\n")  # left by a finished job
     job = trainer.run(SMOKE, limit=60)
     assert job.state == "COMPLETED", job.output
-    # nothing is left to do: not even a node is looked at
+    # the run is finished: not even the nodes are checked
     trainer.site(MEL_RUN_FREE_GB=10**6)
     job = trainer.run(SMOKE, limit=60)
     assert job.state == "COMPLETED" and "finished already: " in job.output
@@ -219,26 +219,26 @@ def test_secrets_come_from_a_file_that_nobody_else_reads(trainer):
 
 
 def preempt(project, cluster, number):
-    """A job of a higher partition wants the nodes."""
+    """Submit a job of a higher-priority partition for the same nodes."""
     nodes = ",".join(cluster.nodes_of(number))
     project.submit("--partition=high", f"--nodelist={nodes}", "--exclusive", "--output=/dev/null", "--wrap", "true")
 
 
 def test_a_preemption_with_a_grace_time(trainer, cluster):
-    """Slurm ends the steps then, and leaves the batch script alone."""
+    """With a grace time Slurm ends the steps but not the batch script."""
     number = trainer.submit("--partition=grace", SMOKE, "--steps", 100)
     cluster.wait_for(number, "step 3", limit=60)
     preempt(trainer, cluster, number)
     cluster.wait_for(number, "the job is preempted", limit=60)
     cluster.wait_for_restart(number, 1, limit=90)
     job = cluster.wait(number, limit=90)
-    assert (job.state, job.restarts) == ("COMPLETED", 1), job.output  # once, not by Slurm and by the script
+    assert (job.state, job.restarts) == ("COMPLETED", 1), job.output  # requeued once, not by Slurm and the script
     assert "all nodes are fit" not in job.output.split("the job is preempted")[1].split("attempt 2")[0]
     assert [start["from"] > 0 for start in starts(trainer)] == [False, True]
 
 
 def test_the_evaluation_comes_back(trainer, cluster):
-    """One element of its array near its end, another that is preempted, a third whose node is lost."""
+    """Of its array one element nears its time limit, one is preempted, one loses its node."""
     trainer.stand_in(**{"slurm.lib.evaluate": "evaluate.py"})
     small = ("--array=0-2", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--partition=grace")
     array = trainer.submit(*small, "slurm/eval.sbatch")
@@ -252,7 +252,7 @@ def test_the_evaluation_comes_back(trainer, cluster):
         job = cluster.wait(element, limit=90)
         assert (job.state, job.restarts) == ("COMPLETED", 1), job.output
         assert "evaluating, attempt 2" in job.output and "error: the evaluation" not in job.output, job.output
-        # of a lost node Slurm sees to it itself
+        # after a node's loss Slurm itself requeues the job
         assert element == elements[2] or "back into the queue (restart 1 of at most 20)" in job.output
 
 
@@ -267,7 +267,7 @@ def test_a_signal_that_comes_before_the_script_has_begun(trainer, cluster):
 
 
 def test_two_jobs_in_one_folder(trainer, cluster):
-    """Also where the file system has no locks, or locks of one node."""
+    """This holds also where the file system has no locks, or only locks within one node."""
     mark = trainer.folder / "runs" / "smoke" / "job"
     mark.parent.mkdir(parents=True)
     other = trainer.submit("--output=/dev/null", "--wrap", "exec sleep 600")
@@ -284,7 +284,7 @@ def test_two_jobs_in_one_folder(trainer, cluster):
 
 
 def test_a_lock_that_outlives_its_node(trainer, cluster):
-    """The trainer's 69 is final at a first start; a job that was restarted tries again."""
+    """Exit code 69 of the trainer is final at a first start; a restarted job tries again."""
     trainer.site(MEL_MAX_REQUEUES=2)
     number = trainer.submit(SMOKE, "--steps", 50, "--die-at", 40, "--die-with", 69)
     cluster.wait_for(number, "step 3", limit=60)
@@ -320,7 +320,7 @@ def test_a_fault_of_every_node_leaves_out_a_few_only(command, tmp_path):
 
 @pytest.mark.parametrize("question, state", [("put_back", "PENDING"), ("preempted", "SIGNALING")])
 def test_slurms_own_signal_ends_no_question_to_slurm(command, tmp_path, question, state):
-    """It meets scontrol as well: what that could not answer is asked again."""
+    """The signal also kills scontrol; an unanswered query is repeated."""
     shell = """. slurm/lib/job.sh
     scontrol() {
         [[ -e $asked ]] || { touch "$asked"; kill -TERM "$BASHPID"; }

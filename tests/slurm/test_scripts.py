@@ -65,7 +65,7 @@ def test_it_would_take_the_evaluations(path, project):
 
 
 def would_take(project, *flags, script="qwen3-8b"):
-    """Whether Slurm would take a script with these flags of sbatch's, and its words."""
+    """Return whether Slurm would accept a script with these sbatch flags, and its message."""
     found = subprocess.run(
         ["sbatch", "--test-only", *flags, f"slurm/{script}.sbatch"], cwd=project.folder,
         env=project.cluster.environment, capture_output=True, text=True, timeout=30,
@@ -74,12 +74,12 @@ def would_take(project, *flags, script="qwen3-8b"):
 
 
 def test_what_the_documentation_says_of_sbatchs_flags(project):
-    """The table of docs/slurm.md: what is given is taken, and what it is given instead of is not."""
+    """Slurm accepts the flags that the table of docs/slurm.md gives, and refuses those that they replace."""
     section = (REPO / "docs" / "slurm.md").read_text().split("## Other hardware")[1].split("\n## ")[0]
     cells = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
     given, refused = ([re.findall(r"`(--[^`]+)`", row[column]) for row in cells] for column in (0, 1))
     assert len(given[1:]) >= 6 and sum(map(len, refused)) >= 4
-    for flags in given[1:]:  # the first of a cell: others are the trainer's
+    for flags in given[1:]:  # the first of a cell; the others are the trainer's
         taken, words = would_take(project, *flags[0].split())
         assert taken, f"{flags[0]}: {words}"
     for flags in itertools.chain(*refused):
@@ -102,7 +102,7 @@ def test_headers_and_configurations_agree(path):
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_upstreams_correction_is_a_choice_of_every_preset(path, tmp_path):
-    """Its comment, made a setting, resolves."""
+    """The preset's comment, uncommented, resolves."""
     text = path.read_text()
     (tmp_path / "run.yaml").write_text(re.sub(r"^# (?=algo:|  advantage:)", "", text, flags=re.MULTILINE))
     chosen, plain = (resolve(str(p), [], device="cuda").upstream for p in (tmp_path / "run.yaml", path))
@@ -115,7 +115,7 @@ def test_upstreams_correction_is_a_choice_of_every_preset(path, tmp_path):
 @pytest.mark.parametrize("gpus", [0, 2])
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_the_smoke_job_asks_ray_for_what_its_nodes_have(monkeypatch, tmp_path, command, nodes, gpus, engine):
-    """With nothing to set, whichever engine: one more and upstream would wait for it for ever."""
+    """This holds without any setting, for each engine; with one slot too few, upstream would wait for ever."""
     (tmp_path / "slurm" / "lib").mkdir(parents=True)
     (tmp_path / "slurm" / "lib" / "job.sh").write_text('train() { env | grep ^MEL_CPU_SLOTS; printf "%s\\n" "$@"; }\n')
     monkeypatch.setenv("SLURM_NNODES", str(nodes))
@@ -133,12 +133,12 @@ def test_the_smoke_job_asks_ray_for_what_its_nodes_have(monkeypatch, tmp_path, c
     monkeypatch.setattr(ray_node.this_node, "address", lambda: "127.0.0.1")
     (of_a_node,) = [f for f in ray_node.command("head", tmp_path) if f.startswith("--num-gpus=")]
     assert asked.total == nodes * int(of_a_node.partition("=")[2])
-    assert values["actor.num_nodes"] == nodes and values["vllm.num_engines"] == asked.actors  # upstream insists
+    assert values["actor.num_nodes"] == nodes and values["vllm.num_engines"] == asked.actors  # upstream requires this
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_training_configurations(path, capsys, monkeypatch):
-    """The entry's dry run, which uses upstream's own parser; then what a preset has to say and to be."""
+    """Each passes the entry's dry run with upstream's parser; then a preset's header and values are checked."""
     from openrlhf_mel import train
 
     monkeypatch.chdir(REPO)
@@ -152,17 +152,17 @@ def test_training_configurations(path, capsys, monkeypatch):
         assert word in path.read_text()
     assert found["mel.runtime"] == "cuda" and found["mel.enable"] and found["mel.algorithm"] == "grpo"
     assert found["rollout.batch_size"] == 128 and found["rollout.n_samples_per_prompt"] == 8
-    assert found["train.batch_size"] == 1024 and found["actor.adam.lr"] == 1e-6  # one optimizer step a rollout
+    assert found["train.batch_size"] == 1024 and found["actor.adam.lr"] == 1e-6  # one optimizer step per rollout
     instruction, question = 500, 1024
     longest = instruction + question + 2 * found["rollout.max_new_tokens"] + found["mel.max_new_tokens"]
     assert longest <= found["data.max_len"]
     gpus = found["actor.num_nodes"] * found["actor.num_gpus_per_node"]
     assert found["train.colocate_all"] and found["vllm.num_engines"] * found["vllm.tensor_parallel_size"] == gpus
-    assert found["ckpt.save_steps"] > 0  # without which nothing could be taken up
+    assert found["ckpt.save_steps"] > 0  # else no run could resume
 
 
 def sequences(model, config):
-    """How many of the longest sequences an engine of an evaluation holds at once on a card of 80 GB."""
+    """Return how many sequences of maximum length an evaluation's engine holds at once on an 80 GB card."""
     chosen = yaml.safe_load(config.read_text())
     ranks, template, question = chosen.get("tensor_parallel", 1), 100, 1024
     shape = shapes.bundled()[model]
@@ -177,7 +177,7 @@ def sequences(model, config):
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_what_is_trained_can_be_evaluated(path):
-    """With room for many at once by its own evaluation's configuration, and for some by any other."""
+    """Its own evaluation's configuration leaves room for many sequences at once, any other for at least one."""
     if path.stem == "smoke":
         return
     model = yaml.safe_load(path.read_text())["actor"]["model_name_or_path"]
@@ -208,7 +208,7 @@ def test_nothing_that_harms_a_neighbour_or_belongs_to_a_site():
             raise AssertionError(f"{path}: {place}")
         if path.suffix in (".sh", ".sbatch"):
             assert not re.search(r"(?:KEY|TOKEN)[=\"' ]*\$", code), f"{path}: a secret in a command"
-            # One, in a loop with a deadline that looks whether Ray has ended.
+            # The only one is in a loop with a deadline that checks whether Ray has ended.
             assert len(re.findall(r"\bsleep\b", code)) == (path.name == "ray.sh"), path
 
 

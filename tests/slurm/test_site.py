@@ -1,4 +1,4 @@
-"""What slurm/site.env can say, and what a node makes of it."""
+"""The settings of slurm/site.env, and their effect on a node."""
 
 import os
 import re
@@ -15,7 +15,7 @@ LIB = Path(__file__).resolve().parents[2] / "slurm" / "lib"
 
 @pytest.fixture
 def tools(tmp_path):
-    """Commands of ours that come before all others: `tools(name=script)` gives the PATH."""
+    """Put own commands first in PATH: `tools(name=script)` returns the PATH."""
 
     def make(**scripts):
         folder = tmp_path / "bin"
@@ -43,7 +43,7 @@ def test_apptainer(trainer, tools, tmp_path):
     assert len(steps) == 5 and all(step.startswith(start) for step in steps), steps
     what = [re.search(r"check_node|ray_node|wait_for_ray|openrlhf_mel.(preflight|train)", step)[0] for step in steps]
     assert what[:2] == ["check_node", "openrlhf_mel.preflight"] and what[4] == "openrlhf_mel.train"
-    assert set(what[2:4]) == {"ray_node", "wait_for_ray"}  # at the same time
+    assert set(what[2:4]) == {"ray_node", "wait_for_ray"}  # these two start concurrently
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_apptainer_with_gpus(trainer, tools, tmp_path):
 
 @pytest.mark.slow
 def test_pyxis(trainer, tools, tmp_path):
-    """srun's own flags, which this cluster's srun lacks: they are checked and taken out."""
+    """This cluster's srun lacks Pyxis' flags: a wrapper records and removes them."""
     trainer.site(MEL_CONTAINER="registry#team/mel:1", MEL_TMP="/tmp")
     said = tmp_path / "said"
     path = tools(
@@ -81,7 +81,7 @@ exec {os.path.realpath("/usr/bin/srun")} "${{kept[@]}}\""""
 
 @pytest.mark.slow
 def test_a_site_file_that_is_a_shell_script(trainer):
-    """Modules and the like fail under -e and -u; what is set there reaches every step."""
+    """Commands such as `module` fail under -e and -u; variables set in the file reach every step."""
     trainer.site()
     with open(trainer.folder / "slurm" / "site.env", "a") as file:
         file.write('false\n[ "$not_set" ]\nMEL_GPU_PROBE="echo $not_set 8"\n')
@@ -91,7 +91,7 @@ def test_a_site_file_that_is_a_shell_script(trainer):
 
 @pytest.mark.slow
 def test_a_site_that_gives_gpus_by_gres_alone(trainer):
-    """The steps see them as well: the check counts those that it could use."""
+    """The steps see these GPUs too: the check counts the visible ones."""
     trainer.site(MEL_GPU_PROBE="""python3 -c 'import os; print(len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")))'""")
     job = trainer.run("--gpus-per-node=0", "--gres=gpu:h100:8", SMOKE, limit=60)
     assert job.state == "COMPLETED" and "all nodes are fit" in job.output, job.output
@@ -111,7 +111,7 @@ def test_the_network_interface(trainer):
 
 @pytest.fixture
 def site(tmp_path, command):
-    """Shell commands after site.sh has been read in an empty project: what they print. `code`: their exit code."""
+    """Run shell commands after site.sh in an empty project; return their output. `code`: the expected exit code."""
     (tmp_path / "project").mkdir()
 
     def run(commands, code=0, **environment):
@@ -136,12 +136,12 @@ def test_steps_see_the_defaults(site):
     )
     ask = f"load_site; printenv {' '.join(names)}"
     assert site(ask).split()[1:] == ["/tmp", "20", "20", "180", "300", "20"]
-    assert site(ask, MEL_RUN_FREE_GB="320").split()[2:4] == ["20", "320"]  # a preset's
+    assert site(ask, MEL_RUN_FREE_GB="320").split()[2:4] == ["20", "320"]  # set by a preset
     assert site(f"read_site; printenv {names[0]} {names[1]} || true") == ""
 
 
 def test_the_default_scratch_folder(site, monkeypatch):
-    """A login node's TMPDIR is not there in the job; one that is too long for Ray is not the site's fault."""
+    """A login node's TMPDIR may not exist in the job; a default folder whose path is too long for Ray is skipped."""
     monkeypatch.setenv("MEL_LOG_DIR", "")
     from slurm.lib import check_node
 
@@ -149,7 +149,7 @@ def test_the_default_scratch_folder(site, monkeypatch):
     assert site(ask) == "/tmp" == site(ask, TMPDIR="/not/there") == site(ask, TMPDIR="/proc/1")
     assert site(ask, TMPDIR="/var/tmp", SLURM_TMPDIR="/dev/shm") == "/dev/shm"
     assert site(ask, TMPDIR="/var/tmp", SLURM_TMPDIR="/not/there") == "/var/tmp"
-    assert site(ask, TMPDIR="/var/tmp", MEL_TMP="/not/there") == "/not/there"  # the site's choice, told of by the check
+    assert site(ask, TMPDIR="/var/tmp", MEL_TMP="/not/there") == "/not/there"  # the site's choice; the check reports it
     for length in (check_node._LONGEST_TMP, check_node._LONGEST_TMP + 1):
         folder = "/tmp/".ljust(length, "x")
         made = f"mkdir -p {folder}; {ask}; rmdir {folder}"
@@ -172,7 +172,7 @@ def test_an_evaluation_removes_what_it_compiled(monkeypatch, tmp_path):
 
     lock = tmp_path / "mel-7" / "vllm" / "lock"
     lock.parent.mkdir(parents=True)
-    lock.touch()  # of a killed attempt
+    lock.touch()  # left by a killed attempt
 
     def element(argv):
         assert not lock.exists() and lock.parents[1].stat().st_mode & 0o777 == 0o700
@@ -189,7 +189,7 @@ RECORD = (
 
 
 def own(command, records, **environment):
-    """What is left of Slurm's variables, and JOB and ATTEMPT, where scontrol shows these records."""
+    """Return "JOB ATTEMPT" and the remaining Slurm variables when scontrol shows these records."""
     shell = f"""fail() {{ echo "$*"; exit 1; }}; . {LIB}/own.sh; scontrol() {{ printf '%s\n' "${{records[@]}}"; }}
     records=("$@"); own_variables; echo "$JOB $ATTEMPT"; env | grep -E '^(SLURM|SRUN)_' | sort"""
     given = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "8", "SLURM_CPUS_ON_NODE": "16"} | environment
@@ -203,7 +203,7 @@ def own(command, records, **environment):
 @pytest.mark.parametrize(
     ("record", "left", "kept"),
     [
-        ({}, {"SLURM_TMPDIR": "/local/job.8.0"}, {"SLURM_TMPDIR": "/local/job.8.0"}),  # the site's prolog, for this job
+        ({}, {"SLURM_TMPDIR": "/local/job.8.0"}, {"SLURM_TMPDIR": "/local/job.8.0"}),  # the prolog's, for this job
         ({}, {"SLURM_TMPDIR": "/local/job.88.0", "SLURM_JWT": "x", "SLURM_NEW_IN_SLURM_99": "y", "SRUN_NEW": "z"}, {}),
         (
             {"memory": "CPU=2000M"},
@@ -222,7 +222,7 @@ def test_whose_variables_these_are(command, record, left, kept):
 
 
 def test_whose_array_this_is(command):
-    """The last element of an array has the array's id, by which scontrol shows all elements."""
+    """An array's last element has the array's own id, for which scontrol shows all elements."""
     left = {"SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "4", "SLURM_RESTART_COUNT": "9"}
     rest = RECORD.format(restarts=3, cpus=2, tres="", memory="Node=0")
     records = [f"JobId={number} ArrayJobId=8 ArrayTaskId={task} {rest}" for number, task in ((9, 3), (8, 4), (88, 5))]
@@ -240,7 +240,7 @@ def test_the_card_that_preflight_reckons_with(site):
 
 
 def test_what_a_container_sees(site, tmp_path):
-    """Also what links lead to, and a run's folder that lies elsewhere."""
+    """Targets of links and a run's folder outside the project are mounted too."""
     here, large = tmp_path / "project", tmp_path / "large disk"
     large.mkdir()
     given = {"MEL_CONTAINER": "/images/mel.sif", "MEL_TMP": "/fast", "MEL_MOUNTS": "/more,/still more"}
@@ -261,7 +261,7 @@ def test_what_a_container_sees(site, tmp_path):
 
 @pytest.fixture
 def node(monkeypatch):
-    """slurm/lib/this_node.py"""
+    """The module slurm/lib/this_node.py on node gpu7."""
     from slurm.lib import this_node
 
     monkeypatch.setattr(this_node, "NAME", "gpu7")
@@ -274,7 +274,7 @@ def node(monkeypatch):
     ids=["known", "the machine itself", "unknown"],
 )
 def test_the_address_that_others_reach(node, monkeypatch, resolved, expected):
-    """Debian's /etc/hosts gives a machine's own name as 127.0.1.1. A bridge has the same address on every node."""
+    """Debian's /etc/hosts maps a machine's own name to 127.0.1.1. A bridge has the same address on every node."""
 
     def resolve(name):
         assert name == "gpu7.cluster"
@@ -289,7 +289,7 @@ def test_the_address_that_others_reach(node, monkeypatch, resolved, expected):
     }
     monkeypatch.setattr(node.socket, "gethostbyname", resolve)
     monkeypatch.setattr(node.psutil, "net_if_addrs", lambda: addresses)
-    monkeypatch.setattr(node, "source", {"gpu6.cluster": "192.168.0.9"}.get)  # the way to the others
+    monkeypatch.setattr(node, "source", {"gpu6.cluster": "192.168.0.9"}.get)  # address used to reach other nodes
     monkeypatch.setenv("MEL_NODE_ADDRESSES", "gpu6=gpu6.cluster\ngpu7=gpu7.cluster")
     assert node.address() == expected
 
@@ -303,7 +303,7 @@ def test_the_memory_and_cpus_of_the_job(node, monkeypatch):
 
 
 def test_vllm_is_named_as_what_it_is(node, monkeypatch):
-    """By its distribution, and its version where that is not the tested one: nodes are compared by these words."""
+    """Named by its distribution, and its version if that is not the tested one: nodes are compared by these words."""
     from openrlhf_mel.settings.vllm_build import Build
     from slurm.lib import check_node
 

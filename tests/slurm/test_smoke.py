@@ -1,4 +1,4 @@
-"""The smoke job itself, with nothing stood in for: Ray over the allocation, the trainer, the tiny model."""
+"""The smoke job without stand-ins: Ray over the allocation, the trainer, the tiny model."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 SMOKE = "slurm/smoke.sbatch"
-TRANSFORMERS = "--mel.cpu_engine=transformers"  # a job starts 20 s sooner than on vLLM
+TRANSFORMERS = "--mel.cpu_engine=transformers"  # starts 20 s faster than vLLM
 
 
 def metrics(project, run="smoke"):
@@ -21,7 +21,7 @@ def metrics(project, run="smoke"):
 
 
 def whole(project, job, run="smoke", steps=4):
-    """What a finished run has to have left."""
+    """Check what a finished run leaves."""
     assert job.state == "COMPLETED", job.output
     folder = project.folder / "runs" / run
     assert json.loads((folder / "manifest.json").read_text())["finished"]
@@ -33,7 +33,7 @@ def whole(project, job, run="smoke", steps=4):
 
 @contextlib.contextmanager
 def command_lines(words):
-    """Those of all processes, once a second as long as this lasts, that hold one of `words`. Everybody can read them."""
+    """Collect, once a second, all command lines with one of `words`: any user of the machine could read them."""
     found, done = [], threading.Event()
 
     def look():
@@ -51,9 +51,9 @@ def command_lines(words):
 
 @pytest.mark.release
 def test_without_any_setting(project, cluster):
-    """`sbatch slurm/smoke.sbatch` from the project's root: no site.env, no environment that was activated.
+    """`sbatch slurm/smoke.sbatch` from the project's root works without site.env and without an activated environment.
 
-    At most 6 minutes on 2 cores. No key is told.
+    It takes at most 6 minutes on 2 cores and reveals no key.
     """
     path = [
         folder
@@ -85,7 +85,7 @@ def test_over_two_nodes(project):
 
 @pytest.mark.release
 def test_two_jobs_on_one_node(project, cluster):
-    """Their ports, folders, CPUs and Rays are their own, and the end of one is none of the other's business."""
+    """They share no ports, folders, CPUs or Ray, and the end of one does not affect the other."""
     numbers = [
         project.submit("--nodelist=n0", f"--job-name={run}", SMOKE, "--mel.run_dir", f"runs/{run}") for run in "ab"
     ]
@@ -105,7 +105,7 @@ def test_two_jobs_on_one_node(project, cluster):
     ],
 )
 def test_what_befalls_a_job_one_after_the_other(project, cluster, names):
-    """Each time the job comes back by itself; the run ends with every step once and no question twice."""
+    """The job is requeued each time; the run ends with every step once and no question twice."""
     steps = 2 * len(names) + 2
     number = project.submit(SMOKE, TRANSFORMERS, "--data.max_samples", steps * 16)
     events = {
@@ -130,7 +130,7 @@ def test_what_befalls_a_job_one_after_the_other(project, cluster, names):
     assert [e["step"] for e in archive] == sorted(e["step"] for e in archive)
     asked = {(e["question"], e["step"]) for e in archive}
     assert len({question for question, _ in asked}) == len(asked) > steps
-    # the next start of a finished run ends at once
+    # another start of a finished run ends at once
     again = project.run(SMOKE, TRANSFORMERS, "--data.max_samples", steps * 16, limit=120)
     assert again.state == "COMPLETED" and "finished already" in again.output
     assert len(metrics(project)) == steps

@@ -1,4 +1,4 @@
-"""What a compile at run time needs, as check_tools.py finds it: commands, compilers, folders, NVIDIA's driver and nvcc."""
+"""check_tools.py finds the needs of a compile at run time: commands, compilers, folders, NVIDIA's driver and nvcc."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def tools(monkeypatch):
-    """slurm/lib/check_tools.py, where nothing is set that it heeds."""
+    """The module slurm/lib/check_tools.py, with none of its environment variables set."""
     for name in ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "CUDA_INC_PATH", "DS_SKIP_CUDA_CHECK"):
         monkeypatch.delenv(name, raising=False)
     from slurm.lib import check_tools
@@ -26,13 +26,13 @@ def tools(monkeypatch):
 
 @pytest.fixture
 def deadline():
-    """Enough for any command."""
+    """Far enough away for any command."""
     return time.monotonic() + PATIENCE_S
 
 
 @pytest.fixture
 def script(tmp_path):
-    """A command made of shell commands."""
+    """Make an executable from shell commands."""
 
     def write(name, text):
         path = tmp_path / name
@@ -46,7 +46,7 @@ def script(tmp_path):
 
 @pytest.fixture
 def library(tmp_path):
-    """A shared library made of C."""
+    """Make a shared library from C source."""
 
     def make(name, source):
         command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / name]
@@ -101,7 +101,7 @@ def test_tritons_c_compiler(tools, monkeypatch, script):
 
 def test_folders_of_what_is_compiled(tools, tmp_path):
     assert list(tools.folder("X", None)) == [] == list(tools.folder("X", str(tmp_path / "not" / "yet")))
-    assert list(tmp_path.iterdir()) == []  # which is Ray's to make
+    assert list(tmp_path.iterdir()) == []  # Ray creates it
     assert next(tools.folder("X", "/proc/1/not/there")).startswith("X=/proc/1/not/there: /proc/1 cannot be written: ")
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_code_cannot_be_loaded_from(tools, tmp_path):
      (11080, "12.1", False)],
 )  # fmt: skip
 def test_the_driver(tools, library, version, torch, fits):
-    """Any minor version of a major one runs them all; a newer driver runs what is older."""
+    """A driver runs all minor versions of its major version, and all older versions."""
     source = f"int cuDriverGetVersion(int *v) {{ *v = {version}; return 0; }}"
     said = list(tools.driver(torch, library("libcuda.so.1", source)))
     assert said == [] if fits else f"up to {version // 1000}.{version % 1000 // 10}, but torch was built for" in said[0]
@@ -144,7 +144,7 @@ RELEASE = '[ "$1" != --version ] || echo "Cuda compilation tools, release {}, V1
         ("13.0", "13.0", {}, True),
         ("12.4", "12.6", {}, True),
         ("12.4", "13.0", {}, False),
-        ("13.1", "13.0", {}, False),  # DeepSpeed 0.19 mixes the minor versions of 10, 11 and 12 alone
+        ("13.1", "13.0", {}, False),  # DeepSpeed 0.19 accepts other minor versions only for 10, 11 and 12
         ("13.1", "13.0", {"DS_SKIP_CUDA_CHECK": "1"}, True),
         ("9.0", "13.0", {}, False),
         ("13.0", "13.0.2", {}, True),
@@ -159,7 +159,7 @@ def test_the_version_of_nvcc(tools, deadline, monkeypatch, script, release, torc
 
 
 def test_where_nvcc_is_looked_for(tools, deadline, monkeypatch, script):
-    """As torch does: CUDA_HOME, CUDA_PATH, PATH."""
+    """The order is torch's: CUDA_HOME, CUDA_PATH, PATH."""
     good, bad = script("a/bin/nvcc", RELEASE.format("13.0")), script("b/bin/nvcc", "exit 3")
     monkeypatch.setenv("PATH", f"{good.parent}:/usr/bin:/bin")
     assert list(tools.nvcc("13.0", deadline)) == []
@@ -181,7 +181,7 @@ def test_a_toolkit_that_is_not_whole(tools, deadline, monkeypatch, script):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 def test_a_real_nvcc(tools, deadline, monkeypatch):
-    """It builds a library; with all that torch's headers need, where it has that."""
+    """It builds a library, and reports a header that is missing."""
     said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=PATIENCE_S).stdout
     release = said.split("release ")[1].split(",")[0]
     monkeypatch.setattr(tools, "_CUDA_SOURCE", "#include <cuda_runtime.h>\n__global__ void kernel() {}\n")
@@ -191,7 +191,7 @@ def test_a_real_nvcc(tools, deadline, monkeypatch):
 
 
 def test_what_is_looked_at(tools, deadline, monkeypatch, tmp_path):
-    """CUDA where GPUs are asked for and torch is built for it; nvcc where training compiles."""
+    """Check CUDA if GPUs are requested and torch is built for it; check nvcc if training compiles."""
     monkeypatch.setenv("TRITON_CACHE_DIR", "/proc/1/x")
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
     monkeypatch.setattr(tools, "build", lambda *_: "")

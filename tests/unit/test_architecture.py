@@ -1,4 +1,4 @@
-"""docs/architecture.md is true of the source: what is replaced in OpenRLHF, and which files there are."""
+"""docs/architecture.md agrees with the source: names replaced in OpenRLHF, and the list of files."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ OTHERS = {"deepspeed", "openrlhf", "ray", "torch", "vllm"}
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
-    """Local name -> dotted name, of what a file imports."""
+    """Return local name -> dotted name of a file's imports."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -25,7 +25,7 @@ def imported(tree: ast.Module) -> dict[str, str]:
 
 
 def dotted(node: ast.expr) -> str:
-    """`a.b.c`, whose items may be what is assigned to."""
+    """Return `a.b.c` for an assignment target, also for an item of it."""
     if isinstance(node, ast.Subscript):
         return dotted(node.value)
     if isinstance(node, ast.Attribute):
@@ -34,7 +34,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def replaced(path: Path) -> Iterator[str]:
-    """What a file assigns in other packages' modules, and the names of its `Replacement`s."""
+    """Yield the names that a file assigns in other packages' modules, and the names of its `Replacement`s."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = imported(tree)
     for node in ast.walk(tree):
@@ -66,7 +66,7 @@ def test_what_stands_in_a_function_and_behind_another_name_is_found(tmp_path):
 def test_every_file_of_the_package_has_its_place():
     text = DOCUMENT.read_text(encoding="utf-8")
     listed = set(re.findall(r"[\w]+\.py", text[: text.index("## One step")]))
-    whole = {"cpu", "preflight", "verifier"}  # described as a room
+    whole = {"cpu", "preflight", "verifier"}  # described only as a room
     files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
     assert {path.name for path in files if path.parts[0] not in whole} - listed == set()
     there = {path.name for path in REPO.rglob("*.py") if ".venv" not in path.parts}

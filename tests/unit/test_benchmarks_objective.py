@@ -1,4 +1,4 @@
-"""What `benchmarks/objective.py` hands to its processes, and how it judges their figures."""
+"""`benchmarks/objective.py`: the specification passed to its processes, and the limits on their figures."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def test_figures_within_their_limits_pass():
 
 
 def test_the_eighth_has_qwen3_8bs_shares():
-    def work(shape):  # multiplications of a token: layers, head, attention to 4,608 tokens (576 in the eighth)
+    def work(shape):  # multiplications per token: layers, head, attention to 4,608 tokens (576 in the eighth)
         s, length = SHAPES[shape], 4608 * SHAPES[shape]["hidden_size"] / 4096
         heads, key_values = (s[k] * s["head_dim"] for k in ("num_attention_heads", "num_key_value_heads"))
         layer = s["hidden_size"] * (2 * heads + 2 * key_values + 3 * s["intermediate_size"])
@@ -52,7 +52,7 @@ def test_the_eighth_has_qwen3_8bs_shares():
 
 @dataclasses.dataclass
 class Passes:
-    """In the place of a `Bench`: memory over the start by how the NLL is made, of which 2 for hardly any tokens."""
+    """Stand-in for a `Bench`: memory over the start by kind of NLL; 2 for hardly any tokens."""
 
     over_start: dict[str, float]
     device: str = "cpu"
@@ -67,7 +67,7 @@ class Passes:
     "ours, found", [(3, None), (14, "with full fp32 logits (upstream's Actor)"), (9, "of any length")]
 )
 def test_the_nll_pass_is_held_to_full_logits(ours, found):
-    """Without a deduction to upstream's, and less what any backward takes to the leanest."""
+    """Compared directly with upstream's; with the leanest after subtracting what any backward takes."""
     report = Report()
     nll_passes(Passes({"mel": ours, "upstream": 110, "sliced": 40}), report, 1, large=False)
     beyond = [name for name, value, limit in report.lines if value > limit]

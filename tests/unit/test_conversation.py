@@ -1,4 +1,4 @@
-"""A conversation that a table stores as text is read as one or refused; a question that looks like one stays."""
+"""A conversation stored as text is parsed or refused; a question that only looks like one is kept."""
 
 import json
 
@@ -96,5 +96,5 @@ HOSTILE = {
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_text_takes_long(text):
-    """Anything quadratic takes minutes on these; the test's time limit is the check."""
+    """A quadratic algorithm would take minutes on these; the test's time limit is the check."""
     assert question_of(text) in (None, text)

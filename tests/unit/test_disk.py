@@ -1,4 +1,4 @@
-"""Lines of JSON as all writers write them, and the hash of a file."""
+"""The JSON lines of all writers, and the hash of a file."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def test_a_runs_records_and_prepared_data_are_written_alike(tmp_path):
 
 def test_what_is_no_number_is_refused_where_asked(tmp_path):
     row = {"step": 1, "loss": float("nan")}
-    disk.append_lines(tmp_path / "metrics.jsonl", [row])  # a run goes on
+    disk.append_lines(tmp_path / "metrics.jsonl", [row])  # a run is continued
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": NaN}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
         list(json_lines([row]))

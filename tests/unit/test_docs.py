@@ -1,4 +1,4 @@
-"""What the documents say of options and files is so."""
+"""The documents' statements about options and files are true."""
 
 import re
 import shlex
@@ -48,7 +48,7 @@ def test_flags_that_the_documents_name_exist():
             r"(?<![\w/.])(?:mel|data|actor|rollout|ckpt|algo|vllm|ds|eval|reward|logger)\.[a-z0-9_.]+\w", text
         ):
             file = f"{name.replace('.', '/')}.py"
-            # A recipe's own file is not there.
+            # A file that a recipe creates does not exist here.
             module = name.startswith(("data.", "eval.")) and ((REPO / file).is_file() or f"`{file}`:" in text)
             module = module or name.startswith(("vllm.entrypoints.", "vllm.model_executor.", "vllm.v1."))
             if not module and not name.endswith((".py", ".md", ".yaml", ".txt")):
@@ -65,13 +65,13 @@ def test_links_lead_somewhere():
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """The lines, with their numbers, that are neither code nor rows of a table."""
+    """Yield the numbered lines that are neither code nor table rows."""
     fenced = False
     for number, line in enumerate(text.splitlines(), 1):
         fence = line.lstrip().startswith("```")
@@ -92,7 +92,7 @@ def test_what_is_prose():
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command in a page's shell blocks; comments and continuations are resolved."""
+    """Yield the words of each command in a page's shell blocks; comments and continuations are resolved."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]

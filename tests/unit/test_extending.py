@@ -1,4 +1,4 @@
-"""docs/extending.md: each recipe is followed in a copy of the repository, with the files and commands that stand there."""
+"""docs/extending.md: each recipe's files and commands work in a copy of the repository."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from benchmarks.scripted_server import ScriptedServer
 
 REPO = Path(__file__).resolve().parents[2]
-# A file's name before a block, and that block; or a block of commands. In the order in which they stand there.
+# A file's name and the block after it, or a block of commands, in the document's order.
 _BLOCK = re.compile(r"(?:^ *`([\w./]+)`[^\n]*:\n\n)?^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 MODEL = "--model Qwen/Qwen3-8B-Base"
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def recipe(title: str) -> list[tuple[str, str, str]]:
-    """(file or "", language, text) of each block of a section."""
+    """Return (file or "", language, text) of each block of a section."""
     document = (REPO / "docs" / "extending.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
     blocks = [(name, kind, textwrap.dedent(text)) for name, _, kind, text in _BLOCK.findall(section)]
@@ -33,7 +33,7 @@ def recipe(title: str) -> list[tuple[str, str, str]]:
 
 
 def change(path: Path, lines: str) -> None:
-    """Put the lines of a change in the place of those that it finds, which stand there once."""
+    """Apply a change; the lines that it replaces must occur exactly once."""
     parts = [(line[0], line[1:]) for line in lines.splitlines()]
     before, after = ("".join(f"{text}\n" for sign, text in parts if sign != other) for other in "+-")
     content = path.read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def change(path: Path, lines: str) -> None:
 
 
 def follow(title: str, folder: Path, model: str = MODEL) -> None:
-    """Write the files, add to those that are there, apply the changes, and run the commands."""
+    """Write the files, append to existing ones, apply the changes, and run the commands."""
     for name, kind, text in recipe(title):
         if kind == "diff":
             change(folder / name, text)
@@ -55,7 +55,7 @@ def follow(title: str, folder: Path, model: str = MODEL) -> None:
         for line in text.splitlines():
             command = shlex.split(line.replace(MODEL, model))
             assert command[0] == "python"
-            # pytest, and nothing of the caller's: no settings, no cache
+            # runs pytest without the caller's settings and cache
             environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
             done = subprocess.run(
                 [sys.executable, *command[1:]],
@@ -69,7 +69,7 @@ def follow(title: str, folder: Path, model: str = MODEL) -> None:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A copy of what the recipes use."""
+    """Copy the parts of the repository that the recipes use."""
     for name in ("openrlhf_mel", "data", "eval", "toolkit", "slurm", "benchmarks", "tests"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "logs", "site.env"))
     shutil.copy(REPO / "pyproject.toml", tmp_path)

@@ -1,4 +1,4 @@
-"""Imports run one way: who may know whom (docs/architecture.md), lazy imports and files named by their path included."""
+"""Imports run one way (docs/architecture.md), including lazy imports and files named by their path."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from openrlhf_mel import verifier
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "openrlhf_mel"
-# Each room, or module of the package itself, knows those before it in this list, and none beside or after it.
+# Each room or top-level module may import those above it in this list, and none beside or below it.
 LAYERS = (
     {"child_process", "disk", "errors", "provenance", "text"},
     {"conversation", "turns"},
@@ -28,9 +28,9 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"deepspeed", "openrlhf", "peft", "ray", "torch", "transformers", "vllm"}
 ANYTHING = {"upstream", "cpu", "launch"}  # rooms that may import all of HEAVY
-# What others may import of it, inside functions included.
+# What other rooms may import from HEAVY, also inside functions.
 ALLOWED = {"reward": {"torch"}, "settings": {"torch", "transformers"}}
-# of `method`; its other modules are pure
+# files of `method` that may import torch; the others are pure
 TORCH = {"entropy.py", "mismatch.py", "nll_batch.py", "nll_head.py", "nll_loss.py"}
 # what eval/, data/, demo/ and slurm/ may use
 SHARED = {
@@ -50,7 +50,7 @@ SHARED = {
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """The dotted names that a file imports, `from a import b` as a.b."""
+    """Yield the dotted names that a file imports, `from a import b` as a.b."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
@@ -64,7 +64,7 @@ def files(folder: str) -> list[Path]:
 
 
 def named_files(path: Path) -> Iterator[Path]:
-    """The files and folders of the repository that a file names from its own place: `Path(__file__).parent / "a" / "b"`."""
+    """Yield the repository's files and folders that a file names by path, as in `Path(__file__).parent / "a" / "b"`."""
     tree = ast.parse(path.read_text())
     values: dict[str, Path] = {}
 
@@ -86,18 +86,18 @@ def named_files(path: Path) -> Iterator[Path]:
                 return value(inner)
         return None
 
-    for node in ast.walk(tree):  # outer statements first: what a function names may be named after a constant
+    for node in ast.walk(tree):  # outer statements first: a function may use a constant
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and (named := value(node.value)):
             values[node.targets[0].id] = named
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and (named := value(node)):
             yield named
         elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w.-]+(/[\w.-]+)+", str(node.value)):
-            yield REPO / node.value  # from the repository's root, where everything starts
+            yield REPO / node.value  # relative to the repository's root, where all commands run
 
 
 def reaches(path: Path) -> Iterator[tuple[str, ...]]:
-    """What a file knows of this repository, as dotted names: its imports, and the rooms of the files that it names."""
+    """Yield what a file uses of this repository, as dotted names: its imports, and the files that it names by path."""
     yield from imports(path)
     for named in named_files(path):
         if named.is_relative_to(REPO) and (parts := named.relative_to(REPO).parts) and named.exists():
@@ -105,7 +105,7 @@ def reaches(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def part(path: Path) -> str:
-    """The module or the subpackage of the package that a file belongs to."""
+    """Return the package's module or subpackage to which a file belongs."""
     return path.relative_to(REPO / PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -121,7 +121,7 @@ def test_the_package_imports_downward(path: Path):
             assert LEVEL[name[1]] < LEVEL[own], said
 
 
-# Folders beside the package, and which of each other they know.
+# Folders beside the package, and the ones that each may import.
 BESIDE = {
     "toolkit": set(),
     "data": {"toolkit"},
@@ -150,11 +150,11 @@ def test_every_module_has_a_layer():
 
 
 ROOMS = (PACKAGE, "data", "demo", "eval", "slurm", "toolkit")
-COMMANDS = {"__init__", "__main__", "report", "run"}  # a room's entry is called what it does
+COMMANDS = {"__init__", "__main__", "report", "run"}  # a room's entry is named after its action
 
 
 def public_types(path: Path) -> Iterator[str]:
-    """The classes of a file, and its names for types: in capitals and small letters, without a leading underscore."""
+    """Yield a file's public classes and type aliases: mixed-case names without a leading underscore."""
     for node in ast.parse(path.read_text()).body:
         names = [node.name] if isinstance(node, ast.ClassDef) else []
         if isinstance(node, ast.Assign):
@@ -163,7 +163,7 @@ def public_types(path: Path) -> Iterator[str]:
 
 
 def repeated(named: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
-    """Names of several files, each with these."""
+    """Return the names that occur in several files, with these files."""
     where: dict[str, list[str]] = {}
     for name, path in named:
         where.setdefault(name, []).append(str(path.relative_to(REPO)))
@@ -171,7 +171,7 @@ def repeated(named: Iterator[tuple[str, Path]]) -> dict[str, list[str]]:
 
 
 def test_no_two_library_modules_share_a_name():
-    """An editor's tab shows a file's name alone."""
+    """An editor's tab shows only a file's name."""
     modules = ((path.stem, path) for room in ROOMS for path in files(room))
     assert repeated((name, path) for name, path in modules if name not in COMMANDS) == {}
 

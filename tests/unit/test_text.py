@@ -1,4 +1,4 @@
-"""What nobody sees is taken out of a text, and nothing else."""
+"""Invisible characters are removed from a text, and nothing else."""
 
 import sys
 import unicodedata

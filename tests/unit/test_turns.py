@@ -1,4 +1,4 @@
-"""A chat template whose end of turn is no end token is told; one that fits, or has nothing to fit, is not."""
+"""A chat template whose end of turn is no end token gives a warning; one that fits, or has no end of turn, does not."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ ENDLESS = {
 
 
 def save(folder, template, eos, ids):
-    """A tokenizer as transformers saves it."""
+    """Save a tokenizer with transformers."""
     vocabulary = Tokenizer(models.WordLevel({**ID, "[UNK]": len(ID)}, unk_token="[UNK]"))
     names = {"eos_token": eos, "bos_token": "<s>", "extra_special_tokens": SPECIAL}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, **{k: v for k, v in names.items() if v})
@@ -101,7 +101,7 @@ def test_a_template_is_rendered_as_transformers_does(tmp_path, template):
 
 
 def test_older_ways_of_saving(tmp_path):
-    """Templates by name, tokens as objects, special tokens in the configuration, the end in the model's own."""
+    """Covers named templates, tokens as objects, special tokens in the configuration, the EOS in the model's config."""
     config = {
         "chat_template": [{"name": "tool_use", "template": PLAIN}, {"name": "default", "template": END}],
         "eos_token": {"content": "</s>", "lstrip": False}, "added_tokens_decoder": {str(i): {"content": t, "special": True} for t, i in ID.items()},
@@ -110,7 +110,7 @@ def test_older_ways_of_saving(tmp_path):
     assert "ends a turn with <|end|>, generation ends at </s>: " in turns.of_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": ID["<|end|>"]}))
     assert turns.of_folder(tmp_path) is None
-    (tmp_path / "generation_config.json").write_text("{}")  # takes the place of the model's own
+    (tmp_path / "generation_config.json").write_text("{}")  # overrides the model's own
     assert "generation ends at </s>: " in turns.of_folder(tmp_path)
     del config["eos_token"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -127,7 +127,7 @@ def test_odd_files_are_the_tokenizers_to_tell(tmp_path, content):
 
 
 def spoil(folder):
-    """The built-in model with an end token that its template does not use."""
+    """Give the built-in model an end token that its template does not use."""
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 0}))
@@ -157,7 +157,7 @@ def test_preflight_warns_where_the_template_is_used(tmp_path, capsys, monkeypatc
 def test_evaluation_warns_in_chat(tmp_path, capsys, monkeypatch, backend):
     monkeypatch.setattr(
         "openrlhf_mel.settings.vllm_build.installed", lambda: Build("vllm", VERSION)
-    )  # nor a GPU need be there
+    )  # neither vLLM nor a GPU is needed
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     folder = shutil.copytree(REPO / "data" / "toy" / "model", tmp_path / "model")
 

@@ -1,4 +1,4 @@
-"""What mypy is told to overlook says why."""
+"""Every exception for mypy states its reason."""
 
 import re
 import tomllib

@@ -1,3 +1,3 @@
-"""In the place of what fails at once."""
+"""Stand-in that fails at once."""
 
 raise SystemExit("cannot start")

@@ -1,4 +1,4 @@
-"""The node check, which on n1 sees another folder at the place of the project's."""
+"""The node check, which on n1 sees another folder in place of the project's."""
 
 import os
 import sys

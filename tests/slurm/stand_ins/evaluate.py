@@ -1,4 +1,4 @@
-"""In the evaluation's place: its first attempt goes on until it is ended, the second ends by itself."""
+"""Stand-in for the evaluation: its first attempt runs until it is stopped, the second ends by itself."""
 
 import os
 import signal

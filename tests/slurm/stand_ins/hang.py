@@ -1,4 +1,4 @@
-"""In the place of what never answers."""
+"""Stand-in that never answers."""
 
 import signal
 

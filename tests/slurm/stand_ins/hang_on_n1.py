@@ -1,4 +1,4 @@
-"""In the place of what never answers on node n1, and does its work elsewhere."""
+"""Stand-in that never answers on node n1 and runs the real program on other nodes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""In nobody's place."""
+"""Runs the real program."""
 
 import os
 import sys

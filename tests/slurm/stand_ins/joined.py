@@ -1,1 +1,1 @@
-"""In the place of the wait for Ray: everyone has joined."""
+"""Stand-in for the wait for Ray: all nodes have joined."""

@@ -1,4 +1,4 @@
-"""Preflight, which looks at no model and no data: they are not here."""
+"""Preflight without its checks of model and data, which are missing here."""
 
 import os
 import sys

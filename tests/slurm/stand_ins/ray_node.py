@@ -1,4 +1,4 @@
-"""In the place of a node's Ray: there until it is to end. On n1 it dies when the file $BROKEN is there."""
+"""Stand-in for a node's Ray: runs until told to end. On n1 it dies when the file $BROKEN exists."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""In the place of what would do something: only prints what it was given."""
+"""Stand-in that only prints its arguments."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""In the trainer's place: in a step that takes longer than any time limit of the tests."""
+"""Stand-in for the trainer: its step takes longer than any time limit of the tests."""
 
 import sys
 import time

@@ -1,6 +1,7 @@
-"""In the trainer's place, with its contract: goes on where it was, looks for `stop` between steps, saves, exits with 75.
+"""Stand-in for the trainer with the same contract: resumes, checks for `stop` between steps, saves, exits with 75.
 
-`--steps N` is how many it takes, a tenth of a second each; `--die-at N` kills it there (with the exit code `--die-with N`). What it was given is in its folder.
+It takes `--steps N` steps of a tenth of a second; `--die-at N` ends it there with the exit code `--die-with N`. It
+records its arguments and environment in its folder.
 """
 
 import json
@@ -33,7 +34,7 @@ for step in range(done + 1, int(value("--steps", "5")) + 1):
     if step == int(value("--die-at", "-1")):
         sys.exit(int(value("--die-with", "1")))
     time.sleep(0.1)
-    aside = saved.with_suffix(".aside")  # whole, whenever it is killed
+    aside = saved.with_suffix(".aside")  # never half written, even after a kill
     aside.write_text(str(step))
     aside.replace(saved)
     if (run_dir / "stop").exists():

@@ -1,4 +1,4 @@
-"""The node check on a node with InfiniBand and none of its libraries."""
+"""The node check on a node with InfiniBand but without its libraries."""
 
 import os
 import sys

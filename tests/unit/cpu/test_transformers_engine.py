@@ -1,4 +1,4 @@
-"""`mel.cpu_engine`: vLLM where its CPU build is installed, transformers where it is not, and never in silence another."""
+"""`mel.cpu_engine`: vLLM if its CPU build is installed, else transformers, and never silently another."""
 
 import pytest
 
@@ -19,7 +19,7 @@ FLAGS = [
 
 @pytest.fixture
 def engine(monkeypatch):
-    """What the run takes where `build` is installed."""
+    """Return a function that resolves the run's engine when `build` is installed."""
 
     def taken(build, *flags, runtime="cpu"):
         monkeypatch.setattr(vllm_build, "installed", lambda: build)
@@ -68,7 +68,7 @@ def test_what_cannot_be_is_refused(engine, build, flags, message):
 
 
 def test_on_gpus_it_means_nothing(engine):
-    """A configuration that names it is good for both."""
+    """A configuration with the option works on both."""
     for asked in ("auto", "transformers", "vllm"):
         assert engine(CUDA, f"--mel.cpu_engine={asked}", runtime="cuda").mel.cpu_engine == asked
 

@@ -1,4 +1,4 @@
-"""Near copies: every pair that plain difflib finds, with its similarity."""
+"""Near copies: all pairs that plain difflib finds are found, with its similarity."""
 
 import random
 from difflib import SequenceMatcher
@@ -25,7 +25,7 @@ def test_all_pairs_that_difflib_finds_and_no_others(queries, texts, least):
             ratios = [
                 SequenceMatcher(None, *ab, autojunk=junk).ratio() for ab in ((a, b), (b, a)) for junk in (True, False)
             ]
-            # nothing is near a text that says nothing
+            # no text is near an empty one
             assert ((i, j) in found) == (bool(a and b) and max(ratios) >= least)
 
 
@@ -56,7 +56,7 @@ def test_nothing_to_compare():
 
 
 def test_difflibs_heuristic_for_long_texts_counts_neither_way():
-    """In texts of 200 tokens or more difflib ignores frequent ones, unless told not to: either can give more."""
+    """By default difflib ignores frequent tokens in texts of 200 tokens or more: either way can give more."""
     rng = random.Random(0)
     more = set()
     for _ in range(300):
@@ -78,7 +78,7 @@ def test_difflibs_heuristic_for_long_texts_counts_neither_way():
 
 @pytest.mark.timeout(60)
 def test_texts_that_difflib_takes_minutes_for():
-    """Then the upper bound stands for it: nothing that is near is missed."""
+    """For these an upper bound replaces difflib's ratio, so no near text is missed."""
     first = ["0", "1"] * 4000
     second = ["0", "1", "1"] * 2700
     assert similarity(first, first) == 1
@@ -88,7 +88,7 @@ def test_texts_that_difflib_takes_minutes_for():
 
 
 def test_the_bound_is_not_cut_by_rounding():
-    """0.9 is not a float32."""
+    """0.9 has no exact float32."""
     first = [str(i) for i in range(20)]
     second = [str(i) for i in range(18)] + ["x", "y"]
     assert similarity(first, second) == 0.9

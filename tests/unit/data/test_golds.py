@@ -1,4 +1,4 @@
-"""How reference answers are read, written in one way, and recognised as damaged."""
+"""Reference answers are read, normalised, and recognised as damaged."""
 
 import math
 from decimal import Decimal

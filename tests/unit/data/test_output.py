@@ -60,7 +60,7 @@ def test_an_error_leaves_no_folder_that_was_not_there(tmp_path):
 
 @pytest.mark.parametrize("made", [1, 2])
 def test_an_interrupt_right_after_a_folder_is_made(tmp_path, monkeypatch, made):
-    """The output folder, then the one aside: `with` has not begun, and both go all the same."""
+    """The interrupt comes after the output or the partial folder is made, before the `with` body: both are removed."""
     mkdir, calls = Path.mkdir, []
 
     def interrupted(self, *args, **kwargs):
@@ -76,7 +76,7 @@ def test_an_interrupt_right_after_a_folder_is_made(tmp_path, monkeypatch, made):
 
 
 def test_the_manifest_is_missing_while_files_are_renamed(tmp_path, monkeypatch):
-    """In this order: away with the old manifest, the files, the new manifest."""
+    """The order is: remove the old manifest, rename the files, write the new manifest."""
     with OutputFolder(tmp_path) as output:
         output.write("a.jsonl", ["old"])
         output.commit({})
@@ -139,7 +139,7 @@ for _ in range(1000):
 
 
 def test_kills_at_any_moment_leave_whole_files(tmp_path):
-    """Each file is whole; and where there is a manifest, the files are those that it names."""
+    """Each file is whole; if there is a manifest, it matches the files."""
     for attempt in range(6):
         argv = [sys.executable, "-c", WRITER, tmp_path / "out", "x"]
         process = subprocess.Popen(list(map(str, argv)), cwd=REPO, stdout=subprocess.PIPE, text=True)

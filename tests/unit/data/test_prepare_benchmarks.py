@@ -1,4 +1,4 @@
-"""The benchmarks' command on small sources: forms, golds, ids, and what bad input gets."""
+"""The benchmarks' command on small sources: forms, golds, ids, bad input."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def prepare(tmp_path, capsys):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A file of benchmarks with `mine` as a user would add it."""
+    """Return a function that writes a file of benchmarks with the user's own entry `mine`."""
 
     def write(**entry):
         path = tmp_path / "benchmarks.yaml"
@@ -86,7 +86,7 @@ def test_the_same_bytes_on_every_run(prepare, tmp_path):
 
 
 def test_a_later_run_adds_to_the_folder(prepare, own, tmp_path):
-    """What an earlier run left stays, in the merged file and in the manifest too, unless it was changed since."""
+    """An earlier run's files stay, also in the merged file and the manifest, unless changed since."""
     jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
     _, _, out = prepare()
     first = (out / "aime24.jsonl").read_bytes()
@@ -134,7 +134,7 @@ def test_units_and_tolerances(tmp_path):
 
 
 def test_everything_that_an_entry_may_say(tmp_path):
-    """Nested columns, conversations, a selection, a wrapping."""
+    """Covers nested columns, conversations, a selection, and a prefix and suffix."""
     source = sources.Source(
         "mine", (sources.Form("m.q", "m.a", where={"lang": ["en"]}),), prefix="Solve: ", suffix=" Box it."
     )

@@ -1,4 +1,4 @@
-"""Preparation by scorer: golds of a choice and of one's own; programs are no golds of mathematics; what is `math` is as before."""
+"""Preparation by scorer: golds of `choice` and user scorers; `math` refuses programs, else it is as before."""
 
 import json
 
@@ -26,14 +26,14 @@ def asked(name: str, *options: str) -> str:
 def test_a_training_set_of_choices(prepare):
     rows = [
         (asked("Ada", "London", "Paris"), "A"),
-        (asked("Ada", "London", "Paris"), "London"),  # the same answer, written otherwise
+        (asked("Ada", "London", "Paris"), "London"),  # the same answer, written differently
         (asked("Bertrand", "London", "Paris"), "B"),
-        (asked("Bertrand", "London", "Paris"), "A"),  # another one
+        (asked("Bertrand", "London", "Paris"), "A"),  # a different answer
         (asked("Carl", "Kassel", "Bonn"), "Rome"),  # none of the options
         (asked("Dora", "Kassel", "Bonn"), "C"),
         (asked("Emmy", "Kassel", "Bonn"), r"\boxed{(B)}"),
         ("Where did Felix live?", "B"),
-        ("Where did Gottfried live?", "Hanover"),  # no options to find it in
+        ("Where did Gottfried live?", "Hanover"),  # the question has no options
     ]
     code, _, out = prepare(rows, "--scorer", "choice")
     assert code == 0
@@ -62,12 +62,12 @@ def test_a_training_set_of_ones_own_scorer(prepare, tmp_path, monkeypatch):
         "def same(answer, gold, question):\n    return gold != 'bad' and answer == gold\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    shared_verifier().close()  # workers see the paths of when they were started
+    shared_verifier().close()  # workers keep the import paths from their start
     rows = [("Say yes.", "yes"), ("Say bad.", "bad"), ("Say 027.", "027")]
     code, _, out = prepare(rows, "--scorer", "my_words:same")
     assert code == 0 and reasons(out) == {"unverifiable_answer": 1}
     written = {row["label"]: row["scorer"] for row in lines(out / "train.jsonl")}
-    assert written == {"yes": "my_words:same", "027": "my_words:same"}  # which is rewritten as mathematics alone
+    assert written == {"yes": "my_words:same", "027": "my_words:same"}  # only `math` would rewrite 027
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_scorer_is_for_ones_own_source(prepare, tmp_path):
 
 @pytest.fixture
 def benchmark(tmp_path, monkeypatch, capsys):
-    """What prepares benchmarks of these entries and rows; returns the exit code, standard error and the output folder."""
+    """Return a function that prepares benchmarks from entries and rows: exit code, stderr, output folder."""
 
     def run(entries, **rows):
         path = tmp_path / "benchmarks.yaml"

@@ -1,4 +1,4 @@
-"""The training set's command on small sources: what stays, what goes and why, and what bad input gets."""
+"""The training set's command on small sources: which rows are kept or dropped and why, and bad input."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from data.cleaning import STEPS
 
 REPO = Path(__file__).resolve().parents[3]
 DAPO = sources.load(sources.TRAINING)["dapo-math-17k"]
-# (question, answer): what happens to each with the defaults
+# (question, answer) and their fate under the defaults
 ROWS = [
     *GOOD,
     (" Find the sum of $2 + 4$. \n", "6"),  # equal to the first under the key
-    ("Find the sum of $2+4$.", "6.0"),  # its answer is written otherwise: an exact copy of the first
+    ("Find the sum of $2+4$.", "6.0"),  # the answer is written differently: an exact copy of the first
     ("Which $x$ solves $x=1$?", "1"),
-    ("Which $x$\nsolves $x = 1$?", "2"),  # both go: nothing says who is right
-    ("What is $\\frac{1}{2}$?", "0.5"),  # equal answers, so one of both stays
+    ("Which $x$\nsolves $x = 1$?", "2"),  # both are dropped: either may be right
+    ("What is $\\frac{1}{2}$?", "0.5"),  # equal answers, so one of them is kept
     ("What is $\\dfrac{1}{2}$ ?", "\\frac{1}{2}"),
     ("How large is it?", "105263157894736848"),
     ("How large is nothing?", ""),
@@ -101,7 +101,7 @@ def test_contamination_is_listed(prepare, benchmarks):
 
 
 def test_copies_of_a_contaminated_question_go_with_it(prepare, benchmarks):
-    """Two ways of writing one question, of which only one is near enough."""
+    """Two spellings of one question, of which only one is near enough."""
     question = BENCHMARK[0]["problem"].replace("13", "{1}{4}")
     _, _, out = prepare([(question, "84"), (question.replace(" 3 ", " {3} \\, "), "84"), *GOOD], *benchmarks)
     assert reasons(out)["contaminated"] == 2
@@ -179,7 +179,7 @@ def test_validation_is_disjoint_and_has_no_near_copy_in_training(prepare):
 
 
 def test_both_forms_of_dapo_give_the_same_file(prepare, tmp_path):
-    """Unwrapped; and as published: each row often, wrapped, shuffled. Unwrapping takes whole texts, not characters."""
+    """The unwrapped form, and the published one (rows repeated, wrapped, shuffled). Unwrapping removes whole texts."""
     tricky = [
         ("Solve the following: what is $1+1$? Remember to answer.", "2"),
         ("Remember that $x=3$. Find $x$.\n\nAnswer:", "3"),
@@ -260,13 +260,13 @@ def test_benchmarks_of_another_kind(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "dropped"),
     [
-        # equal under the key alone (a border between numbers that NFKC without white space does not keep)
+        # equal only under the key (NFKC without white space loses the border between two numbers)
         ([("$\\dfrac{1}{2}$?", "1"), ("$\\frac{1}{2}$?", "2")], 2),
-        # equal as NFKC without white space alone
+        # equal only as NFKC without white space
         ([("side length 2", "1"), ("sidelength 2", "2")], 2),
         # one in three answers differs
         ([("What is $x$?", "1"), ("What is $ x $?", "1.0"), ("What is $x $?", "2")], 3),
-        # a copy that is known to be bad does not count against a good one
+        # a copy known to be damaged does not conflict with a good one
         ([("How large?", "105263157894736842"), ("How large ?", "105263157894736848")], 0),
         ([("How large?", "3"), ("How large ?", "\\frac{1}{")], 0),
         ([("What is $x$?", "\\frac{1}{2}"), ("What is $ x $?", "0.5")], 0),
@@ -278,7 +278,7 @@ def test_conflicts(prepare, rows, dropped):
 
 
 def test_which_duplicate_stays_depends_on_content_alone(prepare):
-    """Of equal length, under one key."""
+    """These questions have equal length and one key."""
     rows = [("What is $x+1$;", "1"), ("What is $x+1$,", "1"), ('What is $x+1$"', "1")]
     kept = set()
     for i in range(3):

@@ -1,4 +1,4 @@
-"""The training set's command on a machine that fails: a full disk, signals, kills, an output that nobody takes."""
+"""The training set's command under failures: a full disk, signals, kills, an output that cannot be written."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def prepare(tmp_path):
-    """The command on `count` questions, into `out`."""
+    """Return the command line for `count` questions, with output to `out`."""
 
     def argv(count: int) -> list[str]:
         rows = [{"question": f"Find the sum of ${i}+{2 * i}$.", "answer": str(3 * i)} for i in range(count)]
@@ -38,7 +38,7 @@ def contents(folder):
 
 
 def small_files():
-    """Files may not grow beyond 64 KiB, which fails as a full disk does, in the middle of a write."""
+    """Limit files to 64 KiB: a write fails in the middle, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 
 
@@ -65,7 +65,7 @@ def test_signals_tidy_up(prepare, tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_that_are_ignored_stay_so(prepare, tmp_path, number):
-    """Of nohup, and of a shell's background: the command ends with its work done."""
+    """As under nohup or in a shell's background: the command completes its work."""
 
     def ignoring():
         default_signals()
@@ -82,7 +82,7 @@ def test_signals_that_are_ignored_stay_so(prepare, tmp_path, number):
 
 
 def test_an_interrupt_while_a_bar_is_made_is_all_that_is_said(monkeypatch):
-    """tqdm would close what it has half made, and fail over it on standard error."""
+    """tqdm would close its half-made bar, and print a failure to stderr."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -100,7 +100,7 @@ def test_an_interrupt_while_a_bar_is_made_is_all_that_is_said(monkeypatch):
 
 
 def test_kills_at_any_moment(prepare, tmp_path):
-    """A final name is never there half, and the next run finishes."""
+    """No final name ever has half a file, and the next run completes."""
     argv, out = prepare(8000), tmp_path / "out"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPO}
     started = time.monotonic()

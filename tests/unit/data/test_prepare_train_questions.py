@@ -1,4 +1,4 @@
-"""Questions that come as something else than text: conversations, and characters that nobody sees."""
+"""Questions in other forms than plain text: conversations and invisible characters."""
 
 import json
 
@@ -19,7 +19,7 @@ def prepare(tmp_path, capsys):
 
 
 def written(path, question):
-    """A file of good rows and, as its last, one with this question and the answer 77."""
+    """Write a file of good rows whose last row has this question and the answer 77."""
     rows = [{"question": q, "answer": a} for q, a in [*GOOD, (question, "77")]]
     jsonl(path, rows) if path.suffix == ".jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
     return path
@@ -82,7 +82,7 @@ def test_invisible_characters_are_taken_out(prepare, tmp_path):
     "problem", [json.dumps(CONVERSATION), repr(CONVERSATION), "array([{'role': 'user'}])", " ", 3, None]
 )
 def test_benchmarks_without_a_questions_text(prepare, tmp_path, problem):
-    """Compared as they are, such questions would be near to none."""
+    """If compared as they are, such questions would match none."""
     jsonl(tmp_path / "b" / "x.jsonl", [{"problem": "[1] is how long?"}, {"problem": problem}])
     code, err, _ = prepare(GOOD, "--benchmarks-dir", str(tmp_path / "b"))
     assert code == 2 and "x.jsonl, line 2: no question's text under 'problem'" in err

@@ -1,4 +1,4 @@
-"""Public sources, where the shared data folder is present: what evaluation and training then rest on."""
+"""Prepared public sources, the base of training and evaluation. Needs the shared data folder."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from data.sameness import compact, key
 from openrlhf_mel.verifier import verify
 
 pytestmark = pytest.mark.timeout(180)
-# benchmark -> questions with a near copy in DAPO-Math-17k: similarity from 0.75, from 0.9, and 1, found by a search on
-# shared 10-grams, so at least
+# benchmark -> least number of questions with a near copy in DAPO-Math-17k (similarity at least 0.75, 0.9, 1), found by
+# a search on shared 10-grams
 NEAR = {"amc23": (24, 17, 8), "amc83": (46, 36, 14), "math500": (26, 13, 5), "olympiadbench": (60, 38, 6)}
 COUNTS = {"aime24": 30, "aime25": 30, "amc23": 40, "amc83": 83, "math500": 500, "olympiadbench": 675, "minerva": 272, "gsm8k": 1319}  # fmt: skip
 
@@ -32,7 +32,7 @@ def benchmarks(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dapo(shared, benchmarks, tmp_path_factory):
-    """The output folder for DAPO-Math-17k with the defaults, and the source's (question, answer) rows."""
+    """Return the output folder for DAPO-Math-17k with the defaults, and the source's (question, answer) rows."""
     out = tmp_path_factory.mktemp("dapo")
     path = shared / "data" / "train" / "dapo_math_17k_svs.parquet"
     argv = [
@@ -63,7 +63,7 @@ def test_enough_remains_and_all_is_accounted_for(dapo, report):
     )
     assert report["known_as"]
     written = {question.strip(): answer for question, answer in dapo[1]}
-    assert all(row["input"] in written for row in rows)  # not a character lost or changed
+    assert all(row["input"] in written for row in rows)  # no character is lost or changed
 
 
 def test_no_two_kept_rows_are_equal_under_the_key(dapo):
@@ -78,11 +78,11 @@ def test_conflicting_groups_are_dropped(dapo, report):
     conflicting = {text for text, answers in groups.items() if len(answers) > 1}
     assert len(conflicting) == 15 and sum(compact(question) in conflicting for question, _ in dapo[1]) == 30
     assert not conflicting & {compact(row["input"]) for row in lines(dapo[0] / "train.jsonl")}
-    assert report["dropped"]["conflicting_answers"]["count"] >= 29  # one of the 30 rows stands twice
+    assert report["dropped"]["conflicting_answers"]["count"] >= 29  # one of the 30 rows occurs twice
 
 
 def test_questions_in_chinese_that_share_only_a_number_stay_apart(dapo):
-    """A key of ASCII letters and digits takes all of these for "2022"."""
+    """A key of only ASCII letters and digits would map all of these to "2022"."""
     joined = {question.strip() for question, _ in dapo[1] if re.sub(r"[^0-9a-z]", "", question.lower()) == "2022"}
     assert len(joined) >= 4 and len({key(question) for question in joined}) == len(joined)
     assert joined <= {row["input"] for row in lines(dapo[0] / "train.jsonl")}
@@ -108,7 +108,7 @@ def test_near_benchmark_questions_are_found(report, name):
 
 
 def test_no_kept_question_is_near_a_benchmark_question(dapo, benchmarks):
-    """By difflib itself, for the kept questions that share a run of ten tokens with a benchmark question."""
+    """Checked with difflib itself, for kept questions that share ten consecutive tokens with a benchmark question."""
 
     def runs(words):
         return {tuple(words[i : i + 10]) for i in range(len(words) - 9)}
@@ -173,7 +173,7 @@ def test_all_of_them_for_evaluation_inside_training(benchmarks):
 
 
 def test_pinned_copies_are_those_that_were_seen(benchmarks):
-    """Every pin stands for a copy in the shared folder: nothing is pinned that was not seen."""
+    """Every pinned hash belongs to a copy in the shared folder."""
     report = json.loads((benchmarks / "report.json").read_text())["benchmarks"]
     for name, source in sources.load(sources.BENCHMARKS).items():
         assert set(source.known) == {report[name]["content_sha256"]}

@@ -1,4 +1,4 @@
-"""The key that says when two written questions are one, and what is read off a question's text."""
+"""The key under which two spellings of a question are equal, and properties read from a question's text."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.sameness import compact, figure_mention, key, language, legible
 
-# Four different questions that share their only number.
+# Four different questions whose only number is the same.
 CHINESE = [
     "求所有满足条件的正整数的个数，其中最大的数是 2022。",
     "在 2022 个盒子中放球，问至少需要多少个球？",
@@ -67,7 +67,7 @@ def test_questions_in_chinese_that_share_a_number_stay_apart():
 
 @given(st.lists(WORD, min_size=1, max_size=12), st.sampled_from(SIGNS), st.data())
 def test_no_sign_is_lost(words, sign, data):
-    """A sign put anywhere between two words changes the key."""
+    """A sign inserted between any two words changes the key."""
     i = data.draw(st.integers(1, len(words)))
     without = " ".join(words)
     assert key(" ".join([*words[:i], sign, *words[i:]])) != key(without)
@@ -82,7 +82,7 @@ def test_no_letter_is_lost(words, data):
 
 @given(st.text())
 def test_every_letter_and_digit_is_in_the_key(text):
-    """Up to the forms that are made plain, the key holds the letters and digits of the text, in their order."""
+    """Apart from normalised forms, the key holds the text's letters and digits in order."""
     plain = unicodedata.normalize("NFKC", text)
     commands = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
     wanted = [c for c in commands.sub("", plain) if c.isalnum()]
@@ -182,7 +182,7 @@ HOSTILE = ["![", "http://", "\\(", "\\[", "$", "$$", "{", "[asy", "the a shown "
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_no_text_takes_long(piece):
-    """Anything quadratic takes minutes on these; the test's time limit is the check."""
+    """A quadratic algorithm would take minutes on these; the test's time limit is the check."""
     text = piece * (200_000 // len(piece))
     key(text)
     compact(text)

@@ -1,4 +1,4 @@
-"""Source files: what is read from each kind, and what is said of a damaged one."""
+"""Source files: reading each kind, and the messages for damaged ones."""
 
 import hashlib
 import json

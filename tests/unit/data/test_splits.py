@@ -1,4 +1,4 @@
-"""`data.prompt_split` and `eval.split`: one that is not there is named, with those that are."""
+"""`data.prompt_split` and `eval.split`: the error for a missing split lists the existing ones."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SMALL = ["--actor.model_name_or_path=m", "--data.label_key=label", "--mel.runtim
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A folder with the same two questions in many forms."""
+    """Write a folder with the same two questions in many file formats."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = datasets.Dataset.from_list(ROWS)
     rows.to_json(tmp_path / "a.jsonl")
@@ -69,12 +69,12 @@ def test_scorers_that_cannot_be_used_show_before_anything_starts(data, scorers, 
 
 
 def test_data_run_no_code_unless_it_is_allowed(data, monkeypatch):
-    """What the data name as a scorer is imported and called: it is refused before that."""
+    """A scorer named in the data would be imported and called: it is refused first."""
     (data / "judges_of_theirs.py").write_text(
         f"open({str(data / 'ran')!r}, 'w')\ndef f(answer, gold, question):\n    return True\n"
     )
     monkeypatch.syspath_prepend(data)
-    shared_verifier().close()  # workers see the paths of when they were started
+    shared_verifier().close()  # workers keep the import paths from their start
     for name, scorer in (("one.jsonl", "judges_of_theirs:f"), ("two.jsonl", "shutil.rmtree")):
         (data / name).write_text(json.dumps({"input": "True", "label": str(data), "scorer": scorer}) + "\n")
         for flag in inputs.DATA:
@@ -129,7 +129,7 @@ def test_a_split_that_is_not_there(data, flag, names, split, named, there):
     ],
 )
 def test_a_split_that_is_there_or_not_asked_for(data, flag, names, split):
-    """Data that were saved without splits have none to choose from."""
+    """Data saved without splits ignore the option."""
     assert len(read(data, flag, names, split)) == len(ROWS) * len(names.split(","))
 
 

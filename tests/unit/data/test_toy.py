@@ -183,7 +183,7 @@ def test_the_model_solves_some_questions_and_ends_its_responses(templates):
     backend = make("hf", model=str(TOY / "model"), chat=False)
     responses = list(backend.generate(requests, Sampling(temperature=1.0, top_p=1.0, max_tokens=64)))
     right = [verify(response.text, labels[response.request.question]).correct for response in responses]
-    # Measured 0.30 to 0.40 on all held-out questions; wider here, for the noise of 64.
+    # Measured 0.30 to 0.40 on all held-out questions; wider bounds for the noise of 64 questions.
     assert 0.2 < sum(right) / len(right) < 0.5
     assert sum(response.finish_reason == STOP for response in responses) > 0.95 * len(right)
 

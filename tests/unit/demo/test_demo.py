@@ -1,4 +1,4 @@
-"""The demo's figures from synthetic runs, its picture, and how it follows and gives up a training run."""
+"""The demo's figures from synthetic runs, its picture, and how it follows and ends a training run."""
 
 import json
 import subprocess

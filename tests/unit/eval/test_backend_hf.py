@@ -1,4 +1,4 @@
-"""The transformers backend with the toy model: what is drawn does not depend on the batch, and follows the model's distribution."""
+"""The transformers backend with the toy model: samples follow the model's distribution, whatever the batch."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 TOY = Path(__file__).parents[3] / "data" / "toy"
 MODEL = TOY / "model"
-SAMPLING = Sampling(temperature=1.8, top_p=1.0, max_tokens=40)  # hot: the toy model is sure of what it says
+SAMPLING = Sampling(temperature=1.8, top_p=1.0, max_tokens=40)  # hot, since the toy model's distribution is sharp
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def requests(number: int, samples: int = 2, greedy: bool = False) -> list[Reques
     template = Templates.load(TOY / "templates")
     asked = []
     for i, row in enumerate(rows[:number]):
-        prompt = template.question("Well. " * (i % 5) + row["input"])  # of several lengths
+        prompt = template.question("Well. " * (i % 5) + row["input"])  # prompts of several lengths
         asked += [Request("toy", row["id"], s, greedy, 100 * i + s, prompt) for s in range(samples)]
     return asked
 
@@ -108,7 +108,7 @@ def test_generation_is_in_small_batches(monkeypatch, backend):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (2.0, 1.0), (3.0, 0.8)])
 def test_what_is_drawn_follows_the_models_distribution(backend, plain, temperature, top_p):
-    """Chi-square over the first token of 2,000 samples, against probabilities worked out with numpy."""
+    """Chi-square test of the first token of 2,000 samples against probabilities computed with numpy."""
     model, tokenizer = plain
     prompt = requests(1)[0].prompt
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_what_is_drawn_follows_the_models_distribution(backend, plain, temperatu
 
 
 def test_noise_of_many_seeds_is_uniform_in_its_probabilities():
-    """20,000 rows, a generator each: seeds in a row must not be alike. At the first step and at the third."""
+    """20,000 rows with a generator each, at the first and third step: consecutive seeds must not be correlated."""
     p = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.04, 0.01])
     rows = 20_000
     sampler = SeededSampling(range(rows), Sampling(1.0, 1.0, 1), torch.device("cpu"))
@@ -177,7 +177,7 @@ def test_masked_tokens_are_never_drawn():
 
 
 def test_generation_config_changes_nothing_but_the_end(copy, backend):
-    """Penalties, top_k and a length in the model's own settings do not count."""
+    """Penalties, top_k and a length in the model's own settings are ignored."""
     path = copy / "generation_config.json"
     settings = json.loads(path.read_text()) | {
         "repetition_penalty": 5.0,
@@ -327,7 +327,7 @@ def test_context(tmp_path, config, expected):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, copy):
-    """A hub with one model; returns what was asked of it."""
+    """Simulate a hub with one model; return the list of requested file patterns."""
     asked, local = [], tmp_path / "downloaded"
     local.mkdir()
 

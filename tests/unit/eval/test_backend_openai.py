@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend against a scripted server on loopback: every answer once, whatever fails on the way."""
+"""The OpenAI-compatible backend with a scripted local server: every answer arrives once, despite any failure."""
 
 import asyncio
 import email.utils
@@ -45,7 +45,7 @@ def requests(number: int) -> list[Request]:
 
 @pytest.fixture
 def connect():
-    """Makes backends of a server, which end with the test."""
+    """Return a function that makes backends for a server; they are closed at the test's end."""
     with ExitStack() as stack:
 
         def make(server: ScriptedServer, model: str | None = None, **options) -> OpenAIBackend:
@@ -56,7 +56,7 @@ def connect():
 
 
 def complete(responses: list[Response], asked: list[Request]) -> None:
-    """Each request is answered once, with its own text."""
+    """Check that each request is answered once, with its own text."""
     assert sorted(r.request.seed for r in responses) == [request.seed for request in asked]
     for r in responses:
         assert r.text == answer(r.request.prompt, r.request.greedy, r.request.seed)
@@ -151,7 +151,7 @@ def test_no_more_at_once_than_asked_for(connect):
 
 
 def test_requests_are_taken_as_they_are_needed(connect):
-    """A slow caller holds the sending up: so many under way, so many finished, and no more."""
+    """A slow caller delays sending: the numbers of requests in flight and of finished responses are bounded."""
     with ScriptedServer(answer) as server:
         responses = connect(server, concurrency=4).generate(requests(300), SAMPLING)
         next(responses)
@@ -192,7 +192,7 @@ def test_a_server_that_is_gone(connect):
 
 
 def test_what_is_under_way_is_kept_when_another_fails(connect):
-    """One question always fails at once; the others are slow, and still come."""
+    """One question fails at once; the others are slow, and still arrive."""
 
     def slow_but_one(prompt: str, greedy: bool, seed: int) -> Answer:
         if seed == 0:
@@ -265,7 +265,7 @@ def test_closing_the_iterator_stops_the_sending(connect):
         responses.close()
         sent = server.requests
         time.sleep(0.3)
-        assert server.requests <= sent + 3  # what had left when it was closed
+        assert server.requests <= sent + 3  # already sent when it was closed
         backend.close()
         backend.close()
     assert "openai" not in [thread.name for thread in threading.enumerate()]
@@ -278,7 +278,7 @@ def test_closing_the_backend_first(connect, caplog):
         next(responses)
         backend.close()
         responses.close()
-        gc.collect()  # a task that failed unseen says so when it is collected
+        gc.collect()  # a task with an unretrieved error reports it when collected
     assert caplog.text == ""
 
 

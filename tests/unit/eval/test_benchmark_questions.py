@@ -1,4 +1,4 @@
-"""eval/benchmark_questions.py: what is read, what is refused, and that a prompt reaches the model as in training."""
+"""eval/benchmark_questions.py: accepted and refused files; a prompt reaches the model as in training."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def test_a_benchmarks_scorer_is_that_of_its_rows(tmp_path, monkeypatch):
     own = tmp_path / "judges_of_mine.py"
     own.write_text("def f(answer, gold, question):\n    return answer == gold\n")
     monkeypatch.syspath_prepend(tmp_path)
-    shared_verifier().close()  # workers see the paths of when they were started
+    shared_verifier().close()  # workers keep the import paths from their start
     for name, scorer in (("a", None), ("b", "choice"), ("c", "judges_of_mine:f")):
         jsonl(tmp_path / f"{name}.jsonl", [row | {"scorer": scorer} for row in ROWS])
     with pytest.raises(
@@ -95,7 +95,7 @@ def test_a_limit_takes_the_first_questions_of_the_same_file(tmp_path, limit, cou
     path = jsonl(tmp_path / "mine.jsonl", ROWS)
     (mine,) = load_benchmarks(tmp_path, ["mine"], limit)
     assert mine.questions == QUESTIONS[:count]
-    assert mine.sha256 == sha256(path)  # of the whole file, so that a larger limit goes on in the same folder
+    assert mine.sha256 == sha256(path)  # of the whole file, so that a larger limit can continue in the same folder
 
 
 def test_what_prepare_benchmarks_wrote(tmp_path, capsys):
@@ -113,7 +113,7 @@ def test_what_prepare_benchmarks_wrote(tmp_path, capsys):
 
 
 def test_a_validation_set_of_prepare_train(tmp_path, capsys):
-    """It has the columns of training: `input` and `label`."""
+    """It has training's columns, `input` and `label`."""
     rows = [
         {"question": f"Which number is {word}?", "answer": str(i)}
         for i, word in enumerate(["one", "two", "six", "ten"])
@@ -195,7 +195,7 @@ def test_a_known_benchmark_that_is_not_prepared_says_how(tmp_path):
 )
 def test_a_row_that_is_no_question_is_named(tmp_path, row, message):
     jsonl(tmp_path / "mine.jsonl", [*ROWS, {"id": "m-4", "problem": "p", "answer": "2"} | row])
-    for limit in (None, 1):  # the whole file is read
+    for limit in (None, 1):  # the whole file is checked in any case
         with pytest.raises(UserError, match=rf"mine\.jsonl, {message}"):
             load_benchmarks(tmp_path, ["mine"], limit)
 
@@ -215,7 +215,7 @@ def test_a_changed_file_is_refused(tmp_path):
     jsonl(path, [*ROWS[:2], ROWS[2] | {"answer": "y"}])
     with pytest.raises(UserError, match=r"mine\.jsonl: its SHA-256 is .* manifest\.json beside it says"):
         load_benchmarks(tmp_path, ["mine"], 1)
-    manifest.write_text(json.dumps({"outputs": {"another.jsonl": "0" * 64}}))  # a file of the user's own
+    manifest.write_text(json.dumps({"outputs": {"another.jsonl": "0" * 64}}))  # a file that the user added
     load_benchmarks(tmp_path, ["mine"], None)
 
 
@@ -261,7 +261,7 @@ def test_a_template_that_is_none_is_refused(tmp_path):
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, special tokens that are normal ones' beginnings, and a BOS that is only put where it is asked for."""
+    """Make a tokenizer with a token per byte, special tokens that start like normal ones, and a BOS only on request."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(["<s>", "<|end|>", "<|user|>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -288,7 +288,7 @@ PIECES = st.sampled_from(
 @pytest.mark.parametrize("name", ["toy", "bytes"])
 @given(pieces=st.lists(PIECES | st.text(max_size=8), max_size=8))
 def test_prompts_reach_the_model_as_in_training(tokenizers, name, chat, pieces):
-    """The very token ids, with special tokens written out in the question as well."""
+    """The token ids are identical, also if the question's text contains special tokens."""
     tokenizer, question = tokenizers[name], "Compute " + "".join(pieces)
     training = PromptFormat(Templates.load(), tokenizer, chat).question(question)
     expected = tokenizer(training, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""A run's checkpoints: what is found, what is chosen, and the folder of converted models. Files here are stand-ins."""
+"""A run's checkpoints: finding, choosing, and the folder of converted models. The files are stand-ins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG = {
 
 
 class RunFolder:
-    """A run's folder in the making."""
+    """Builds a run's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,7 +82,7 @@ def run(tmp_path):
 
 
 def zero(path: Path) -> None:
-    """As a file system that has lost a block."""
+    """Overwrite the file's start with zeros, like a file system that lost a block."""
     with open(path, "r+b") as file:
         file.write(bytes(20))
 
@@ -214,7 +214,7 @@ def test_a_damaged_deepspeed_checkpoint(run, damage, said, tmp_path):
 
 
 def test_an_unsealed_one_is_refused_though_all_its_files_are_there(run, tmp_path):
-    """As training does, which goes on from a sealed one alone (`openrlhf_mel.run.checkpoint`)."""
+    """Training, too, resumes only from a sealed one (`openrlhf_mel.run.checkpoint`)."""
     run.deepspeed("global_step2", sealed=False)
     [found] = find(run.path)
     assert checkpoint.find(run.actor) == []
@@ -228,7 +228,7 @@ def test_an_unsealed_one_is_refused_though_all_its_files_are_there(run, tmp_path
 
 def test_what_the_seal_does_not_name_does_not_count(run):
     run.deepspeed("global_step2")
-    (run.actor / "latest").unlink()  # of a folder that was copied without it
+    (run.actor / "latest").unlink()  # as if the folder was copied without it
     assert find(run.path)[0].problem is None
 
 
@@ -405,7 +405,7 @@ def test_any_selection_is_whole_in_order_and_of_the_steps_asked_for(made, data):
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """Conversions that were made, each by a stand-in that writes a small model."""
+    """Replace the conversion by one that writes a small model; return the list of conversions."""
     made: list[str] = []
 
     def convert(source, run, target):
@@ -432,7 +432,7 @@ def test_converted_once_as_long_as_it_is_the_same(run, conversions, tmp_path):
     cut_short(path / "model.safetensors")
     materialise(find(run.path)[0], out)
     assert len(conversions) == 2 and find(run.path)[0].fingerprint() == find(run.path)[0].fingerprint()
-    os.utime(source / "mp_rank_00_model_states.pt", (1, 1))  # trained anew
+    os.utime(source / "mp_rank_00_model_states.pt", (1, 1))  # as if trained again
     materialise(find(run.path)[0], out)
     run.config(**{"actor.model_name_or_path": "other"})
     materialise(find(run.path)[0], out)

@@ -1,4 +1,4 @@
-"""`python -m eval.compare`: numbers worked out by hand, and input that cannot be compared."""
+"""`python -m eval.compare`: numbers computed by hand, and input that cannot be compared."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def evaluation(folder: Path, benchmarks: Mapping[str, Mapping[str, str]], **settings: Any) -> Path:
-    """An evaluation's folder; a benchmark's questions with what was right of each."""
+    """Write an evaluation's folder; `benchmarks` gives each question's pattern of right samples."""
     for name in ("questions", "samples"):
         (folder / name).mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps({"model": folder.name} | settings))
@@ -57,7 +57,7 @@ def test_one_benchmark_by_hand(tmp_path: Path) -> None:
     assert toy.keys() == {"pass@1", "avg@4", "pass@4"}
     assert (found["n"], found["warnings"]) == (4, [])
 
-    # Greedy: 3 of 6 against 5 of 6; q2, q4, q6 won, q5 lost: 4 differ, of which 3 or more one way: 10 of 16 flips.
+    # Greedy: 3 of 6 against 5 of 6; q2, q4, q6 won, q5 lost: of 16 flips of these 4, 10 have 3 or more one way.
     greedy = toy["pass@1"]
     assert (greedy["baseline"], greedy["other"], greedy["difference"]) == pytest.approx((1 / 2, 5 / 6, 1 / 3))
     assert (greedy["won"], greedy["lost"]) == (["q2", "q4", "q6"], ["q5"])
@@ -72,7 +72,7 @@ def test_one_benchmark_by_hand(tmp_path: Path) -> None:
     reach = 2.570582 * average["se"]
     assert average["ci95"] == pytest.approx([5 / 24 - reach, 5 / 24 + reach], abs=1e-6)
     assert (average["won"], average["lost"]) == (["q1", "q2", "q4", "q5", "q6"], ["q3"])
-    # Of 64 flips of 2 1 1 1 1 1 reach 5 or more: all kept 7, or one 1 turned 5 (5 of them): 6 on each side.
+    # Of the 64 flips of 2 1 1 1 1 1 those with |sum| >= 5: none flipped (7), or one of five 1s flipped (5): 6 per side.
     assert average["p_value"] == pytest.approx(12 / 64)
 
     passes = toy["pass@4"]
@@ -91,11 +91,11 @@ def test_overall_weighs_questions_and_average_benchmarks(tmp_path: Path) -> None
     assert (average["baseline"], average["other"]) == pytest.approx((0.5, 11 / 16))
     assert average["difference"] == pytest.approx((1 / 2 - 1 / 8) / 2)
     assert average["se"] == pytest.approx((1 / 4 + 1 / 64) ** 0.5 / 2)
-    # The two small ones' t-interval is wider than what gains can be, and cut: from 1/2 to -1 and to 1.
+    # The t-interval of the small benchmark's two questions exceeds the possible gains; it is cut: 1/2 to -1 and to 1.
     reach = stats.t.ppf(0.975, 7) / 8
     ends = [3 / 16 - (1.5**2 + reach**2) ** 0.5 / 2, 3 / 16 + (0.5**2 + reach**2) ** 0.5 / 2]
     assert average["ci95"] == pytest.approx(ends)
-    # Weighted gains 1/2 and -1/8: all four flips, 3/8 and 5/8 on either side, are as far from 0.
+    # Weighted gains 1/2 and -1/8: all four flips, +-3/8 and +-5/8, are at least as far from 0.
     assert average["p_value"] == 1.0
     assert found["n"] is None
     assert found["overall"].keys() == {"pass@1"}

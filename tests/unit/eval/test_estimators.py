@@ -1,4 +1,4 @@
-"""eval/estimators.py against enumeration, figures worked out by hand and properties."""
+"""eval/estimators.py, checked by enumeration, by figures computed by hand and by properties."""
 
 from itertools import combinations, pairwise, product
 
@@ -19,7 +19,7 @@ SEVERAL = arrays(np.int8, st.tuples(st.integers(2, 8), st.integers(1, 6)), eleme
 
 
 def enumerated_pass_at_k(correct: np.ndarray, k: int) -> float:
-    """The share, over questions and over all subsets of k samples, of subsets with a right one."""
+    """Return the share of subsets with a right sample, over questions and all subsets of k samples."""
     hits = [any(subset) for row in correct.tolist() for subset in combinations(row, k)]
     return sum(hits) / len(hits)
 
@@ -74,11 +74,11 @@ def test_large_n_stays_exact():
     correct = np.zeros((1, 400), dtype=int)
     correct[0, 0] = 1
     assert estimators.pass_at_k(correct, 100) == pytest.approx(0.25)
-    assert estimators.pass_at_k(np.eye(1, 2000), 1000) == pytest.approx(0.5)  # C(2000, 1000) is no float
+    assert estimators.pass_at_k(np.eye(1, 2000), 1000) == pytest.approx(0.5)  # C(2000, 1000) exceeds a float
 
 
 def brute_force_majority(labels: list, correct: list) -> float:
-    """Each label's votes counted one by one; every way to break the tie, equally likely."""
+    """Count each label's votes; all ways to break a tie are equally likely."""
     votes = {label: labels.count(label) for label in labels if label is not None}
     winners = [label for label in votes if votes[label] == max(votes.values())]
     if not winners:
@@ -87,7 +87,7 @@ def brute_force_majority(labels: list, correct: list) -> float:
 
 
 def test_majority_by_brute_force():
-    """All 4^5 ways to answer a question 5 times with three answers, of which the first is right, or none."""
+    """Covers all 4^5 ways to answer a question 5 times with no answer or one of three, the first of which is right."""
     rows = [list(labels) for labels in product(["a", "b", "c", None], repeat=5)]
     correct = [[label == "a" for label in row] for row in rows]
     expected = [brute_force_majority(*pair) for pair in zip(rows, correct, strict=True)]
@@ -122,7 +122,7 @@ def test_t_interval_by_hand():
 
 def test_avg_estimate_is_over_question_means():
     estimate = estimators.avg_estimate([[0, 0], [0, 1], [1, 0], [1, 1]])
-    # Squares 0.5 of at most 4 * 0.5 * 0.5 = 1: effective questions 4 * (1 + 0.2) / (0.5 + 0.2) = 6.857143; then Wilson's.
+    # Squares sum to 0.5 of at most 4 * 0.5 * 0.5 = 1: effective questions 4 * (1 + 0.2) / (0.5 + 0.2) = 6.857143.
     assert estimate.value == 0.5
     assert estimate.interval == pytest.approx((0.200391, 0.799609), abs=1e-6)
     assert estimate.se == pytest.approx((1 / 6) ** 0.5 / 2)
@@ -131,7 +131,7 @@ def test_avg_estimate_is_over_question_means():
 
 @given(VALUES)
 def test_interval_solves_the_score_equation(values):
-    """Its ends are the shares p with (mean - p)^2 = z^2 p (1 - p) / effective questions: a quadratic."""
+    """Its ends p solve the quadratic (mean - p)^2 = z^2 p (1 - p) / effective questions."""
     n, mean = len(values), np.mean(values)
     largest, squares = n * mean * (1 - mean), n * np.var(values)
     effective = n * (largest + 0.2) / (squares + 0.2)
@@ -187,7 +187,7 @@ def test_wilson_interval_holds_the_share_and_mirrors(total, data):
 
 
 def test_paired_difference_by_hand():
-    # Gains by question: 0.5, 0, 0.5, 1: the values of the t-interval above.
+    # Gains by question: 0.5, 0, 0.5, 1, the values of the t-interval test above.
     after = [[1, 1], [1, 0], [1, 0], [1, 1]]
     before = [[0, 1], [0, 1], [0, 0], [0, 0]]
     difference = estimators.paired_difference(after, before)
@@ -235,7 +235,7 @@ def test_p_value_is_the_enumerated_one(gains):
 def test_p_value_of_wins_and_losses_is_the_sign_test():
     exact = stats.binomtest(10, 12).pvalue
     assert estimators.sign_flip_p_value([1] * 10 + [-1] * 2 + [0] * 500) == pytest.approx(exact)
-    # 40 questions are not enumerated: four standard deviations of 9,999 flips.
+    # 40 questions are sampled, not enumerated: tolerance of four standard deviations of 9,999 flips.
     exact = stats.binomtest(27, 40).pvalue
     assert estimators.sign_flip_p_value([1] * 27 + [-1] * 13) == pytest.approx(exact, abs=4 * (exact / 9_999) ** 0.5)
 
@@ -305,11 +305,11 @@ def test_a_note_stands_where_coverage_is_known_to_be_off(values, noted):
 
 
 def test_the_note_begins_where_measured_coverage_leaves_93_to_97():
-    """A small run of `benchmarks/coverage.py`: without a note coverage is within, but for its own error (4 x 0.25%)."""
+    """In a small run of `benchmarks/coverage.py`, coverage without a note is within 93-97%, up to error (4 x 0.25%)."""
     rng, below = np.random.default_rng(0), []
     for metric in coverage.every_metric():
         if metric.values.size == 2:
-            continue  # Wilson itself
+            continue  # Wilson's interval itself
         for total in (30, 100):
             for true, (covered,) in coverage.cells(rng, metric, [coverage.chosen], total, coverage.MEANS, 4_000):
                 within = 0.92 <= covered <= 0.98
@@ -317,7 +317,7 @@ def test_the_note_begins_where_measured_coverage_leaves_93_to_97():
                     assert within, (metric.name, total, true, covered)
                 else:
                     below.append(within)
-    assert not all(below)  # there is something to note
+    assert not all(below)  # the note is needed
 
 
 @pytest.mark.parametrize(

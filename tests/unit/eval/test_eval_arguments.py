@@ -149,7 +149,7 @@ def test_benchmarks_are_a_list_without_repeats():
 
 
 def test_help_names_what_may_be_chosen(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")  # so that no word is broken
+    monkeypatch.setenv("COLUMNS", "200")  # so that no word is split
     with pytest.raises(SystemExit):
         arguments.parser().parse_args(["--help"])
     shown = " ".join(capsys.readouterr().out.split())

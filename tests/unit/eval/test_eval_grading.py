@@ -1,4 +1,4 @@
-"""eval/grading.py: every response is judged and written once, whatever the order; what fails is heard of and blocks nobody."""
+"""eval/grading.py: every response is judged and written once, in any order; a failure is raised and blocks nothing."""
 
 import hashlib
 import random
@@ -22,7 +22,7 @@ QUESTIONS = {(b, f"q{i}"): Question(b, f"q{i}", f"What is {i}?", str(i)) for b i
 
 
 def responses(number: int) -> list[Response]:
-    """Each with a text of its own; every third one says the right number."""
+    """Return responses with different texts; every third has the right number."""
     found = []
     for i in range(number):
         benchmark, name = list(QUESTIONS)[i % len(QUESTIONS)]
@@ -33,7 +33,7 @@ def responses(number: int) -> list[Response]:
 
 
 class Scripted:
-    """Judges by the word behind the colon; may wait, or fail at a text, as a verifier could."""
+    """Judges by the word after the colon; can wait or fail at a text, as a verifier could."""
 
     def __init__(self, fails_at: str | None = None, may_go_on: threading.Event | None = None):
         self._fails_at, self._may_go_on = fails_at, may_go_on
@@ -42,7 +42,7 @@ class Scripted:
         if self._may_go_on:
             self._may_go_on.wait()
         if any(text == self._fails_at for text, _ in pairs):
-            time.sleep(0.01)  # others go on meanwhile
+            time.sleep(0.01)  # the others continue meanwhile
             raise VerifierError("no worker can be started")
         words = [(text.partition(": ")[2], gold.removeprefix("\\boxed{").removesuffix("}")) for text, gold in pairs]
         return [Verdict("correct" if w == gold else "wrong", f"{extraction} {w}") for w, gold in words]
@@ -69,7 +69,7 @@ def written(store: Store) -> dict:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_response_is_written_once_with_its_own_verdict(store, threads):
-    """More than wait at once, in an order of their own."""
+    """There are more responses than the queue holds, in random order."""
     every = responses(800)
     random.Random(threads).shuffle(every)
     with Grader(store, QUESTIONS, Scripted(), threads) as grader:
@@ -101,12 +101,12 @@ def test_samples_reach_the_disk_while_others_are_graded(tmp_path):
         with Grader(store, QUESTIONS, Scripted(), threads=1) as grader:
             for response in responses(450):
                 grader.grade(response)
-        assert 1 <= store.flushes <= 2  # after 200 or a few more, again and again
+        assert 1 <= store.flushes <= 2  # one after each 200 or a few more
 
 
 @pytest.mark.timeout(20)
 def test_who_interrupts_does_not_wait_for_everything(store, monkeypatch):
-    """Answers that take for ever to judge: what waits is dropped, and nothing is written once the folder is let go of."""
+    """With judging that never ends, the queue is dropped, and nothing is written after the folder is released."""
     monkeypatch.setattr(grading, "_LAST_S", 0.3)
     may_go_on = threading.Event()
     with pytest.raises(KeyboardInterrupt), Grader(store, QUESTIONS, Scripted(may_go_on=may_go_on), threads=2) as grader:
@@ -123,7 +123,7 @@ def test_who_interrupts_does_not_wait_for_everything(store, monkeypatch):
 
 
 def test_who_generates_waits_while_many_wait_to_be_graded(store, monkeypatch):
-    """Else a slow verifier would leave all responses of a run in memory."""
+    """Without this limit a slow verifier would keep all responses of a run in memory."""
     monkeypatch.setattr(grading, "_WAITING", 20)
     monkeypatch.setattr(grading, "_BATCH", 4)
     may_go_on, handed = threading.Event(), []
@@ -138,7 +138,7 @@ def test_who_generates_waits_while_many_wait_to_be_graded(store, monkeypatch):
         generation = threading.Thread(target=generate)
         generation.start()
         try:
-            while len(handed) < 22:  # the queue is full, and each thread has one at least
+            while len(handed) < 22:  # the queue is full, and each thread has at least one
                 time.sleep(0.001)
             generation.join(0.2)
             assert generation.is_alive() and len(handed) <= 20 + 2 * 4
@@ -151,7 +151,7 @@ def test_who_generates_waits_while_many_wait_to_be_graded(store, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("number", [1, 2_000])
 def test_what_fails_in_a_thread_is_raised_and_nobody_hangs(store, threads, number):
-    """By the next response, or on leaving where there is none."""
+    """It is raised at the next response, or on leaving if there is none."""
     every = responses(number)
     with (
         pytest.raises(VerifierError, match="no worker can be started"),
@@ -221,7 +221,7 @@ def ask(answer: str, unit: str | None = None, tolerance: float | None = None) ->
         (r"\boxed{east}", ask(r"\text{east}"), ("correct", "east"), ("correct", None)),
         (r"It is $\frac{\pi}{4}$", ask(r"\boxed{\frac{\pi}{4}}"), ("no_answer", None), ("correct", None)),
         (r"\boxed{5}", ask(r"So $x=4+1$ makes $\boxed{5}$."), ("correct", "5"), ("correct", None)),
-        # Within the tolerance, its bound included, and not beyond; 0.3 as a binary fraction is less.
+        # The tolerance includes its bound; 0.3 as a binary fraction is less.
         (r"\boxed{3.6}", ask("3.5", None, 0.1), ("correct", "3.6"), ("correct", "3.6")),
         (r"\boxed{3.4}", ask("3.5", None, 0.1), ("correct", "3.4"), ("correct", "3.4")),
         (r"\boxed{3.61}", ask("3.5", None, 0.1), ("wrong", "3.61"), ("wrong", "3.61")),
@@ -231,7 +231,7 @@ def ask(answer: str, unit: str | None = None, tolerance: float | None = None) ->
         (r"\boxed{3.6}", ask("3.5"), ("wrong", "3.6"), ("wrong", "3.6")),
         (r"\boxed{3.5001}", ask("3.5", None, 0.0), ("wrong", "3.5001"), ("wrong", "3.5001")),
         (r"\boxed{-3.5}", ask("3.5", None, 0.1), ("wrong", "-3.5"), ("wrong", "-3.5")),
-        # In percent, where the question says so: with its sign or without, and not as a fraction.
+        # In percent, if the question says so: with or without the sign, but not as a fraction.
         (r"\boxed{12\%}", ask("12", "%"), ("correct", r"12\%"), ("correct", None)),
         (r"\boxed{12}", ask("12", "%"), ("correct", "12"), ("correct", "12")),
         (r"\boxed{0.12}", ask("12", "%"), ("wrong", "0.12"), ("wrong", "0.12")),
@@ -242,7 +242,7 @@ def ask(answer: str, unit: str | None = None, tolerance: float | None = None) ->
         (r"\boxed{12.1\%}", ask(r"12\%", "%", 0.1), ("correct", r"12.1\%"), ("correct", None)),
         (r"\boxed{20\%}", ask(r"12\%", "%", 0.1), ("wrong", r"20\%"), ("wrong", None)),
         (r"\boxed{12\%}", ask("12"), ("wrong", r"12\%"), None),
-        # A tolerance says nothing of what is no number.
+        # A tolerance applies only to numbers.
         (r"\boxed{x}", ask("3.5", None, 9.0), ("wrong", "x"), None),
         (r"\boxed{3}", ask("x", None, 9.0), ("wrong", "3"), None),
         (r"\boxed{3,4}", ask("3.5", None, 9.0), ("wrong", "3,4"), None),
@@ -250,7 +250,7 @@ def ask(answer: str, unit: str | None = None, tolerance: float | None = None) ->
     ],
 )
 def test_verdicts(verifier, response, question, anchored, lenient):
-    """The anchored one, and the lenient one, of which Math-Verify says what it read (None here: as it likes)."""
+    """Check the anchored and the lenient verdict; the latter's extract is Math-Verify's (None: not checked)."""
     ((first, second),) = judge(verifier, [(response, question)])
     assert (first.status, first.extracted) == anchored
     if lenient:
@@ -263,7 +263,7 @@ def test_verdicts(verifier, response, question, anchored, lenient):
     [
         (r"\boxed{B. 12}", "choice", "correct"),
         (r"\boxed{12}", "choice", "correct"),
-        (r"\boxed{12.1}", "choice", "wrong"),  # a tolerance is of mathematics
+        (r"\boxed{12.1}", "choice", "wrong"),  # a tolerance applies only to mathematics
         (r"\boxed{A or B}", "choice", "wrong"),
         ("It is B", "choice", "no_answer"),  # also under lenient extraction
         (r"\boxed{A}", "operator:contains", "error"),
@@ -281,7 +281,7 @@ def test_a_scorer_of_ones_own_is_asked_once_a_response(verifier, tmp_path, monke
         f"def f(answer, gold, question):\n    open({str(calls)!r}, 'a').write('x')\n    return answer == gold\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    verifier.close()  # workers see the paths of when they were started
+    verifier.close()  # workers keep the import paths from their start
     own = Question("b", "q", "How many?", "3", None, None, "counts_calls:f")
     found = judge(verifier, [(r"\boxed{3}", own), (r"\boxed{2}", ask("2")), (r"\boxed{4}", own)])
     assert [(first.status, second.status) for first, second in found] == [

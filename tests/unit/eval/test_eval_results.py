@@ -1,4 +1,4 @@
-"""eval/results.py against an oracle that counts sample by sample, and what metrics.json holds."""
+"""eval/results.py, compared with counting sample by sample; the content of metrics.json."""
 
 import json
 from collections import Counter
@@ -48,7 +48,7 @@ def questions(number: int) -> list[Question]:
 
 
 def drawn(greedy: list, sampled: list[list], lenient: list[list] | None = None) -> Drawn:
-    """From the verdicts on each question's greedy response (or none), and on its sampled ones."""
+    """Build from the verdicts on each question's greedy response (if any) and its samples."""
     own = questions(len(greedy or sampled))
     rows = [
         [sample(f"q{i}", j, False, verdict, lenient and lenient[i][j]) for j, verdict in enumerate(row)]
@@ -58,7 +58,7 @@ def drawn(greedy: list, sampled: list[list], lenient: list[list] | None = None) 
 
 
 def by_hand(draws: Draws, greedy: list[Sample], sampled: list[list[Sample]], field: str) -> dict[str, list[Fraction]]:
-    """Each metric's value of each question, from the definitions."""
+    """Return each metric's value per question, from the definitions."""
 
     def right(s: Sample) -> int:
         return getattr(s, f"{field}status") == "correct"
@@ -94,7 +94,7 @@ def mean(values) -> float:
 
 @st.composite
 def evaluations(draw):
-    """(metrics asked for, their samples): greedy alone, sampled alone, or both."""
+    """Draw (requested metrics, their samples): greedy alone, sampled alone, or both."""
     n, number = draw(st.integers(1, 5)), draw(st.integers(1, 6))
     possible = ["pass@1", f"avg@{n}", f"maj@{n}", *(f"pass@{k}" for k in range(2, n + 1))]
     draws = Draws.parse(n, ",".join(draw(st.lists(st.sampled_from(possible), min_size=1, unique=True))))
@@ -151,8 +151,8 @@ def test_a_benchmark_by_hand():
     entry, _ = benchmark_metrics(samples, Draws.parse(4, None))
     assert list(entry)[2:6] == ["pass@1", "avg@4", "pass@4", "maj@4"]
     assert (entry["pass@1"], entry["avg@4"], entry["pass@4"]) == (0.5, 7 / 16, 0.75)
-    assert entry["maj@4"] == 0.5  # of the second question the wrong 3 wins, of the third nothing
-    # Of six pairs: all, three with the right one, none, all but one.
+    assert entry["maj@4"] == 0.5  # for the second question the wrong 3 wins, for the third no answer
+    # Pairs of six with a right sample: all, three, none, all but one.
     assert entry["pass@k"] == pytest.approx({"1": 7 / 16, "2": (1 + 1 / 2 + 0 + 5 / 6) / 4, "3": 2.75 / 4, "4": 0.75})
     assert entry["lenient"] == {"pass@1": 0.5, "avg@4": 11 / 16, "pass@4": 1.0, "maj@4": 0.875}
     assert (entry["no_answer"], entry["timeout"], entry["error"], entry["truncated"]) == (5 / 20, 1 / 20, 0, 0)
@@ -260,7 +260,7 @@ def test_a_greedy_sample_does_not_stand_for_a_sampled_one():
 
 
 def test_the_results_of_a_folder(tmp_path):
-    """Two benchmarks weigh the same in the average, however many questions they have."""
+    """Benchmarks have equal weight in the average, whatever their number of questions."""
     with Store(tmp_path) as store:
         (tmp_path / "settings.json").write_text('{"seed": 5}')
         first = [
@@ -282,7 +282,7 @@ def test_the_results_of_a_folder(tmp_path):
     parts = {metric: [estimators.estimate([1]), estimators.estimate([1, 0, 0, 0])] for metric in draws.metrics}
     averages = {metric: estimators.macro_average(own) for metric, own in parts.items()}
     assert result["average_ci95"] == {metric: list(average.interval) for metric, average in averages.items()}
-    assert result["average_se"] == {"pass@1": None, "avg@2": None}  # a single question has none
+    assert result["average_se"] == {"pass@1": None, "avg@2": None}  # a single question has no standard error
     assert result["average_ci95_note"] == {}
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("# org/model\n") and "| average |  | 62.50 [" in summary

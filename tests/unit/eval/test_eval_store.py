@@ -1,4 +1,4 @@
-"""eval/store.py: lines are there whole or not at all, whatever is in them, and one process holds a folder."""
+"""eval/store.py: a line is written whole or not at all, with any content, and one process holds a folder."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ from openrlhf_mel.errors import UserError
 
 pytestmark = pytest.mark.timeout(60)
 
-BLOCK = 65_536  # what the end of a file is searched in
+BLOCK = 65_536  # block size in which a file's end is searched
 
 
 def sample(question: str = "q", number: int = 0, response: str = "It is \\boxed{2}.", **more) -> Sample:
@@ -52,7 +52,7 @@ def store(tmp_path):
 
 @pytest.fixture(scope="module")
 def long_lived(tmp_path_factory):
-    """A folder for many examples, and names of benchmarks that none of them has used."""
+    """Open a store for many examples, with fresh benchmark names."""
     with Store(tmp_path_factory.mktemp("examples")) as opened:
         yield opened, (f"b{i}" for i in count())
 
@@ -117,7 +117,7 @@ def test_the_key_tells_samples_apart_as_that_of_their_requests_does(store):
 
 
 def test_a_line_that_was_cut_anywhere_is_ignored_and_cut_off(store):
-    """Each byte of a line may be the last one written, inside é, 木 and 😀 as well."""
+    """A cut may come after any byte of a line, also inside é, 木 and 😀."""
     store.append("b", [sample("q1"), sample("q2", response="é木😀")])
     data = lines_of(store, "b")
     first = data.index(b"\n") + 1
@@ -132,7 +132,7 @@ def test_a_line_that_was_cut_anywhere_is_ignored_and_cut_off(store):
 @pytest.mark.parametrize("whole", [0, 1, 2])
 @pytest.mark.parametrize("tail", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 200_000])
 def test_a_long_cut_line_is_cut_off(tmp_path, whole, tail):
-    """Also one without any line before it: the file has no line feed at all."""
+    """This includes a cut line with none before it: the file has no line feed at all."""
     path = tmp_path / "samples" / "b.jsonl"
     with Store(tmp_path) as store:
         store.append("b", [sample(f"q{i}") for i in range(whole)])
@@ -179,7 +179,7 @@ with Store(Path(sys.argv[1])) as store:
 
 
 def test_a_full_disk_leaves_nothing_of_a_write(tmp_path, command):
-    """A limit on the file's size stands for the disk: a write ends short, or fails at once."""
+    """A file-size limit simulates the disk: a write ends short, or fails at once."""
     done = command(
         sys.executable, "-c", FULL_DISK, tmp_path, limit=30, env=os.environ | {"PYTHONPATH": "tests/unit/eval"}
     )

@@ -1,4 +1,4 @@
-"""eval/summary.py: the table of a run, the paper's row beside it, and that no name from outside breaks a table."""
+"""eval/summary.py: a run's table with the paper's row; no external name breaks a table."""
 
 import json
 import re
@@ -19,7 +19,7 @@ PAPERS = PAPER_BENCHMARKS.split(",")
 
 
 def entry(values: dict[str, float], notes: dict[str, str] | None = None, **more) -> dict:
-    """A benchmark's entry in metrics.json; its intervals reach 0.1 to either side."""
+    """Return a benchmark's entry in metrics.json with intervals of +-0.1."""
     return {
         "n_questions": 30, "n_samples": 270, **values, "ci95": {m: [v - 0.1, v + 0.1] for m, v in values.items()},
         "ci95_method": dict.fromkeys(values, "Wilson"), "ci95_note": notes or {}, "truncated": 0.25, "no_answer": 0.125,
@@ -37,7 +37,7 @@ def result(benchmarks: dict[str, dict], model: str = "org/model", metrics=METRIC
 
 
 def tables(markdown: str) -> list[list[list[str]]]:
-    """The tables' cells as a Markdown reader splits them: at each `|` that no backslash escapes."""
+    """Return the tables' cells, split as in Markdown: at each `|` without a backslash."""
     found: list[list[list[str]]] = [[]]
     for line in re.split(r"\r\n?|\n", markdown):
         if not line.startswith("|"):
@@ -85,7 +85,7 @@ def test_the_table_in_percent():
 )  # fmt: skip
 def test_other_ends_of_responses_are_told(ends, told):
     values = {"pass@1": 0.5, "avg@8": 0.25}
-    more = [{} if own is None else {"ended_otherwise": own} for own in ends]  # None: of an earlier version
+    more = [{} if own is None else {"ended_otherwise": own} for own in ends]  # None: from an earlier version
     text = summary.markdown(result({name: entry(values, **own) for name, own in zip("ab", more, strict=True)}), None)
     line = f"\nEnded neither by `stop` nor by `length`, in the server's words: {told}.\n"
     assert (line in text) if told else "Ended neither" not in text
@@ -141,7 +141,7 @@ def test_what_is_no_training_report_is_refused(tmp_path, content):
 
 
 def test_the_papers_table():
-    """Its shape, cells of each model and method as printed in Table 1, and that its averages are those of its rows."""
+    """Check its shape, cells of each model and method as printed in Table 1, and its averages against its rows."""
     table = json.loads(summary.PAPER.read_text(encoding="utf-8"))
     assert table["models"] == {size: f"Qwen3-{size}-Base" for size in ("4B", "8B", "14B")}
     assert table["metrics"] == ["pass@1", "avg@8", "pass@8"]
@@ -286,7 +286,7 @@ HOSTILE = st.text(alphabet="ab|\\`# \n\r\u2028\x85\t<>", min_size=1, max_size=12
 def test_no_name_breaks_a_table(name):
     values = {"pass@1": 0.5, "avg@8": 0.25}
     text = summary.markdown(result({name: entry(values), "last": entry(values)}, model=name, near_in_training={}), None)
-    scores, shares = tables(text)  # which checks that each row has as many cells as its head
+    scores, shares = tables(text)  # also checks that each row has as many cells as the header
     assert [row[0] for row in scores[2:]] == [row[0] for row in shares[2:]] + ["average"] == ["last", "average"]
     assert len(scores) == 4 and len(shares) == 3
     assert text.startswith("# ") and text.split("\n")[1] == ""

@@ -1,4 +1,4 @@
-"""eval/identity.py: which metrics n samples can give, which samples a run has, and what may not be mixed."""
+"""eval/identity.py: the metrics that n samples allow, a run's samples, and settings that must not be mixed."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_a_metric_is_given_exactly_where_n_allows_it(n, data):
 
 
 def test_the_seeds_of_a_run_never_change():
-    """Else a run that goes on would not be the run that began. Worked out by `printf 0/aime24/q/0 | sha256sum`."""
+    """A resumed run must draw the same samples. Expected values: `printf 0/aime24/q/0 | sha256sum`."""
     assert seed_of(0, "aime24", "q", 0) == 0xBE15E4D5 >> 1
     assert seed_of(7, "math500", "é-1", 7) == 0x713361ED >> 1
 
@@ -95,7 +95,7 @@ def test_a_seed_is_in_range_and_repeats(seed, name, question, sample):
 def test_seeds_spread_evenly_and_differ_in_every_part():
     seeds = [seed_of(s, b, q, i) for s in (0, 1, -1) for b in "ab" for q in ("1", "11", "1/1") for i in range(200)]
     assert len(set(seeds)) == len(seeds)
-    assert stats.kstest(np.array(seeds) / 2**31, "uniform").pvalue > 0.001  # always the same numbers
+    assert stats.kstest(np.array(seeds) / 2**31, "uniform").pvalue > 0.001  # not random: the seeds are fixed
 
 
 def test_requests_of_a_run():
@@ -114,7 +114,7 @@ def test_requests_of_a_run():
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.integers(0, 3))
 def test_a_sample_has_the_same_seed_whatever_else_is_drawn(few, many, questions, more):
-    """A larger --n, a larger --limit, further benchmarks, no greedy response: none changes what is there."""
+    """A larger --n or --limit, further benchmarks, no greedy response: none changes existing samples."""
     few, many = sorted((few, many))
     ids = [f"q{i}" for i in range(questions + more + 1)]
     small = requests([benchmark("a", *ids[: questions + 1])], TEMPLATE, Draws.parse(few, f"avg@{few}"), seed=1)
@@ -175,7 +175,7 @@ def test_everything_that_could_change_a_sample_is_a_setting():
          [f"template.sha256: {TEMPLATE.sha256[:16]}... -> {Template('', '{{question}}').sha256[:16]}..."]),
         ({"data": {"aime24": "3" * 64, "amc23": "2" * 64}},
          ["data_sha256.aime24: 1111111111111111... -> 3333333333333333..."]),
-        ({"data": {"amc23": "2" * 64, "math500": "4" * 64}}, []),  # others of the same files
+        ({"data": {"amc23": "2" * 64, "math500": "4" * 64}}, []),  # other benchmarks, same hashes where shared
         ({"data": {"math500": "4" * 64}}, []),
         ({"scorers": {"aime24": "choice", "math500": "a.b:c"}}, ["scorers.aime24: math -> choice"]),
     ],
@@ -200,7 +200,7 @@ def test_nothing_that_a_terminal_would_obey_is_said():
 
 
 def test_long_names_are_told_apart():
-    """Two folders beside each other begin alike."""
+    """Paths of neighbouring folders share a long prefix."""
     old, new = (made(model={"name": f"/a/long/way/to/the/models/of/this/project/{name}"}) for name in ("base", "mel"))
     (line,) = differences(old, new)
     assert line.endswith("project/base -> /a/long/way/to/the/models/of/this/project/mel")

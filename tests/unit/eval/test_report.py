@@ -1,4 +1,4 @@
-"""The report's page: the numbers of metrics.json, nothing from outside, nothing that a model's text could start."""
+"""The report's page: the numbers of metrics.json, no external resources, no way for a model's text to run code."""
 
 import base64
 import errno
@@ -33,11 +33,11 @@ HOSTILE = [
     "🙂 naïve 你好 \ud800 \\u003c &lt;b&gt; \\",
     "x" * 5000,
 ]
-ANY_TEXT = st.text(st.characters(codec=None))  # halves of surrogate pairs too
+ANY_TEXT = st.text(st.characters(codec=None))  # includes lone surrogates
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would make of the page: its elements, its tables, the text of scripts and styles."""
+    """The page as a browser parses it: elements, tables, the text of scripts and styles."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -77,7 +77,7 @@ class Page(html.parser.HTMLParser):
 
 
 def make(target: Path, *folders: Path, **options) -> Page:
-    """Run the command, and read its page."""
+    """Run the command; return the parsed page."""
     more = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert report.main([*map(str, folders), "--output", str(target), *more]) == 0
     return Page((target / "index.html").read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def make(target: Path, *folders: Path, **options) -> Page:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two models on three benchmarks: their folders, their metrics, the folder of the page, and the page."""
+    """Evaluate two models on three benchmarks; return folders, metrics, the page's folder, and the page."""
     root = tmp_path_factory.mktemp("two")
     metrics = [
         write_random(root / name, SIZES, 4, skill, i) for i, (name, skill) in enumerate([("a", 0.4), ("b", 0.6)])
@@ -94,7 +94,7 @@ def two(tmp_path_factory):
 
 
 def rows(page: Page, benchmark: str) -> list[list[str]]:
-    """The table of a benchmark: below its heading, in the order of the headings."""
+    """Return a benchmark's table; tables have the order of the headings."""
     return page.tables[page.texts["h3"].index(benchmark)]
 
 
@@ -251,7 +251,7 @@ def test_responses_cut_at_the_limit_have_a_bin_of_their_own():
 
 
 def test_intervals_by_length_hold_the_truth():
-    """Also that copies of a response say nothing new."""
+    """Repeated copies of the responses do not change the interval."""
     dice = np.random.default_rng(0)
     hits = 0
     for _ in range(500):
@@ -293,7 +293,7 @@ def test_pictures(two, tmp_path):
     page = tmp_path / "page"
     make(page, *steps, folders[0])
     assert pictures(page) == {"pass_at_k.png", "accuracy_by_length.png", "radar.png", "score_by_step.png"}
-    make(page, steps[1])  # what the page before had drawn is no part of this one
+    make(page, steps[1])  # pictures of the previous page are removed
     assert pictures(page) == {"pass_at_k.png", "accuracy_by_length.png"}
 
 
@@ -326,13 +326,13 @@ def test_greedy_alone(tmp_path):
 
 
 def test_samples_that_the_metrics_are_not_of_are_left_out(tmp_path):
-    """The folder of a run that was continued with fewer samples, or fewer questions."""
+    """This happens after a run was continued with fewer samples or questions."""
     asked = [(question("q"), [sample("q", i) for i in range(2)])]
     write_evaluation(tmp_path / "a", {"b": asked}, 2)
     with open(tmp_path / "a" / "samples" / "b.jsonl", "a", encoding="utf-8") as file:
         for row in (sample("q", 2), sample("q", 0, True), sample("gone", 0)):
             file.write(json.dumps(row) + "\n")
-        file.write('{"question": "q", "sam')  # being written
+        file.write('{"question": "q", "sam')  # as while it is being written
     assert [len(item[2]) for item in make(tmp_path / "page", tmp_path / "a").data["items"]] == [2]
 
 

@@ -1,4 +1,4 @@
-"""A training run's folder: which row of the paper can stand beside it."""
+"""A training run's folder: the paper's row to compare it with."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ PAPERS = {
 
 
 def rows(folder, config):
-    """Of the targets of `eval.run --run`."""
+    """Return the paper's rows for the targets of `eval.run --run`."""
     shutil.copytree("data/toy/model", folder / "model")
     (folder / "metrics.jsonl").write_text('{"step": 8}\n')
     (folder / "manifest.json").write_text(json.dumps({"config": config}))
@@ -37,7 +37,7 @@ def test_the_papers_objective_has_the_papers_row(tmp_path, enable, row):
     "other",
     [
         {"mel.algorithm": "rloo"},
-        {"actor.loss_agg_mode": "token-mean"},  # as runs of earlier versions could have it under grpo
+        {"actor.loss_agg_mode": "token-mean"},  # possible under grpo in runs of earlier versions
         {"actor.policy_loss_type": "gspo"},
         {"algo.kl.init_coef": 0.01},
     ],

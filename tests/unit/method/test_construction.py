@@ -1,4 +1,4 @@
-"""The construction, driven by a scripted engine: what is sent, when, what is dropped and why."""
+"""The construction with a scripted engine: what is sent and when, what is dropped and why."""
 
 import asyncio
 import dataclasses
@@ -25,7 +25,7 @@ MAX_LEN = 200
 
 
 class Script:
-    """An engine whose tokens are characters. `write` and `answer` decide what comes back."""
+    """An engine whose tokens are characters. `write` and `answer` return its outputs."""
 
     all_special_tokens = ()
 
@@ -75,7 +75,7 @@ def test_kept():
     assert m.kept and m.reason is None
     assert m.sections == {"bifurcation_point": "here", "critique": "why", "heuristic": "if x then y"}
     assert engine.sent == ["analyse q bad wrong good right", f"hint {M} then Q=q A="]
-    # What M was generated from is what it will be learned from, id by id.
+    # M is learned from exactly the ids that it was generated from.
     assert m.context_ids == tuple(engine.encode(engine.sent[0]))
     assert m.token_ids == tuple(engine.encode(M))
     assert m.replays == ["42"] and m.replay_scores == [1.0] and m.leaked is False
@@ -179,7 +179,7 @@ def test_one_candidates_failure_leaves_the_others_alone():
 
 
 def test_no_barrier_between_groups():
-    """A group goes through M and replay to the end while another's M is still being written."""
+    """One group completes M and replay while another's M is still being generated."""
 
     class Slow(Script):
         def __init__(self):
@@ -242,6 +242,6 @@ def test_copies_of_earlier_steps_are_told_within_the_window():
     shares = [
         recent.new_share(texts) for texts in (["a 1", "b"], [], ["A 2", "c"], ["c", "c", "d", "e"], ["b", "a 9"], ["b"])
     ]
-    # the first step has none before it; one without an M is none; step 5 still sees the a of step 3, not the b of step 1
+    # the first step has no earlier one; a step without Ms is skipped; step 5 sees the a of step 3, not the b of step 1
     assert shares == [None, None, 1 / 2, 2 / 4, 1 / 2, 0.0]
     assert [metrics.RecentTexts(0).new_share(texts) for texts in (["a"], ["a"])] == [None, None]

@@ -1,4 +1,4 @@
-"""Entropy by sampled tokens, against the distribution's own."""
+"""Entropy estimated from sampled tokens, compared with the distribution's own."""
 
 import pytest
 import torch

@@ -67,7 +67,7 @@ def test_uniform_pairs_are_even():
 
 
 def test_equal_responses_count_as_often_as_they_were_given():
-    # Seven times the same right answer, once another: the first is drawn 7 times in 8 (standard deviation 0.0074).
+    # Seven equal right answers and another one: the first is drawn 7 times in 8 (standard deviation 0.0074).
     drawn = 0
     for i in range(2000):
         members = (*[trajectory(0, 1.0)] * 7, trajectory(1, 1.0), trajectory(2, 0.0))

@@ -1,4 +1,4 @@
-"""guard.py: every sign by a series that collapses, none by healthy ones; what it says; what it keeps."""
+"""guard.py: every sign appears in a collapsing series, none in healthy ones; its messages and its memory."""
 
 import json
 import math
@@ -33,7 +33,7 @@ START = {
 
 
 def healthy(steps: int = 400, seed: int = 0, **ends: float) -> list[dict]:
-    """Rows with 15% noise; each quantity moves from `START` to `ends` in a straight line, or stays."""
+    """Return rows with 15% noise; each quantity moves linearly from `START` to `ends`, or stays."""
     rng = random.Random(seed)
     rows = []
     for step in range(1, steps + 1):
@@ -47,7 +47,7 @@ def healthy(steps: int = 400, seed: int = 0, **ends: float) -> list[dict]:
 
 
 def drifting(key: str, end: float) -> list[dict]:
-    """Healthy for 60 steps; then `key` goes in 40 to `end`, and stays."""
+    """Return rows that are healthy for 60 steps; then `key` moves to `end` within 40 steps and stays."""
     rows = healthy(150)
     for row in rows[60:]:
         gone = min(1.0, (row["step"] - 60) / 40)
@@ -60,7 +60,7 @@ def warnings(rows: list[dict], window: int = WINDOW) -> list[str]:
     return [text for row in rows for text in watch.observe(row)]
 
 
-# Quantity that drifts, where to, the warning, and its limit as the documents have it: the reference times, and plus.
+# Drifting quantity, end value, warning, and its documented limit: reference times the first number plus the second.
 COLLAPSES = [
     ("policy/entropy", 0.02, "entropy collapse", 0.2, 0),
     ("policy/entropy", 1.5, "entropy explosion", 3, 0),
@@ -130,7 +130,9 @@ def test_healthy_runs_raise_nothing(seed):
 
 @pytest.mark.parametrize("window", [5, 10])
 def test_the_demo_raises_nothing(window):
-    """Its figures: a fifth of the Ms new (numbers do not count), entropy 0.185 to 0.13 (30%), NLL 0.06 to 0.09 with single steps at 0.13, ratio 0.6 to 1.5."""
+    """The rows are the demo's: a fifth of the Ms new (ignoring numbers), entropy 0.185 to 0.13 (30%), NLL 0.06 to 0.09
+    with single steps at 0.13, ratio 0.6 to 1.5.
+    """
     rng = random.Random(0)
     rows = [
         {
@@ -166,10 +168,10 @@ def levels(*parts: tuple[int, float]) -> list[dict]:
 
 def test_comes_again_only_after_it_has_cleared():
     assert len(warnings(levels((20, 0.3), (200, 0.01)))) == 1
-    # A median of 10 is good again from the 5th good value to the 5th bad one; it has cleared after 10 such steps.
+    # A median of 10 is good from the 5th good value to the 5th bad one; the warning clears after 10 such steps.
     assert len(warnings(levels((20, 0.3), (30, 0.01), (8, 0.3), (30, 0.01)))) == 1
     assert len(warnings(levels((20, 0.3), (30, 0.01), (9, 0.3), (30, 0.01)))) == 2
-    # Steps without the quantity clear nothing.
+    # Steps without the quantity do not clear it.
     rows = levels((20, 0.3), (30, 0.01), (8, 0.3), (50, math.nan), (30, 0.01))
     assert len(warnings([{"step": r["step"]} if math.isnan(r["policy/entropy"]) else r for r in rows])) == 1
 
@@ -181,9 +183,9 @@ def apart(*values: float) -> list[str]:
 @pytest.mark.parametrize(
     ("first", "sound", "lost", "limit"),
     [
-        (2e-10, 9e-7, 1.1e-6, 1e-6),  # fp32: next to nothing
-        (2e-5, 1.9e-4, 2.1e-4, 2e-4),  # 10 times the first
-        (8e-3, 0.049, 0.051, 0.05),  # never more, however far they are apart at the start
+        (2e-10, 9e-7, 1.1e-6, 1e-6),  # fp32: tiny differences
+        (2e-5, 1.9e-4, 2.1e-4, 2e-4),  # limit: 10 times the first
+        (8e-3, 0.049, 0.051, 0.05),  # the largest limit, even for a large initial difference
     ],
 )
 def test_an_engine_that_leaves_the_policy_is_told_of_at_the_step(first, sound, lost, limit):

@@ -1,4 +1,4 @@
-"""How far engine and policy are apart, token by token in plain Python."""
+"""The mismatch of engine and policy, compared with plain Python token by token."""
 
 import math
 import random
@@ -10,7 +10,7 @@ from openrlhf_mel.method.mismatch import mismatch
 
 
 def parts_of(rng, dtype=torch.float64):
-    """Several parts of other shapes, and the (engine, policy) log-probs of the engine's own tokens."""
+    """Return parts of different shapes, and the (engine, policy) log-probs of the unmasked tokens."""
     parts, tokens = [], []
     for rows, width in ((3, 5), (1, 9), (2, 1)):
         engine = [[-rng.expovariate(1) for _ in range(width)] for _ in range(rows)]
@@ -41,7 +41,7 @@ def test_over_the_tokens_of_all_parts(seed):
 
 
 def test_k3_is_the_divergence_of_the_engine_from_the_policy():
-    """Over tokens in the engine's own proportions it is KL(engine || policy) itself, and not the other one."""
+    """Over tokens in the engine's proportions it equals KL(engine || policy), not the reverse KL."""
     engine, policy = (0.5, 0.25, 0.25), (0.25, 0.25, 0.5)
     tokens = [0, 0, 1, 2]  # as often as the engine samples them
     part = tuple(torch.tensor([[math.log(p[t]) for t in tokens]], dtype=torch.float64) for p in (engine, policy))
@@ -56,7 +56,7 @@ def test_k3_is_the_divergence_of_the_engine_from_the_policy():
 
 
 def test_a_small_difference_does_not_drown():
-    """exp(d) - 1 - d is d^2 / 2 there, of which fp32 would keep nothing."""
+    """For small d, exp(d) - 1 - d is d^2 / 2, which fp32 would round to 0."""
     d = 2.0**-23
     part = (torch.full((1, 4), -1.0), torch.full((1, 4), -1.0 + d), torch.ones(1, 4))
     assert mismatch([part])["rollout/kl_k3"] == pytest.approx(d * d / 2, rel=1e-5, abs=0)

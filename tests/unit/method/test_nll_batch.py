@@ -1,4 +1,4 @@
-"""A micro-batch of Ms, padded and packed: the tensors, and the NLL of its rows against rows that stand alone."""
+"""A micro-batch of Ms, padded and packed: its tensors, and its rows' NLL compared with that of single rows."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ VOCABULARY = 11
 
 
 def transcription(logits, weighted):
-    """Row by row, without padding: `logits` (rows, S, V) of whole padded rows."""
+    """Compute the weighted NLL row by row without padding; `logits`: (rows, S, V), of padded rows."""
     total = 0.0
     for i, w in enumerate(weighted):
         m = torch.tensor(w.row.token_ids)
@@ -51,13 +51,13 @@ def test_collate_puts_every_m_at_the_right_edge():
     assert batch.attention_mask.tolist() == [[1] * 5, [0, 0, 0, 1, 1]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [1, 1, 1, 0, 1]]
     assert batch.targets.tolist() == [[4, 5], [0, 7]] and batch.mask.tolist() == [[1, 1], [0, 1]]
-    assert batch.positions.tolist() == [2, 3]  # of the tokens before M's
+    assert batch.positions.tolist() == [2, 3]  # positions of the tokens before M's
 
 
 class Summing(torch.nn.Module):
-    """A causal model by hand: a hidden state is the sum of its row's embeddings so far, each scaled by its position.
+    """A simple causal model: a hidden state is the sum of its row's embeddings so far, each scaled by its position.
 
-    Without a mask a row begins wherever positions start anew, as flash attention takes packed rows.
+    Without a mask a row begins wherever positions restart, as flash attention treats packed rows.
     """
 
     def __init__(self):
@@ -85,7 +85,7 @@ class Summing(torch.nn.Module):
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=5), st.integers(0, 99))
 def test_row_nll_is_that_of_each_row_alone(packed, sizes, seed):
-    """By value and by gradient; token 0, which also pads, may stand in a row."""
+    """Equal in value and gradient; token 0, also the padding, may occur in a row."""
     torch.manual_seed(seed)
     model = Summing()
     rows = [

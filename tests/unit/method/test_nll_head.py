@@ -1,4 +1,4 @@
-"""The NLL without a whole matrix of logits: by value and gradient what plain logits give, a chunk at a time."""
+"""The NLL computed in chunks, without a whole matrix of logits, equals that of plain logits in value and gradient."""
 
 import functools
 
@@ -60,7 +60,7 @@ def test_in_fp32_whatever_the_head_computes_in():
 
 
 def test_logits_of_one_chunk_at_a_time():
-    """Of 10 positions never more than 3 have logits, in the forward as in the backward, and none are kept between them."""
+    """At most 3 of 10 positions have logits at once, in forward and backward, and none are kept in between."""
     made, kept = [], []
 
     def linear(part):
@@ -76,7 +76,7 @@ def test_logits_of_one_chunk_at_a_time():
 
 
 def test_the_heads_gradient_in_bf16_whatever_the_number_of_tokens():
-    """Chunks are added up in bf16: 64 of them would be off by 0.9%."""
+    """Chunks are summed in bf16: with 64 chunks the error would be 0.9%."""
     torch.manual_seed(0)
     tokens, hidden, vocabulary = 8192, 128, 256
     weight = (0.05 * torch.randn(vocabulary, hidden)).bfloat16()
@@ -97,7 +97,7 @@ def test_length_of_a_chunk(positions):
     length = chunk_length(positions)
     assert length >= CHUNK and -(-positions // length) <= CHUNKS
     assert positions > CHUNK * CHUNKS or length == CHUNK
-    assert memory.chunk_length(positions) == length  # what the preflight reckons with
+    assert memory.chunk_length(positions) == length  # preflight uses the same length
 
 
 def qwen3(**more):
@@ -106,13 +106,13 @@ def qwen3(**more):
 
 
 def gemma2():
-    """Its logits go through a soft cap after the head."""
+    """A model that applies a soft cap to its logits after the head."""
     torch.manual_seed(0)
     return _spread(Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=0.5, attn_implementation="eager")))
 
 
 def granite():
-    """Its logits are divided after the head."""
+    """A model that divides its logits after the head."""
     torch.manual_seed(0)
     sizes = {n: v for n, v in SIZES.items() if n != "head_dim"}
     return _spread(GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0)))
@@ -131,7 +131,7 @@ MODELS = {
     "soft cap": gemma2,
     "scale": granite,
 }
-CHANGED = ("soft cap", "scale")  # after the head
+CHANGED = ("soft cap", "scale")  # these change the logits after the head
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def batch(seed=0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_gives_what_its_plain_logits_give(name, chunks_of_4):
-    """Call after call: the first one finds out what the model does with its head's output."""
+    """Holds for repeated calls; the first one detects what the model does with its head's output."""
     model = MODELS[name]()
     head = NLLHead(model)
     share = torch.rand(3, 5, dtype=torch.float64)
@@ -164,13 +164,13 @@ def test_model_gives_what_its_plain_logits_give(name, chunks_of_4):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_that_a_model_makes(name, chunks_of_4):
-    """Of M's 15 positions alone, not of the rows' 36; and of 4 at a time, unless the model changes them after the head."""
+    """Only M's 15 of 36 positions have logits, and 4 at a time, unless the model changes logits after the head."""
     ids, targets, positions = batch()
     model = MODELS[name]()
     linear, made = model.lm_head.forward, []
     model.lm_head.forward = lambda states: made.append(states.shape[:-1].numel()) or linear(states)
     head = NLLHead(model)
-    head.nll(model, targets, positions, input_ids=ids)  # finds out which
+    head.nll(model, targets, positions, input_ids=ids)  # detects which case it is
     made.clear()
     head.nll(model, targets, positions, input_ids=ids).sum().backward()
     assert sorted(made) == ([15] if name in CHANGED else sorted([4, 4, 4, 3] * 2))
@@ -178,7 +178,7 @@ def test_logits_that_a_model_makes(name, chunks_of_4):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_model_does_with_its_heads_output_is_found_out_without_a_graph(name):
-    """By two tokens, once; whatever the rows are, so that ranks agree."""
+    """The detection uses two tokens, once, independent of the rows, so that ranks agree."""
     model, forwards = MODELS[name](), []
     model.model.register_forward_hook(
         lambda module, inputs, output: forwards.append((torch.is_grad_enabled(), output[0].size(1)))
@@ -192,7 +192,7 @@ def test_what_the_model_does_with_its_heads_output_is_found_out_without_a_graph(
 
 
 def test_a_cap_is_found_that_no_logit_comes_near():
-    """An untrained model's logits are small: a cap does not change them, in its number format."""
+    """An untrained model's logits are so small that a cap does not change them in bf16."""
     model = gemma2().bfloat16()
     model.config.final_logit_softcapping = 30.0
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_cap_is_found_that_no_logit_comes_near():
     made = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: made.append(output.shape[-1]))
     NLLHead(model).nll(model, targets, positions, input_ids=ids)
-    assert made == [VOCABULARY, VOCABULARY]  # not an NLL in their place
+    assert made == [VOCABULARY, VOCABULARY]  # logits, not an NLL
 
 
 def test_model_is_left_as_it_was():
@@ -232,13 +232,13 @@ def test_what_stood_in_the_heads_place_stands_there_again():
 
 
 def test_hooks_on_the_head_are_called():
-    """ZeRO-3 gathers and releases the head's weights by them."""
+    """ZeRO-3 gathers and releases the head's weights in these hooks."""
     model, calls = MODELS["untied"](), []
     model.lm_head.register_forward_pre_hook(lambda *_: calls.append("before"))
     model.lm_head.register_forward_hook(lambda *_: calls.append("after"))
     ids, targets, positions = batch()
     NLLHead(model).nll(model, targets, positions, input_ids=ids)
-    assert calls == ["before", "after"] * 2  # the first time it is found out what the model does with its head's output
+    assert calls == ["before", "after"] * 2  # the first call is the detection
 
 
 def test_no_gradient_is_needed():

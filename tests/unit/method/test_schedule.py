@@ -1,4 +1,4 @@
-"""schedule.py against figures worked out by hand and properties."""
+"""schedule.py, checked by figures computed by hand and by properties."""
 
 import math
 from itertools import pairwise
@@ -19,7 +19,7 @@ CLOSE = {"rel": 1e-12, "abs": 1e-12}
 
 @st.composite
 def schedules(draw, names=ANY):
-    """A configuration, its run's length, and the coefficient of each step to well past the end."""
+    """Draw a configuration, its run's length, and the coefficients of all steps to well past the end."""
     steps, warmup = draw(st.integers(1, 60)), draw(st.integers(0, 20))
     config = MELConfig(
         nll_coef=draw(COEFFICIENTS),

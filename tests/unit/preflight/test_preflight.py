@@ -1,4 +1,4 @@
-"""The command: its report, what changes a verdict, and how light it is."""
+"""The command: its report, what changes a verdict, and its low cost."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_memory_is_told_with_what_to_change(run):
     (message,) = report["errors"]
     assert "the card has 79.2; what to change, the cheapest first" in message
     assert message.index("--vllm.enable_sleep") < message.index("--ds.enable_sleep")
-    # what is advised holds: with it the same configuration fits
+    # with the advised change the same configuration fits
     code, after = run(*STATIC, "--ds.zero_stage", 1)
     assert code == 0, after["errors"]
 
@@ -134,7 +134,7 @@ def test_questions_stored_as_conversations(run, world, question, refused):
 
 
 def test_byte_order_marks_of_a_users_files(run, world):
-    """Of the configuration, the questions and the templates; what is trained is the same as without."""
+    """Covers the configuration, the questions and the templates; the training is the same as without."""
     folder, text = world
     _, usual = run(text=text, skip=False)
     shutil.copytree(REPO / "data/toy/templates", folder / "templates")
@@ -162,7 +162,7 @@ def test_a_last_rollout_that_does_not_divide_is_told(run, world):
 def test_disk_that_is_too_small(run, world, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
     _, report = run(text=world[1], skip=False)
-    # 642,432 parameters, ZeRO-2: 14 bytes each are 9.0 MB; 3 + 1 of them and a model of 1.3 MB
+    # 642,432 parameters, ZeRO-2: 14 bytes each are 9.0 MB; 3 + 1 checkpoints and a model of 1.3 MB
     assert report["disk"]["needed_gb"] == pytest.approx((4 * 14 + 2) * 642_432 / 1e9)
     assert (
         len(report["errors"]) == 1
@@ -172,12 +172,12 @@ def test_disk_that_is_too_small(run, world, monkeypatch):
 
 
 def test_a_resume_needs_room_for_what_is_not_there_yet(run, world, monkeypatch):
-    """Submitting again what has filled half of the disk is not refused, as long as the next save fits."""
+    """A run that has filled half of the disk can be resubmitted as long as the next save fits."""
     size = 14 * 642_432
     made = SimpleNamespace(size=size)
     monkeypatch.setattr(checkpoint, "find", lambda folder: [made] * 5 if folder.name == "_actor" else [])
     _, report = run(text=world[1], skip=False)
-    assert report["disk"]["needed_gb"] == pytest.approx((4 * 14 + 2) * 642_432 / 1e9)  # not to be resumed
+    assert report["disk"]["needed_gb"] == pytest.approx((4 * 14 + 2) * 642_432 / 1e9)  # without a resume
     for there, rest in ((2, 2), (3, 1), (5, 1)):
         monkeypatch.setattr(checkpoint, "find", lambda folder, there=there: [made] * there)
         _, report = run("--ckpt.load_enable", text=world[1], skip=False)
@@ -252,7 +252,7 @@ def test_dry_run_prints_a_gpu_preset_anywhere(tmp_path, command):
 
 
 def test_quick_and_light(world, command):
-    """A process of its own: under 10 s, and neither torch nor Ray nor upstream's command line comes in."""
+    """A separate process takes less than 10 s and imports neither torch nor Ray nor upstream's command line."""
     folder, text = world
     (folder / "run.yaml").write_text(text)
     heavy = "('torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'openrlhf', 'openrlhf.cli', 'flash_attn')"

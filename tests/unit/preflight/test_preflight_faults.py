@@ -1,4 +1,4 @@
-"""What preflight refuses: a table of configurations at fault, each told in its own words, and all at once."""
+"""Configurations that preflight refuses, each with its own message, and all faults at once."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ def world(tmp_path, monkeypatch):
     return tmp_path, local_run(tmp_path)
 
 
-# A flag or two that spoil it, and how it is told: flag, found, expected or what to do.
+# Flags that break the configuration, and part of the message: flag, found, expected or what to do.
 FAULTS = {
     "batch not divisible by ranks": (
         [*STATIC, "--rollout.batch_size", 127, "--train.batch_size", 1016, "--rollout.micro_batch_size", 16],
@@ -186,7 +186,7 @@ def test_several_misspelt_and_missing_keys_are_told_at_once(run):
 
 
 def spoil(kind: str, folder: Path) -> list[str]:
-    """Damage the world; returns more flags."""
+    """Damage the world; return additional flags."""
     weights = folder / "model" / "model.safetensors"
     match kind:
         case "no model":

@@ -1,4 +1,4 @@
-"""Host memory: the presets', worked by hand, and in the pieces that DeepSpeed makes."""
+"""Host memory: figures of the presets, figures computed by hand, and DeepSpeed's pieces."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ def plan(name: str = "Qwen/Qwen3-14B-Base", **changes) -> MemoryPlan:
     return MemoryPlan(**base | changes)
 
 
-# GiB of a node. The reckoning that they are from cuts 8B's and 32B's pieces at 1e9 elements exactly: 3 GiB more.
+# GiB per node. The calculation behind them cuts 8B's and 32B's pieces at exactly 1e9 elements: 3 GiB more.
 @pytest.mark.parametrize(
     ("preset", "gib"),
     [("qwen3-14b", 556), ("qwen3-8b", 282), ("qwen2.5-7b", 326), ("qwen2.5-32b", 339), ("qwen3-4b", 136)],
@@ -50,8 +50,8 @@ def test_presets_and_what_their_heads_say(tmp_path, capsys, preset, gib):
 
 
 def test_a_policy_by_hand():
-    # Two pieces of matrices, of 1.0 and 0.8 G elements, 4 bytes each: 3.7 and 3.1 GiB, and so 4 GiB; norms 53,120 x 4
-    # bytes. All gradients, 1.85 G x 2 bytes: 3.4 GiB, and so 4.
+    # Two pieces of matrices, of 1.0 and 0.8 G elements, 4 bytes each: 3.7 and 3.1 GiB, rounded to 4 GiB; norms 53,120 x
+    # 4 bytes. All gradients, 1.85 G x 2 bytes: 3.4 GiB, rounded to 4.
     it = plan(engine_sleeps=False)
     assert host.sub_groups(it) == [1_005_568_000, 840_417_280, 53_120]
     assert host.host_bytes(it, 8)["offloaded"] == 8 * (3 * (4 * GIB + 4 * GIB + 2**18) + 4 * GIB)
@@ -64,14 +64,14 @@ def test_a_policy_by_hand():
 def test_an_offloaded_adam_by_hand():
     it = plan("Qwen/Qwen3-4B-Base", engine_sleeps=False, offload=True)  # 502,784,000 and 24,512 elements a rank
     elements = 502_784_000 + 24_512
-    # fp32 gradients and bf16 ones page-locked: 1.9 GiB and so 2, 98,048 bytes and so 128 KiB, 1 GiB; else 12 bytes each
+    # Page-locked fp32 and bf16 gradients: 1.9 GiB, rounded to 2; 98,048 bytes, to 128 KiB; 1 GiB. Else 12 bytes each.
     assert host.host_bytes(it, 1)["offloaded"] == 2 * GIB + 2**17 + GIB + 12 * elements
     two = host.host_bytes(dataclasses.replace(it, stage=2, accumulates=False), 1)["offloaded"]
     assert two == 2 * (2 * GIB + 2**17) + GIB + 2**16 + 8 * elements
 
 
 def test_an_engine_by_hand():
-    # Of a layer, MiB: q, k, v 70, output 50, gate and up 340, down 170; of the embeddings 1483.75 twice, in steps of 2.
+    # MiB of a layer: q, k, v 70, output 50, gate and up 340, down 170; embeddings 1483.75 twice, in steps of 2.
     of_layer = (128 + 64 + 512 + 256) * MIB
     blocks = [host.page_locked(size) for size in host.segments(host.engine_tensors(plan()))]
     assert sum(blocks) == 40 * of_layer + 2 * 2048 * MIB + 2 * MIB  # the norms, 0.8 MiB
@@ -97,7 +97,7 @@ def test_a_block_is_the_next_power_of_two(size):
 
 @pytest.mark.parametrize("name", sorted(bundled()))
 def test_pieces_are_those_that_deepspeed_makes(name):
-    """Of the model's own parameters, grouped by upstream."""
+    """Compared on the model's own parameters, grouped by upstream."""
     torch = pytest.importorskip("torch")
     stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3").DeepSpeedZeroOptimizer_Stage3
     import yaml

@@ -1,4 +1,4 @@
-"""Lengths by drawing them, tokens and seconds by hand and against what others have published."""
+"""Lengths, compared with random draws; tokens and seconds, computed by hand and compared with published figures."""
 
 import math
 import random
@@ -90,7 +90,7 @@ def test_training_flops_by_hand():
 
 
 def test_one_sequence_is_read_at_the_speed_of_memory():
-    # 15.14 GB of weights at 0.6 x 3.35 TB/s are 7.53 ms; with 5 ms of its own a token takes 12.5 ms (and its cache little)
+    # 15.14 GB of weights at 0.6 x 3.35 TB/s take 7.53 ms; with 5 ms overhead a token takes 12.5 ms (little for its cache)
     seconds = throughput.decode_seconds(work(), 1, 0, lambda t: 1.0, 1000)
     assert seconds == pytest.approx(1000 * (15.137e9 / 2.01e12 + 0.005), rel=0.02)
 
@@ -100,7 +100,7 @@ def test_tokens_of_a_step_by_hand():
     tokens = estimate(it).tokens
     assert tokens["rollout"] == pytest.approx(1024 * 1000, rel=0.02)
     assert tokens["prompts"] == 1024 * 140
-    # half of 128 questions are mixed; an M has half of 1024 tokens; half are kept, with 600 + 2 x 1000 before them
+    # half of 128 questions are mixed; an M has half of 1024 tokens; half are kept, after a context of 600 + 2 x 1000
     assert tokens["M"] == 64 * 512
     assert tokens["NLL"] == pytest.approx(32 * (600 + 2000 + 512), rel=0.02)
 
@@ -120,7 +120,7 @@ def test_seconds_are_positive_and_fall_with_gpus(ranks, questions, mean, cap):
 
 
 def mean_of(average: float, cap: int) -> Responses:
-    """The assumed distribution whose mean after the cut is `average`."""
+    """Return the assumed distribution whose mean after truncation is `average`."""
     low, high = 1.0, 50.0 * cap
     for _ in range(80):
         middle = math.sqrt(low * high)

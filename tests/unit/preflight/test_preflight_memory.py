@@ -1,4 +1,4 @@
-"""Memory: worked by hand, held to what others have published and to what torch keeps, and in the right order."""
+"""Memory: computed by hand, compared with published figures and with torch, and its monotonicity."""
 
 import dataclasses
 import sys
@@ -58,7 +58,7 @@ def test_logits_by_temperature_and_entropy():
 def test_the_nll_holds_logits_of_a_chunk_alone():
     nll = training_pass(plan(), 10_000, nll=True)
     assert nll[memory.LOGITS] <= 14 * 151_936 * 128
-    # its worse peak is within a layer: 36 inputs of 2 x 4096, one layer of 215,336, and 4 x 12288 + 3 x 4096 in flight
+    # its larger peak is within a layer: 36 inputs of 2 x 4096, one layer of 215,336, and 4 x 12288 + 3 x 4096 in flight
     assert nll[memory.ACTIVATIONS] == (36 * 8192 + 215_336 + 61_440) * 10_000
 
 
@@ -75,7 +75,7 @@ def test_a_sleeping_policy_keeps_its_weights_alone():
     awake, asleep = (policy(plan(stage=2, policy_sleeps=s), memory.ROLLOUT) for s in (False, True))
     assert awake[memory.OPTIMIZER] == 3 * P and asleep[memory.OPTIMIZER] == asleep[memory.GRADIENTS] == 0
     assert asleep[memory.WEIGHTS] == awake[memory.WEIGHTS] == 2 * P
-    # while it is updated, it is awake whatever it does at other times
+    # during its update it is awake in any case
     assert policy(plan(policy_sleeps=True), memory.POLICY)[memory.OPTIMIZER] == 3 * P
 
 
@@ -95,7 +95,7 @@ def test_shared_gpus_hold_both_and_others_one():
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_an_engine_takes_its_share_and_no_more(graphs):
-    """CUDA graphs are estimated by vLLM and leave less for the KV cache (before 0.21 they came on top)."""
+    """vLLM's estimate of CUDA graphs reduces the KV cache (before 0.21 they came on top)."""
     it = plan(utilization=0.6, graphs=graphs)
     assert sum(engine(it).values()) == pytest.approx(0.6 * it.card)
     bare = engine(dataclasses.replace(it, graphs=False))
@@ -121,7 +121,7 @@ def test_model_states_as_in_the_zero_paper(stage, published):
     ],
 )
 def test_the_engine_as_measured_by_others(shape, card, share, weights, cache, tokens):
-    it = plan(shape, card=card * GIB, utilization=share, graphs=False)  # these versions left them out of the share
+    it = plan(shape, card=card * GIB, utilization=share, graphs=False)  # these versions exclude them from the share
     assert engine(it)[memory.ENGINE_WEIGHTS] / GIB == pytest.approx(weights, rel=0.01)
     assert engine(it)[memory.KV_CACHE] / GIB == pytest.approx(cache, rel=0.02)
     assert kv_tokens(it) == pytest.approx(tokens, rel=0.02)
@@ -193,7 +193,7 @@ def test_a_higher_stage_never_needs_more_for_states(it):
 def test_sleep_offloading_and_checkpointing_never_need_more(it):
     for change in ({"engine_sleeps": True}, {"policy_sleeps": True}, {"offload": True}, {"learns": False}):
         assert memory.peak(dataclasses.replace(it, **change)) <= memory.peak(it) * 1.0001
-    # one layer is recomputed, so only a model of a few layers would gain nothing
+    # one layer is recomputed, so only a model with few layers gains nothing
     assert memory.peak(dataclasses.replace(it, checkpointing=True)) <= memory.peak(it) * 1.0001
 
 

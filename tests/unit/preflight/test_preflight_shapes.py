@@ -1,4 +1,4 @@
-"""Shapes: parameter counts against transformers' own models and against what the hub's weights add up to."""
+"""Shapes: parameter counts, compared with transformers' own models and with the total size of the hub's weights."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from openrlhf_mel.errors import UserError
 from openrlhf_mel.preflight import shapes
 from openrlhf_mel.preflight.shapes import Shape, bundled, find
 
-# Bytes of the bf16 weights (`total_size` of model.safetensors.index.json beside them on the hub), or the one file's tensors.
+# Bytes of the bf16 weights: `total_size` in the hub's model.safetensors.index.json, or the tensors of a single file.
 PUBLISHED_BYTES = {
     "Qwen/Qwen3-0.6B-Base": 1_192_099_840,
     "Qwen/Qwen3-4B-Base": 8_044_936_192,
@@ -83,7 +83,7 @@ def test_kv_cache_of_a_token_by_hand():
     # Qwen3-8B: 36 layers x 8 heads x 128 x (key and value) x 2 bytes = 36 x 4096 = 147,456
     assert bundled()["Qwen/Qwen3-8B-Base"].kv_bytes() == 147_456
     assert bundled()["Qwen/Qwen3-8B-Base"].kv_bytes(2) == 73_728
-    # More GPUs than heads: each holds one head all the same.
+    # With more GPUs than heads, each still holds one head.
     assert bundled()["Qwen/Qwen2.5-7B"].kv_bytes(8) == 57_344 / 4
 
 

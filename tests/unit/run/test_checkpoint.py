@@ -1,4 +1,4 @@
-"""Which checkpoints count and stay: a kill at any moment leaves something whole to go on from."""
+"""Which checkpoints count and are kept: a kill at any moment leaves a whole one to resume from."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def write(folder: Path, tag: str, ranks: int = 2) -> Path:
-    """What DeepSpeed leaves of a save, not sealed yet."""
+    """Write the files of DeepSpeed's save, not sealed yet."""
     partial = folder / f"{tag}{checkpoint.PARTIAL}"
     partial.mkdir(parents=True)
     (partial / "mp_rank_00_model_states.pt").write_bytes(b"weights")
@@ -82,7 +82,7 @@ def test_a_damaged_one_is_passed_over_and_kept_aside(tmp_path, damage):
 
 
 def zero(path: Path, start: int = 0, count: int | None = None) -> None:
-    """As a file system that has lost a block, or all of them."""
+    """Overwrite a part or all of a file with zeros, like a file system that lost blocks."""
     size = path.stat().st_size
     with open(path, "r+b") as file:
         file.seek(start % size)
@@ -163,7 +163,7 @@ def test_the_step_of_a_tag(name, step):
 
 @pytest.fixture
 def stuck(monkeypatch):
-    """Folders that cannot be removed, as on NFS while one of their files is read."""
+    """Make folders impossible to remove, as on NFS while one of their files is read."""
 
     def rmdir(path, **_):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
@@ -175,7 +175,7 @@ def test_an_old_one_that_cannot_be_removed_is_told_of_once_and_ends_nothing(tmp_
     folder = tmp_path / "_actor"
     for step in (1, 2):
         save(folder, f"global_step{step}")
-    write(folder, "global_step3")  # a kill's half
+    write(folder, "global_step3")  # left half-written by a kill
     assert checkpoint.rotate(folder, keep=1) == ["global_step1"]
     for _ in range(2):
         checkpoint.clear(folder)
@@ -185,7 +185,7 @@ def test_an_old_one_that_cannot_be_removed_is_told_of_once_and_ends_nothing(tmp_
     }  # fmt: skip
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2 and all("cannot be removed" in line and "not empty" in line for line in told)
-    save(folder, "global_step1")  # the name can be had again, and go again
+    save(folder, "global_step1")  # the name can be reused, and removed again
     assert checkpoint.rotate(folder, keep=1) == ["global_step1"]
 
 
@@ -228,7 +228,7 @@ def test_a_disk_that_cannot_be_read_for_now_condemns_nothing(tmp_path, monkeypat
 
 
 class Engine:
-    """DeepSpeed's part in a save."""
+    """Stand-in for DeepSpeed's part in a save."""
 
     def save_checkpoint(self, folder, tag, client_state, save_latest):
         assert not save_latest
@@ -259,7 +259,7 @@ def test_nothing_whole_is_a_fresh_start(tmp_path):
     assert checkpoint.prepare(folder) is None
     write(folder, "global_step1")
     assert checkpoint.prepare(folder) is None and not folder.exists()
-    (folder / "global_step1").mkdir(parents=True)  # upstream's own half: without a seal
+    (folder / "global_step1").mkdir(parents=True)  # half a save by plain upstream, without a seal
     assert checkpoint.prepare(folder) is None and not folder.exists()
     assert (tmp_path / "_actor.damaged" / "global_step1.damaged").is_dir()
 
@@ -283,11 +283,11 @@ def test_too_many_bytes_remove_the_least_of_the_plain_ones(tmp_path):
 
 
 class Killed(Exception):
-    """The process is gone at this call."""
+    """The process is killed at this call."""
 
 
 def dying(calls: int):
-    """The file system's calls that change something, of which only the first `calls` are made."""
+    """Return a wrapper for calls that change the file system; only the first `calls` are executed."""
     left = [calls]
 
     def limited(function):

@@ -1,4 +1,4 @@
-"""What is said of a failed run is the first cause: of an engine, what its processes told of in the log."""
+"""A failed run reports the first cause; for an engine, the first one that its processes logged."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CORE = RAY + "(EngineCore pid=7) "
 
 
 class TaskError(Exception):
-    """As Ray's: the cause is an attribute."""
+    """Like Ray's, with the cause as an attribute."""
 
     def __init__(self, cause):
         super().__init__("ray::fit() (pid=3)\n  File x\nTaskError: far away")
@@ -49,7 +49,7 @@ def test_an_engine_that_said_nothing(error):
 
 
 def test_an_error_that_is_no_engines():
-    """Even where an engine's process has told of something: that was not what ended the run."""
+    """An exception that an engine's process logged did not end the run, so it is not reported."""
     log = traced(CORE, "ValueError: harmless")
     assert describe(TaskError(KeyError("x")), log) == "KeyError: 'x'"
     assert describe(ValueError("one\n\n  two \n"), []) == "ValueError: two"

@@ -1,4 +1,4 @@
-"""The entry's hold on a run's folder: locks, what may not change under a run, and an end that was cut short."""
+"""The entry's hold on a run's folder: locks, what must not change during a run, and an interrupted end."""
 
 import contextlib
 import errno
@@ -151,7 +151,7 @@ def test_a_run_of_before_scorers_hashes_were_recorded_goes_on(settings):
         assert written(settings)["scorers_sha256"] == {"mine:f": "1"}
 
 
-# accepted before paradigms were refused what they ignore, what redefines them, and a clip that is none
+# settings that earlier versions accepted: ignored by the paradigm, redefining it, or an invalid clip
 BEGUN_WITH = {
     "ignored": ("grpo", "algo.advantage.lambd", 0.9),
     "ignored, a switch": ("grpo", "algo.advantage.no_std_norm", True),
@@ -177,10 +177,10 @@ def test_a_run_that_began_with_what_is_refused_now_can_be_resumed(settings, case
     with pytest.raises(UserError, match=flag):  # no run there yet
         resumed("--ckpt.load_enable")
     disk.write_json(settings.run_dir / records.MANIFEST, {"config": plain, "finished": None})
-    with pytest.raises(UserError, match=flag):  # one that began without it
+    with pytest.raises(UserError, match=flag):  # a run that began without it
         resumed("--ckpt.load_enable")
     disk.write_json(settings.run_dir / records.MANIFEST, {"config": plain | {flag: value}, "finished": None})
-    with pytest.raises(UserError, match=flag):  # not to be resumed
+    with pytest.raises(UserError, match=flag):  # without a resume
         resumed()
     again = resumed("--ckpt.load_enable")
     (warning,) = again.warnings
@@ -190,13 +190,13 @@ def test_a_run_that_began_with_what_is_refused_now_can_be_resumed(settings, case
     assert (
         train.main([*command, *given, "--ckpt.load_enable"]) == 0 and f"warning: {warning}" in capsys.readouterr().err
     )
-    if case == "redefined":  # and the manifest says what is trained
+    if case == "redefined":  # the manifest states what is really trained
         stated = PARADIGMS[algorithm].stated(again.upstream)
         assert (stated["policy_loss_type"], stated["aggregation"]) == ("gspo", "seq-mean-token-mean")
 
 
 def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
-    """Killed after the model had its name and before the manifest said so, the run is resumed, and saves the model anew."""
+    """A run killed between renaming the model and updating the manifest is resumed, and saves the model again."""
     with folder.held(settings.run_dir, settings):
         for content in ("first", "second"):
             partial = settings.run_dir / "model.partial"
@@ -208,7 +208,7 @@ def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
 
 
 def test_the_mark_of_a_job_is_not_another_run(settings):
-    """slurm/lib/train.sh writes it before the trainer begins."""
+    """slurm/lib/train.sh writes the mark before the trainer starts."""
     settings.run_dir.mkdir()
     for name in ("job", "job.77"):  # the latter is left by a kill
         (settings.run_dir / name).write_text("77\n")

@@ -1,4 +1,4 @@
-"""Why a process died is read from its output: Python's own tracebacks, and what vLLM's log makes of them."""
+"""The cause of a process's death, read from its output: Python's tracebacks, plain and in vLLM's log format."""
 
 import traceback
 
@@ -22,7 +22,7 @@ def traced(head, message, frames=FRAMES):
 
 
 def chained(how):
-    """What Python prints of two exceptions, the second of which follows from the first."""
+    """Return Python's output for two exceptions, the second caused by the first."""
     try:
         try:
             raise ImportError("no module of that name")
@@ -126,7 +126,7 @@ def test_colours_and_control_characters_are_taken_out():
 
 
 def test_long_output_is_not_held():
-    """A million lines in, four out; a line that is endless is cut."""
+    """Of very many lines only four are kept; a very long line is cut."""
     lines = (f"line {i}" for i in range(200_000))
     said = last_words([*traced("", ["ValueError: " + "x" * 10_000]), *lines], 4)
     assert said.lines == [f"line {i}" for i in range(199_996, 200_000)]

@@ -1,4 +1,4 @@
-"""What a run's folder keeps of its steps, and what it is warned of, now and after a resume."""
+"""The records and warnings of a run's steps, also after a resume."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ RIGHT, WRONG = Trajectory((1,), "r", 1.0), Trajectory((2, 3), "w", 0.0)
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes the monitor of a process: the second one is a resumed run's, in the same folder."""
+    """Return a function that makes a process's monitor; later ones are a resumed run's, in the same folder."""
     (tmp_path / "logs").mkdir()
 
     def made(**options):
@@ -34,7 +34,7 @@ def read(run, name):
 
 
 def warnings(run):
-    """Each is said and written."""
+    """Return the written warnings; check that each was also shown."""
     found = read(run, records.WARNINGS)
     assert [row["warning"] for row in found][-len(run.said) :] == run.said or not run.said
     return found
@@ -45,7 +45,7 @@ def group(*scores):
 
 
 def record(*reasons, texts=None, rollout=None, question="q"):
-    """A mixed group with a candidate for each reason to drop it; None: it was kept."""
+    """Return the record of a mixed group with one candidate per drop reason; None: kept."""
     own = Group(0, question, "7", (RIGHT, WRONG))
     texts = texts or [f"M {i}" for i, _ in enumerate(reasons)]
     ms = [
@@ -104,7 +104,7 @@ def test_a_collapse_is_warned_of_once_and_a_resume_does_not_forget_it(make):
     assert len(warnings(resumed)) == 1 and resumed.said == []
 
     earlier = make()
-    earlier.monitor.restore(5)  # before the warning, which takes all six values
+    earlier.monitor.restore(5)  # before the warning, which needs all six values
     earlier.monitor.record_step(6, {"policy/entropy": 0.01})
     assert warnings(earlier) == [warning] and earlier.said == [warning["warning"]]
 
@@ -125,7 +125,7 @@ def test_a_resume_knows_the_ms_of_the_last_steps(make):
 
 
 def test_a_run_that_begins_is_warned_once(make):
-    """Step 0: it begins; it begins anew after a kill; it goes on after step 7."""
+    """The run starts at step 0, starts again after a kill, then resumes after step 7."""
     for step in (0, 0, 7):
         run = make()
         run.monitor.restore(step)
@@ -158,7 +158,7 @@ def test_meta_experiences_that_no_optimizer_step_learned_are_told(make):
     run, three = make(), record(None, None, None)
     run.monitor.record_update(1, update(three, learned=3))
     run.monitor.record_update(2, update(record(), learned=0))
-    run.monitor.record_update(2, update(three, learned=0, coefficient=0.0))  # that was asked for
+    run.monitor.record_update(2, update(three, learned=0, coefficient=0.0))  # coefficient 0 is intended
     assert warnings(run) == []
     run.monitor.record_update(3, update(three, learned=0))
     run.monitor.record_update(4, update(three, learned=2, rows=2))
@@ -185,7 +185,7 @@ def test_groups_that_are_left_out_are_told_and_their_ms_do_not_count_as_unlearne
 
 
 def test_a_reward_models_reward_is_upstreams(make):
-    """The response itself has no score then; one that could not be judged counts 0."""
+    """With a reward model no response has a score; otherwise a response that could not be judged counts as 0."""
 
     def logged(*scores, **status):
         run = make(enable=False)

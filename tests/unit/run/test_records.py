@@ -71,7 +71,7 @@ def test_finished_run(run):
     disk.write_json(run[0] / records.MANIFEST, manifest)
     with pytest.raises(UserError, match="holds a finished run"):
         folder.check(*run, False)
-    assert folder.check(*run, True)  # nothing left to do
+    assert folder.check(*run, True)  # True: nothing left to do
     with pytest.raises(UserError, match="belongs to another run"):
         folder.check(run[0], run[1] | {"data.max_len": 4}, True)
 

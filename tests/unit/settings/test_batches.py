@@ -1,4 +1,4 @@
-"""Which part of a rollout is trained on."""
+"""The part of a rollout that is trained on."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def arguments(ranks, rollout_micro, train_micro, group, dynamic=False, train_bat
 
 
 def shares(samples, ranks, micro):
-    """What each rank gets of a rollout: upstream's own division of micro-batches over ranks."""
+    """Divide a rollout's micro-batches over ranks as upstream does."""
     made = [tuple(samples[i : i + micro]) for i in range(0, len(samples), micro)]
     size = -(-len(made) // ranks)
     return [sum(made[i * size : (i + 1) * size], ()) for i in range(ranks)]
@@ -38,7 +38,7 @@ def test_every_rank_gets_as_many_micro_batches_and_groups_stay_whole(ranks, roll
     sizes = {len(share) for share in shares(kept, ranks, rollout_micro)}
     assert len(sizes) == 1 and sizes.pop() % train_micro == 0
     more = len(kept) + group
-    if more <= len(samples) and ranks == 1:  # no group is left out without need
+    if more <= len(samples) and ranks == 1:  # no group is left out unnecessarily
         assert more % train_micro
 
 
@@ -50,7 +50,7 @@ def test_dynamic_batches_train_whole_optimizer_steps():
 
 @given(micro_batches=st.integers(0, 30), window=st.integers(1, 8), samples=st.integers(1, 5))
 def test_windows_end_when_full_and_with_the_rollout(micro_batches, window, samples):
-    """Walked through one micro-batch after the other."""
+    """The expected values come from walking through the micro-batches one by one."""
     ends, sizes, gone = [], [], 0
     for i in range(micro_batches):
         gone += 1

@@ -1,4 +1,4 @@
-"""What defines a paradigm is kept, what may vary may vary, and every advice works when it is followed."""
+"""Settings that define a paradigm are fixed, others may vary, and every advice in a message works."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ BASE = {
 ESTIMATOR, LOSS, AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
 CORRECTION = "algo.advantage.is_correction_level"
 GAMMA, LAMBDA, NO_STD = "algo.advantage.gamma", "algo.advantage.lambd", "algo.advantage.no_std_norm"
-# estimator, loss type, aggregation, the sides of the clip: written out anew
+# estimator, loss type, aggregation, both sides of the clip, stated independently of the code
 DEFINED = {
     "grpo": ("group_norm", "ppo", "seq-mean-token-mean", (0.2, 0.2)),
     "gspo": ("group_norm", "gspo", "seq-mean-token-mean", (3e-4, 4e-4)),
@@ -41,14 +41,14 @@ DEFINED = {
 
 
 def settings(given):
-    """Of `BASE` with what is given; None takes a flag away."""
+    """Resolve `BASE` with `given`; None removes a flag."""
     chosen = {flag: value for flag, value in (BASE | given).items() if value is not None}
     arguments = [token for flag, value in chosen.items() for token in (f"--{flag}", *value.split())]
     return resolve(None, arguments, device="cuda")
 
 
 def refused(given):
-    """What is said of it; none: it is accepted."""
+    """Return the error messages; empty if the settings are accepted."""
     try:
         settings(given)
     except UserError as error:
@@ -97,7 +97,7 @@ def test_clip_and_kl_are_free_and_named_in_the_manifest(name, given, clip):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        # The five that were accepted, or refused without a way out.
+        # Contradictions that were once accepted, or refused without advice.
         ({LOSS: "gspo"}, "--actor.policy_loss_type gspo contradicts --mel.algorithm grpo, whose policy_loss_type is ppo; "
          "use --mel.algorithm gspo, or leave it out"),
         ({AGGREGATION: "token-mean"}, "--actor.loss_agg_mode token-mean contradicts --mel.algorithm grpo, whose "
@@ -113,7 +113,7 @@ def test_clip_and_kl_are_free_and_named_in_the_manifest(name, given, clip):
          "group_norm; use --mel.algorithm rloo, or leave it out"),
         ({"mel.algorithm": "reinforce++", AGGREGATION: "seq-mean-token-mean"}, "whose loss_agg_mode is token-mean; "
          "use --mel.algorithm grpo or --mel.algorithm gspo, or leave it out"),
-        # No paradigm has it, or not together with what else is given.
+        # No paradigm has the value, or not together with the other flags.
         ({ESTIMATOR: "gae"}, "--algo.advantage.estimator gae contradicts --mel.algorithm grpo, whose estimator is "
          "group_norm; leave it out"),
         ({LOSS: "gspo", CORRECTION: "token"}, "whose policy_loss_type is ppo; leave it out"),
@@ -136,14 +136,14 @@ def test_clip_and_kl_are_free_and_named_in_the_manifest(name, given, clip):
         ({"mel.algorithm": "rft", "reward.clip_range": "-1 1"}, "--reward.clip_range -1.0 1.0: --mel.algorithm rft ignores it"),
         ({"mel.algorithm": "rft", "algo.kl.target": "6"}, "--algo.kl.target 6.0: --mel.algorithm rft ignores it; leave it out"),
         ({"mel.algorithm": "rft", "algo.kl.estimator": "k3"}, "--algo.kl.estimator k3: --mel.algorithm rft ignores it"),
-        # A term beside the policy's, which has another divisor than a paradigm of its own.
+        # A term beside the policy's, with another divisor than the paradigm's own loss.
         ({"mel.algorithm": "rft", "actor.entropy_coef": "0.01"}, "--mel.algorithm rft: not supported with --actor.entropy_coef"),
         ({"mel.algorithm": "dr_grpo", "actor.entropy_coef": "0.01"}, "--mel.algorithm dr_grpo: not supported with "
          "--actor.entropy_coef, which averages over the step's tokens, while the policy term is divided by "
          "rollout.max_new_tokens; leave it out"),
         ({"mel.algorithm": "dr_grpo", "algo.kl.use_loss": "true", "algo.kl.init_coef": "0.01"},
          "--mel.algorithm dr_grpo: not supported with --algo.kl.use_loss"),
-        # A clip that is none, or has no effect.
+        # A clip that leaves no room, or has no effect.
         ({"actor.eps_clip": "0.1", "actor.eps_clip_low_high": "0.2 0.28"}, "--actor.eps_clip 0.1: without effect with "
          "--actor.eps_clip_low_high; leave one of them out"),
         ({"mel.algorithm": "gspo", "actor.eps_clip": "0.1", "actor.eps_clip_low_high": "0.2 0.28"}, "--actor.eps_clip 0.1: wi"),
@@ -151,7 +151,7 @@ def test_clip_and_kl_are_free_and_named_in_the_manifest(name, given, clip):
         ({"actor.eps_clip": "nan"}, "--actor.eps_clip nan: leaves a ratio no room"),
         ({"actor.eps_clip_low_high": "0.2 0"}, "--actor.eps_clip_low_high 0.2 0.0: leaves a ratio no room"),
         ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: OpenRLHF refuses it in a worker; expected more than 1"),
-        # There is no critic. With the first, OpenRLHF would not train the policy for as many steps.
+        # There is no critic. The first would keep OpenRLHF from training the policy for that many steps.
         ({"critic.freezing_steps": "10"}, "--critic.freezing_steps 10: no paradigm has a critic; leave it out"),
         ({"critic.model_name_or_path": "m"}, "--critic.model_name_or_path m: no paradigm has a critic; leave it out"),
     ],
@@ -178,21 +178,21 @@ MORE = {
 @pytest.mark.parametrize("name", PARADIGMS)
 @pytest.mark.parametrize("more", MORE)
 def test_a_runs_own_configuration_gives_its_settings(tmp_path, name, more):
-    """As its manifest has it, in JSON, which is YAML; nothing of it contradicts the paradigm."""
+    """A manifest's configuration (JSON, so also YAML) resolves to the same settings, without contradictions."""
     if name == "rft" and more not in ("plain", "LoRA", "optimizer"):
         return  # refused
     first = settings({"mel.algorithm": name, **MORE[more]})
     (tmp_path / "own.yaml").write_text(json.dumps(first.as_dict()))
     again = resolve(str(tmp_path / "own.yaml"), [], device="cuda")
     assert (again.mel, again.upstream, again.run_dir) == (first.mel, first.upstream, first.run_dir)
-    # What upstream's flag says and the paradigm does not use is told.
+    # A warning names the upstream flags that the paradigm does not use.
     used = {"dr_grpo": [AGGREGATION], "rft": [ESTIMATOR, LOSS]}.get(name, [])
     assert [re.match(r"--(\S+) .*: without effect with", line)[1] for line in again.warnings] == used
     assert not first.warnings
 
 
 def every_choice():
-    """Of the flags that paradigms differ in, None where one is not given."""
+    """Yield all combinations of the flags in which paradigms differ, each also left out."""
     own = {ESTIMATOR: None, LOSS: None, AGGREGATION: None, CORRECTION: ["token"], NO_STD: [True], GAMMA: [0.9]}
     choices = [[None, *(values or flags.actions()[flag].choices)] for flag, values in own.items()]
     for each in itertools.product(*choices):
@@ -201,7 +201,7 @@ def every_choice():
 
 @pytest.mark.parametrize("name", PARADIGMS)
 def test_every_advice_works_when_it_is_followed(name):
-    """Each paradigm that is named is accepted for what is given, and so is the rest of it when what is named is left out."""
+    """Each advised paradigm accepts the given flags; without the flags named in the messages, the rest is accepted."""
     plain = settings({}).upstream
 
     def said(name, given):
@@ -223,7 +223,7 @@ def test_a_paradigm_that_compares_a_group_needs_one(name):
     assert f"--rollout.n_samples_per_prompt 1: {name} compares a group" in str(
         refused({"mel.algorithm": name, **alone})
     )
-    # And is no advice where there is none.
+    # It is not advised where a group has only one response.
     others = str(refused({"mel.algorithm": "reinforce++", ESTIMATOR: PARADIGMS[name].estimator, **alone}))
     assert "leave it out" in others and "use --mel.algorithm" not in others
 

@@ -1,4 +1,4 @@
-"""Which vLLM is installed is told by distributions: the project's own, or its CPU build under another name."""
+"""The installed vLLM is found by its distribution: vLLM's own, or the CPU build under another name."""
 
 import importlib.metadata
 

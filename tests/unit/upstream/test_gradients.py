@@ -1,4 +1,4 @@
-"""When a policy has norms of its two losses; what they are is held to the definition by e2e_cpu/test_objective*.py."""
+"""When norms of the two losses are available; e2e_cpu/test_objective*.py compares their values with the definition."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Adam's moments on a GPU, in sleep, and after a resume; by DeepSpeed's own functions on a pretended GPU."""
+"""Adam's moments on a GPU, in sleep, and after a resume, with DeepSpeed's own functions on a fake GPU."""
 
 import pytest
 
@@ -15,7 +15,7 @@ GPU = "cuda:0"
 
 @pytest.fixture(autouse=True)
 def pretended_gpu(monkeypatch):
-    """Tensors have a device and no content."""
+    """Use fake tensors, which have a device but no content."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     pytest.importorskip("deepspeed")
     with FakeTensorMode():
@@ -23,7 +23,7 @@ def pretended_gpu(monkeypatch):
 
 
 def trained(mended=True):
-    """An optimizer that has made a step, all its states on the GPU."""
+    """Return an optimizer after one step, with all states on the GPU."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(n, device=GPU)) for n in (8, 3)])
     if mended:
         sleep.keep_out_of_checkpoints(optimizer)
@@ -46,7 +46,7 @@ def wake_up(optimizer):
 
 
 def moments(optimizer):
-    """Where they lie. A pretended tensor keeps its device when it is given another one's storage, as sleep does."""
+    """Return the moments' devices. A fake tensor keeps its device when sleep gives it another tensor's storage."""
     devices = set()
     for state in optimizer.state.values():
         owner = {state[name].untyped_storage()._cdata: state[name] for name in state if torch.is_tensor(state[name])}
@@ -55,7 +55,7 @@ def moments(optimizer):
 
 
 def resumed(checkpoint):
-    """A new process's optimizer with the states of a file, which is read into host memory."""
+    """Return a new process's optimizer with the states of a checkpoint, read into host memory."""
     optimizer = trained()
     optimizer.load_state_dict(tree_map_only(torch.Tensor, lambda value: value.to("cpu"), checkpoint))
     return optimizer

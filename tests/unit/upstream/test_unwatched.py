@@ -1,4 +1,4 @@
-"""What is told of a run's settings when it begins."""
+"""The warnings about a run's settings at its start."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Answers that are one of several options: what names an option, what names none, and what a question's options are."""
+"""Answers that are one of several options: texts that name an option, texts that name none, a question's options."""
 
 import time
 
@@ -29,10 +29,10 @@ GENES = "Which genotype?\nA: BB\nB: Bb\nC: bb"
             r"$\textbf{(A)}\ 11\qquad\textbf{(B)}\ \frac{1}{2}\qquad\textbf{(C)}\ 13$",
             {"A": "11", "B": r"\frac{1}{2}", "C": "13"},
         ),
-        # an example with options of its own stands before
+        # an example with its own options comes first
         ("Which?\nA. x\nB. y\nAnswer: A\n\nWhich?\nA. one\nB. two", {"A": "one", "B": "two"}),
         ("Which?\nA. x\nB. y\nC. z\n\nWhich?\nA. one\nB. two", {"A": "one", "B": "two"}),
-        # an option that speaks of others
+        # an option that refers to others
         ("Which?\nA. one\nB. two\nC. (A) and (B)", {"A": "one", "B": "two", "C": "(A) and (B)"}),
         ("Of (A) and (B), which? (A) 1 (B) 2 (C) 3", {"A": "1", "B": "2", "C": "3"}),
         ("A. one", {}),

@@ -1,4 +1,4 @@
-"""A question's options: each way to write them, what stands around them, and lists that are not read because of a doubt."""
+"""A question's options: notations, surrounding text, and lists that are not read because they are ambiguous."""
 
 import time
 

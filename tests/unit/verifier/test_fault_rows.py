@@ -1,4 +1,4 @@
-"""Rows of the shared faults that are no answers to grade: those of data as they stand, and where each other kind is tested."""
+"""Shared fault rows that are no answers to grade: data rows are tested here; a table names the tests of other kinds."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 CONVERSATION, INVISIBLE = "data: F18 a conversation written as text", "data: F12 invisible characters in answers"
-# kind -> the tests of its rows, which are descriptions
+# kind -> the tests of its rows, which are only descriptions
 ELSEWHERE = {
     "slurm: F15 variables of the job that submits": (
         ("slurm/test_leftovers.py", "test_what_another_job_has_left"),

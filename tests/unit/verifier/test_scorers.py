@@ -1,4 +1,4 @@
-"""Scorers by name: one's own runs in the workers, and what is wrong with it is said; golds pass their own scorer."""
+"""Scorers by name: a user's own runs in the workers, and its errors are reported; golds pass their own scorer."""
 
 import copy
 import hashlib
@@ -70,7 +70,7 @@ NUMBER = 3
 
 @pytest.fixture
 def module(tmp_path, monkeypatch) -> str:
-    """The name of a module of the user's, which only the workers import."""
+    """Return the name of a user's module, which only the workers import."""
     name = f"scorers_of_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     (tmp_path / f"{name}_fails.py").write_text("raise RuntimeError('no licence')")
@@ -129,7 +129,7 @@ def test_the_first_failure_of_a_scorer_is_logged(verifier, module, caplog):
 
 
 def test_what_a_scorers_module_takes_does_not_tire_its_worker(module, tmp_path):
-    """As a module that imports torch: more than half of what a worker may have."""
+    """Like a module that imports torch, it takes more than half of a worker's memory limit."""
     (tmp_path / f"{module}_large.py").write_text(
         "import mmap\nTAKEN = mmap.mmap(-1, 600 * 2**20)\ndef f(answer, gold, question):\n    return True\n"
     )
@@ -245,7 +245,7 @@ def test_a_program_is_no_gold_of_mathematics():
 
 
 def test_what_is_judged_as_mathematics_stays_as_it_was(verifier):
-    """A program as a gold is refused when data are prepared; where one stands in prepared data it is judged as before."""
+    """Preparation refuses a program as a gold; in data prepared earlier it is judged as before."""
     assert verifier.verify(r"\boxed{def f(x): return x}", "def f(x): return x").correct
 
 

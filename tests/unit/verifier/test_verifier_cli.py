@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def run(*arguments: str | Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command; `path` is one more folder in which Python finds modules."""
+    """Run the command; `path` is an additional folder for Python modules."""
     command = [sys.executable, "-m", "openrlhf_mel.verifier", *map(str, arguments)]
     found = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), path and str(path))))
     environment = os.environ | {"PYTHONPATH": found}
@@ -80,7 +80,7 @@ FOUR, FIVE = '{"response": "\\\\boxed{4}", "answer": "4"}\n', '{"response": "\\\
 
 
 def test_byte_order_marks(tmp_path: Path) -> None:
-    """Before the first row, before a later one (files that were joined), alone on a line; in a text it is the user's."""
+    """Removed before the first row, before later ones (joined files), alone on a line; kept inside a text."""
     held = json.dumps({"response": f"{MARK}a {MARK} b", "answer": "4"}, ensure_ascii=False) + "\n"
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(f"{MARK}{FOUR}{MARK}{FIVE}{MARK}\n\n{held}{MARK}{MARK}{FOUR}", encoding="utf-8")

@@ -105,7 +105,7 @@ def test_equal_answers_are_correct(verifier: Verifier, gold: str, answer: str) -
 
 
 def test_every_answer_of_these_tables_equals_itself(verifier: Verifier) -> None:
-    """The repairs make nothing unequal to itself."""
+    """No repair makes an answer unequal to itself."""
     answers = sorted({text for pair in DIFFERENT + EQUAL for text in pair} - {"8=7", "2+3=7", "1=2=7"})
     assert verifier.check_golds(answers) == {}
     assert {v.status for v in verifier.verify_many([(f"\\boxed{{{a}}}", a) for a in answers])} == {"correct"}

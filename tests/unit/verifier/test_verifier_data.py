@@ -1,4 +1,4 @@
-"""The verifier against public graded answers, where the shared data folder is present."""
+"""The verifier, compared with public graded answers. Needs the shared data folder."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def verifier() -> Iterator[Verifier]:
 
 
 def boxed_last_line(completion: str) -> str:
-    """The solution with what stands after its last "A: " put in a box."""
+    """Return the solution with the text after its last "A: " put in a box."""
     before, mark, answer = completion.rpartition("A: ")
     return f"{before}\\boxed{{{answer.strip()}}}" if mark else completion
 
@@ -76,7 +76,7 @@ ANCHORS = re.compile(r"\\+f?boxed|final answer|answer is|^\W*(?:the |final )*ans
 
 
 def test_truncated_solutions_are_never_correct(verifier: Verifier) -> None:
-    """Correct solutions cut at 50, 70, 90 and 100% of what comes before their first anchored form."""
+    """Correct solutions, cut at 50, 70, 90 and 100% of the text before their first anchored form."""
     graded = [row for row in rows("graded/qwen25math_math100x8.jsonl") if row["expected"]]
     pairs = []
     for row in graded:

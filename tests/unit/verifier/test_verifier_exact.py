@@ -1,4 +1,4 @@
-"""The exact path against Python's own exact arithmetic."""
+"""The exact path, compared with Python's exact arithmetic."""
 
 import time
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What counts as anchored, and that nothing else does."""
+"""Forms that count as anchored, and that no others do."""
 
 import time
 
@@ -74,7 +74,7 @@ def test_anything_else_is_no_answer(response: str) -> None:
     ],
 )
 def test_a_cut_before_the_anchor_is_never_correct(solution: str) -> None:
-    """Every prefix that ends before the anchored form: the right value is there, but it is not given as the answer."""
+    """Every prefix before the anchored form has the right value, but does not give it as the answer."""
     start = min(solution.find(s) for s in ("\\boxed", "final answer", "Answer:", "answer is") if s in solution)
     with Verifier(workers=1) as verifier:
         assert verifier.verify(solution, "14").correct
@@ -90,7 +90,7 @@ HOSTILE_UNITS = [
 
 @pytest.mark.parametrize("unit", HOSTILE_UNITS)
 def test_extraction_is_linear(unit: str) -> None:
-    """It runs in the caller's process, where nothing can kill it: 300,000 repetitions in seconds, not in hours."""
+    """It runs in the caller's process and cannot be killed: 300,000 repetitions take seconds, not hours."""
     started = time.monotonic()
     extract_anchored(unit * 300_000)
     assert time.monotonic() - started < 10

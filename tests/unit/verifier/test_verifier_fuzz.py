@@ -1,4 +1,4 @@
-"""Rewrites that keep an answer's meaning stay right, and rewrites that change it become wrong: all of them, every time."""
+"""All rewrites that keep an answer's meaning stay right; all rewrites that change it become wrong."""
 
 import collections
 import json
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.timeout(120)
 SHARED = Path(os.environ.get("MEL_SHARED", Path(__file__).parents[3].parent / "shared")) / "data" / "benchmarks"
 BENCHMARKS = ("aime24", "aime25", "amc23", "amc83", "gsm8k", "math500", "minerva", "olympiadbench")
 GOLDS = 300
-PER_GOLD = 3  # rewrites of each sort; over all golds every rewrite is drawn many times
+PER_GOLD = 3  # rewrites per gold; over all golds every rewrite is drawn many times
 SEED = 20261128
 
 
 def drawn(rewrites: dict[str, Rewrite], golds: list[str], draw: random.Random) -> list[tuple[str, str, str]]:
-    """(rewrite, response, gold): for each gold some of the rewrites that apply to it, the rarest so far first."""
+    """Return (rewrite, response, gold): for each gold the applicable rewrites that were drawn least often so far."""
     counts: collections.Counter[str] = collections.Counter()
     cases = []
     for gold in golds:
@@ -35,7 +35,7 @@ def drawn(rewrites: dict[str, Rewrite], golds: list[str], draw: random.Random) -
 
 
 def assert_all(rewrites: dict[str, Rewrite], golds: list[str], right: bool) -> None:
-    """Judge the rewrites, print each one's rate, and fail with those that are judged otherwise."""
+    """Judge the rewrites, print each one's rate, and fail with those judged differently."""
     started = time.monotonic()
     cases = drawn(rewrites, golds, random.Random(SEED))
     with Verifier(workers=2, timeout_s=20) as verifier:

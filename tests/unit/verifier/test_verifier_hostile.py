@@ -1,4 +1,4 @@
-"""Model output is hostile: whatever it is, as response or as gold, the pool answers in time and lives on."""
+"""Model output is hostile: for any response or gold the pool answers in time and survives."""
 
 import threading
 import time
@@ -119,7 +119,7 @@ def test_hostile_lenient(verifier: Verifier, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_hostile_from_eight_threads(verifier: Verifier) -> None:
-    """Every thread's controls, between hostile neighbours, are judged as ever."""
+    """Each thread's control answers are judged as usual between hostile ones."""
     pairs = []
     for text in ("9^{9^{9^{9}}}", HOSTILE["intervals"], HOSTILE["expansion"], HOSTILE["memory by root"]):
         pairs += [(f"\\boxed{{{text}}}", "7"), *CONTROLS]

@@ -1,4 +1,4 @@
-"""Kinds of answers that were once graded wrongly, each with near misses: rows of this repository, and those of the shared data."""
+"""Kinds of answers that were once graded wrongly, with near misses: rows of this repository and of the shared data."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def own_rows() -> list[tuple[str, str, str, str]]:
 
 
 def shared_rows() -> list[tuple[str, str, str, str]]:
-    """Rows of the kind "grading: ..."; test_fault_rows.py has the others."""
+    """Return the rows of the areas "grading: ..."; test_fault_rows.py has the others."""
     if not FAULTS.is_file():
         return []
     with FAULTS.open(encoding="utf-8") as lines:

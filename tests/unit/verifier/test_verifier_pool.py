@@ -1,4 +1,4 @@
-"""The pool with real processes: hung, killed, out of memory, orphaned, and called from everywhere."""
+"""The pool with real processes: hung, killed, out of memory, orphaned, called from threads, forks and Ray."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from openrlhf_mel.verifier.pool import Nursery
 
 pytestmark = pytest.mark.timeout(120)
 
-HANGS = " \\cup ".join(f"({i},{i + 1})" for i in range(0, 120, 2))  # passes every guard, and takes minutes
+HANGS = " \\cup ".join(f"({i},{i + 1})" for i in range(0, 120, 2))  # passes every guard but takes minutes
 ROOT = Path(__file__).parents[3]
 
 
@@ -57,7 +57,7 @@ def test_a_hang_ends_at_the_timeout_and_its_neighbours_are_judged(verifier: Veri
 
 
 def test_the_clock_starts_with_the_work_not_in_the_queue() -> None:
-    """Four hangs on one worker take four times the limit; what waits behind them is judged all the same."""
+    """Four hangs on one worker take four times the limit; the pair queued behind them is still judged."""
     with Verifier(workers=1, timeout_s=1) as verifier:
         verifier.verify(boxed("x+1"), "x")
         started = time.monotonic()
@@ -74,12 +74,12 @@ def test_order_is_kept(verifier: Verifier) -> None:
 
 
 def at_work(pid: int) -> bool:
-    """In the middle of a long job: it has computed for longer than a short one takes, however busy the machine is."""
+    """Return whether the process is in a long job: its CPU time exceeds that of a short one."""
     return psutil.Process(pid).cpu_times().user > 0.5
 
 
 def kill_workers(verifier: Verifier, times: int) -> None:
-    """Kill -9 the only worker at work, and each one that takes its place, `times` in all."""
+    """Send SIGKILL to the only worker at work and to its successors, `times` in all."""
     for _ in range(times):
         (pid,) = verifier.worker_pids()
         wait_for(lambda pid=pid: at_work(pid))
@@ -109,9 +109,9 @@ def test_kill_9_twice_is_an_error_of_that_item_alone() -> None:
 
 @pytest.mark.parametrize("start_s", [0.0, 3.5])
 def test_a_killed_nursery_is_replaced(verifier: Verifier, monkeypatch: pytest.MonkeyPatch, start_s: float) -> None:
-    """The process that forks the workers dies, and they with it; the next answers find new ones.
+    """When the process that forks the workers dies, the workers die too; the next answers get new ones.
 
-    Their time does not run while they wait for it, however long it takes to start.
+    Waiting for the new process does not count towards an answer's time limit.
     """
     start = Nursery._start
     monkeypatch.setattr(Nursery, "_start", lambda nursery: (time.sleep(start_s), start(nursery)))
@@ -198,7 +198,7 @@ def test_importing_is_light() -> None:
 
 
 def test_an_unguarded_script_runs_once(tmp_path: Path) -> None:
-    """Start methods that import the main module again would run this script's body in every worker."""
+    """Start methods that import the main module would run this script's body in every worker."""
     script = tmp_path / "unguarded.py"
     script.write_text(
         "print('body')\nfrom openrlhf_mel.verifier import verify\nprint(verify('\\\\boxed{x+1}', '1+x').status)\n"
@@ -232,7 +232,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_parent_in_the_middle_of_a_computation(how: signal.Signals) -> None:
-    """The workers are deep in one long multiplication, which holds the interpreter and looks at no signal."""
+    """The workers are inside one long multiplication, which holds the interpreter and checks no signals."""
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "preexec_fn": default_signals}
     parent = subprocess.Popen([sys.executable, "-c", ORPHANS], **options)
     try:
@@ -248,7 +248,7 @@ def test_workers_end_with_their_parent_in_the_middle_of_a_computation(how: signa
 
 
 def test_the_process_ends_at_once_when_its_main_does() -> None:
-    """An exit while a daemon thread waits for a verdict is not held up by it."""
+    """A daemon thread that waits for a verdict does not delay the exit."""
     started = time.monotonic()
     code = "import threading, time\nfrom openrlhf_mel.verifier import Verifier\nv = Verifier(timeout_s=50)\n"
     code += f"threading.Thread(target=v.verify, args=({boxed(HANGS)!r}, 'x'), daemon=True).start()\ntime.sleep(2)\n"
@@ -284,7 +284,7 @@ def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
 
 
 def test_a_worker_that_cannot_start_is_said_and_not_scored(tmp_path: Path) -> None:
-    """Without Math-Verify every answer would be wrong for ever; that must not look like a reward of 0."""
+    """Without Math-Verify every answer would be wrong; that must not look like a reward of 0."""
     (tmp_path / "math_verify.py").write_text("raise ImportError('broken on purpose')")
     code = "from openrlhf_mel.verifier import verify, VerifierError\n"
     code += "try:\n    verify('\\\\boxed{x+1}', 'x')\nexcept VerifierError as error:\n    print(error)"

@@ -1,4 +1,4 @@
-"""How an answer is read: notation, words, brackets and the sides of an equation."""
+"""Reading of answers: notation, words, brackets and the sides of an equation."""
 
 import time
 

@@ -13,7 +13,7 @@ _INTEGER = re.compile(r"-?[0-9]+")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _POINT = re.compile(r"\(([^()\[\]{}]+(?:,[^()\[\]{}]+)+)\)")
 _SET = re.compile(r"\\\{([^()\[\]{}]+(?:,[^()\[\]{}]+)+)\\\}")
-# What is one value, so that it can be negated, doubled or given a unit.
+# A match means that the answer is not a single value, which could be negated, doubled or given a unit.
 _MANY = re.compile(r"[,;=<>$%]|\\(?:text|mbox|begin|in|cup|infty|pm|circ|l[et]|g[et]|\{)|\.\.|[A-Za-z]{4,}|&")
 _UNICODE = {
     "-": "−",
@@ -78,7 +78,7 @@ def _with(suffix: str, only_numbers: bool = True) -> Rewrite:
 
 
 def _one(template: str) -> Rewrite:
-    """A box around one value; GOLD stands for it in the template."""
+    """Return a rewrite that boxes a single value, GOLD in the template."""
     return lambda gold, _: _boxed(template.replace("GOLD", gold)) if is_one_value(gold) else None
 
 
@@ -192,7 +192,7 @@ CHANGE: dict[str, Rewrite] = {
 
 
 def generated(count: int, draw: random.Random) -> list[str]:
-    """Reference answers of the usual forms."""
+    """Return reference answers of the usual forms."""
 
     def number() -> int:
         return draw.choice((-1, 1, 1)) * draw.randint(2, 10 ** draw.randint(1, 7))
