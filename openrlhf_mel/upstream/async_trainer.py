@@ -51,7 +51,7 @@ class GeneratingActor(_UpstreamGenerator):
     """Upstream's, with MEL's samples generator."""
 
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
-        """As upstream's; after a resume the generator's step starts at the number of consumed rollouts."""
+        """As upstream's; after a resume the generator counts its rollouts on from those that were consumed."""
         per_call = self.args.rollout.vllm_generate_batch_size
         self.samples_generator.rollouts = total_consumed_prompts // per_call
         self.samples_generator.stop_file = None  # the training actor looks for it, and saves first

@@ -130,7 +130,7 @@ class MELTrainer(MELSteps, _UpstreamTrainer):
     """Upstream's synchronous trainer."""
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """As `MELSteps.init_checkpoint_states`; also sets the generator's step to the restored one."""
+        """As `MELSteps.init_checkpoint_states`; the generator counts its rollouts on from the restored step."""
         states = super().init_checkpoint_states()
         self.samples_generator.rollouts = states["global_step"]
         return states
