@@ -37,8 +37,8 @@ _CPU_ENV = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0",  # upstream writes into received tensors, harmless on a GPU alone
 }
-# Modules that take long to import and do not import Ray (see `cpu.forks`), by engine.
-_HEAVY = {"transformers": ("deepspeed",), "vllm": ("deepspeed", "vllm.v1.worker.cpu_model_runner")}
+# Modules that take long to import and do not import Ray (see `cpu.forks`).
+_HEAVY, _HEAVY_OF_VLLM = ("deepspeed",), ("vllm.v1.worker.cpu_model_runner",)
 _CPU_SLOTS = 16  # GPUs that Ray assumes on a machine without any, for upstream's placement groups
 _JOIN_S = 30
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
@@ -71,6 +71,11 @@ def _stand_ins(mel: MELConfig) -> str:
     return "install_beside_vllm" if mel.cpu_engine == "vllm" else "install"
 
 
+def heavy_modules(mel: MELConfig) -> tuple[str, ...]:
+    """The modules to import before workers are forked."""
+    return _HEAVY + (_HEAVY_OF_VLLM if mel.cpu_engine == "vllm" else ())
+
+
 @contextlib.contextmanager
 def worker_python(settings: Settings) -> Iterator[str | None]:
     """Yields the program that starts Ray's workers: it forks this process where there is no GPU; else None (Python)."""
@@ -79,7 +84,7 @@ def worker_python(settings: Settings) -> Iterator[str | None]:
         return
     from openrlhf_mel.cpu import forks
 
-    for module in _HEAVY[settings.mel.cpu_engine]:
+    for module in heavy_modules(settings.mel):
         importlib.import_module(module)
     with forks.forks(_log_as_asked) as program:
         yield program

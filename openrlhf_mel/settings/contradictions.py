@@ -37,7 +37,7 @@ LEAST = {
 
 
 def find_contradictions(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
-    """One message for each broken rule, those of the paradigm aside (`paradigms.objections`).
+    """One message for each broken rule, those of the paradigm aside (`objections.py`).
 
     Args:
         values: every upstream flag with its value, by dotted name.

@@ -6,9 +6,9 @@ proof in `tests/e2e_cpu/oracle.py`, the table in docs/method.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from openrlhf_mel.settings import flags
 
@@ -17,9 +17,9 @@ Algorithm = Literal["grpo", "gspo", "dr_grpo", "rloo", "reinforce++", "reinforce
 # OpenRLHF's names.
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
 _ESTIMATOR, _LOSS_TYPE, _AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
-_CLIP, _CLIP_SIDES, _DUAL_CLIP = "actor.eps_clip", "actor.eps_clip_low_high", "actor.dual_clip"
-_KL, _KL_LOSS, _ENTROPY = "algo.kl.init_coef", "algo.kl.use_loss", "actor.entropy_coef"
-_CORRECTION = "algo.advantage.is_correction_level"
+CLIP, CLIP_SIDES, DUAL_CLIP = "actor.eps_clip", "actor.eps_clip_low_high", "actor.dual_clip"
+_KL, KL_LOSS, ENTROPY = "algo.kl.init_coef", "algo.kl.use_loss", "actor.entropy_coef"
+CORRECTION = "algo.advantage.is_correction_level"
 _LAMBDA, _GAMMA, _NO_STD = "algo.advantage.lambd", "algo.advantage.gamma", "algo.advantage.no_std_norm"
 
 
@@ -72,9 +72,9 @@ class Paradigm:
         if self.aggregation in (TOKEN_MEAN, SEQUENCE_MEAN):
             chosen[_AGGREGATION] = self.aggregation
         if self.clip and self.clip[0] == self.clip[1]:
-            chosen[_CLIP] = self.clip[0]
-        elif self.clip and _CLIP not in given:  # which the two sides would win over
-            chosen[_CLIP_SIDES] = list(self.clip)
+            chosen[CLIP] = self.clip[0]
+        elif self.clip and CLIP not in given:  # which the two sides would win over
+            chosen[CLIP_SIDES] = list(self.clip)
         return chosen
 
     def resolved(self, flag: str) -> Any:
@@ -87,7 +87,7 @@ class Paradigm:
         Args:
             values: every upstream flag by dotted name.
         """
-        sides = values[_CLIP_SIDES] or [values[_CLIP]] * 2
+        sides = values[CLIP_SIDES] or [values[CLIP]] * 2
         # OpenRLHF gives its `gspo` this aggregation, whatever the flag says.
         aggregation = SEQUENCE_MEAN if values[_LOSS_TYPE] == "gspo" else values[_AGGREGATION]
         return {
@@ -147,98 +147,7 @@ PARADIGMS: dict[Algorithm, Paradigm] = {
         loss="rejection",
         correct_only=True,
         uncorrectable="ignores it, as its loss has no ratio",
-        ignores=(*_OF_A_GROUP, _CLIP, _CLIP_SIDES, _DUAL_CLIP, *_OF_KL, *_REWARDS),
+        ignores=(*_OF_A_GROUP, CLIP, CLIP_SIDES, DUAL_CLIP, *_OF_KL, *_REWARDS),
         sole_term="averages over all responses",
     ),
 }
-
-
-class Objection(NamedTuple):
-    """What a setting does not go with.
-
-    Attributes:
-        flag: of the setting.
-        fault: what is wrong with it.
-        advice: what to do; None where it does no harm, so that the user is only told.
-    """
-
-    flag: str
-    fault: str
-    advice: str | None
-
-
-_LEAVE = "leave it out"
-
-
-def objections(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
-    """Each setting that the paradigm does not go with.
-
-    Args:
-        values: every upstream flag with its value, by dotted name.
-        given: the flags that the user gave.
-    """
-    paradigm, chosen = PARADIGMS[algorithm], f"--mel.algorithm {algorithm}"
-    for flag in _redefined(paradigm, values, given):
-        whose = f"{chosen}, whose {flag.split('.')[-1]} is {paradigm.defining[flag] or 'none'}"
-        if flags.same(values[flag], paradigm.resolved(flag)):  # so it is in the run's own configuration
-            yield Objection(flag, f"--{flag} {values[flag]}: without effect with {whose}", None)
-            continue
-        fitting = [f"--mel.algorithm {name}" for name in PARADIGMS if _fits(name, values, given)]
-        advice = f"use {' or '.join(fitting)}, or {_LEAVE}" if fitting else _LEAVE
-        yield Objection(flag, f"--{flag} {values[flag]} contradicts {whose}", advice)
-    yield from _unfit(algorithm, values, given)
-    yield from _unclipped(paradigm, values, given)
-    for flag in values:
-        if flag.startswith("critic.") and not flags.same(values[flag], paradigm.resolved(flag)):
-            yield Objection(flag, f"--{flag} {_shown(values[flag])}: no paradigm has a critic", _LEAVE)
-
-
-def _fits(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    """Whether nothing that is given speaks against the paradigm. RFT never fits: it is no policy gradient."""
-    paradigm = PARADIGMS[algorithm]
-    return not (paradigm.correct_only or _redefined(paradigm, values, given) or any(_unfit(algorithm, values, given)))
-
-
-def _redefined(paradigm: Paradigm, values: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    return [flag for flag, own in paradigm.defining.items() if flag in given and values[flag] != own]
-
-
-def _unfit(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
-    """What else does not go with the paradigm."""
-    paradigm, chosen = PARADIGMS[algorithm], f"--mel.algorithm {algorithm}"
-    for flag in paradigm.ignores:
-        if flag in given and not flags.same(values[flag], paradigm.resolved(flag)):
-            yield Objection(flag, f"--{flag} {_shown(values[flag])}: {chosen} ignores it", _LEAVE)
-    if paradigm.uncorrectable and values[_CORRECTION] != "off":
-        fault = f"--{_CORRECTION} {values[_CORRECTION]}: {chosen} {paradigm.uncorrectable}"
-        yield Objection(_CORRECTION, fault, _LEAVE)
-    for flag in (_ENTROPY, _KL_LOSS) if paradigm.sole_term else ():
-        if values[flag]:  # an entropy of 0 is only measured
-            yield Objection(flag, f"{chosen}: not supported with --{flag}, which {paradigm.sole_term}", _LEAVE)
-    for flag in paradigm.needs:
-        if values[flag] is None:
-            yield Objection(flag, f"--{flag}: not given; {chosen} divides by it", "expected a number of tokens")
-    group = values["rollout.n_samples_per_prompt"]
-    if paradigm.compares_group and group == 1:
-        flag = "rollout.n_samples_per_prompt"
-        yield Objection(flag, f"--{flag} {group}: {algorithm} compares a group", "expected at least 2")
-
-
-def _unclipped(paradigm: Paradigm, values: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Objection]:
-    """A clip that is none, or one of two that does not act."""
-    if not paradigm.clip:
-        return
-    for flag in (_CLIP, _CLIP_SIDES):
-        sides = values[flag] if isinstance(values[flag], list) else [values[flag]]
-        if any(side is not None and not side > 0 for side in sides):
-            yield Objection(flag, f"--{flag} {_shown(values[flag])}: leaves a ratio no room", "expected more than 0")
-    if values[_CLIP_SIDES] is not None and not flags.same(values[_CLIP], paradigm.resolved(_CLIP)):
-        fault = f"--{_CLIP} {values[_CLIP]}: without effect with --{_CLIP_SIDES}"
-        yield Objection(_CLIP, fault, "leave one of them out")
-    if values[_DUAL_CLIP] is not None and not values[_DUAL_CLIP] > 1:
-        fault = f"--{_DUAL_CLIP} {values[_DUAL_CLIP]}: OpenRLHF refuses it in a worker"
-        yield Objection(_DUAL_CLIP, fault, "expected more than 1")
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mel.errors import UserError, collecting, raise_all
-from openrlhf_mel.settings import flags, mel_options, paradigms, vllm_build, yaml_and_flags
+from openrlhf_mel.settings import flags, mel_options, vllm_build, yaml_and_flags
 from openrlhf_mel.settings.contradictions import find_contradictions
 from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
+from openrlhf_mel.settings.objections import objections
 from openrlhf_mel.settings.paradigms import PARADIGMS
 
 # Flags that may name a local path, and flags that always do.
@@ -112,7 +113,7 @@ def resolve(
     values = vars(flags.parser().parse_args(argv))
     before = begun(run_dir) if begun and values["ckpt.load_enable"] else {}
     warnings: list[str] = []
-    for objection in paradigms.objections(mel.algorithm, values, upstream_given):
+    for objection in objections(mel.algorithm, values, upstream_given):
         if objection.advice is None:
             warnings.append(objection.fault)
         elif objection.flag in before and flags.same(before[objection.flag], values[objection.flag]):

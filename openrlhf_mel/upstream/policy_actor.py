@@ -79,7 +79,6 @@ class JointTrainer(_UpstreamTrainer):
         self.actor.register_forward_hook(partial(_release, unused))
         self.actor_loss_fn: Any = policy_loss(self.paradigm, self.actor_loss_fn, self.args)
         if self.paradigm.correct_only:
-            args = self.args
             self.replay_buffer = CorrectCountingBuffer(
                 self.mel.correct_at,
                 self.micro_train_batch_size,

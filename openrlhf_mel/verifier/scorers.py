@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import choice
+from openrlhf_mel.verifier.costly import too_costly
 from openrlhf_mel.verifier.exact import Number, parse_number, same_number
-from openrlhf_mel.verifier.guards import too_costly
 from openrlhf_mel.verifier.notation import canonical
 from openrlhf_mel.verifier.readings import key_of
 from openrlhf_mel.verifier.verdict import Status

@@ -169,8 +169,9 @@ def test_what_is_imported_before_does_not_import_ray(engine, command):
 import importlib, os, sys
 from openrlhf_mel.settings.mel_options import MELConfig
 from openrlhf_mel import launch
-launch.prepare_process(MELConfig(runtime="cpu", cpu_engine={engine!r}))
-for module in launch._HEAVY[{engine!r}]:
+mel = MELConfig(runtime="cpu", cpu_engine={engine!r})
+launch.prepare_process(mel)
+for module in launch.heavy_modules(mel):
     importlib.import_module(module)
 print("ray" in sys.modules)
 import subprocess

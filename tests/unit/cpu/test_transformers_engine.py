@@ -1,9 +1,13 @@
 """`mel.cpu_engine`: vLLM if its CPU build is installed, else transformers, and never silently another."""
 
+from typing import get_args
+
 import pytest
 
+from openrlhf_mel.cpu.engines import ENGINES
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings import vllm_build
+from openrlhf_mel.settings.mel_options import CPUEngine
 from openrlhf_mel.settings.placement import placement
 from openrlhf_mel.settings.resolve import resolve
 from openrlhf_mel.settings.vllm_build import Build
@@ -27,6 +31,10 @@ def engine(monkeypatch):
         return resolve(None, arguments, device=runtime, agent_executor=AGENT_EXECUTOR)
 
     return taken
+
+
+def test_every_engine_beside_vllm_can_be_named():
+    assert set(get_args(CPUEngine)) == {"auto", "vllm", *ENGINES}
 
 
 @pytest.mark.parametrize(

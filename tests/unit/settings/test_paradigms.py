@@ -11,7 +11,8 @@ import pytest
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import manifest
 from openrlhf_mel.settings import flags
-from openrlhf_mel.settings.paradigms import PARADIGMS, Algorithm, objections
+from openrlhf_mel.settings.objections import objections
+from openrlhf_mel.settings.paradigms import PARADIGMS, Algorithm
 from openrlhf_mel.settings.resolve import resolve
 
 REPO = Path(__file__).resolve().parents[3]

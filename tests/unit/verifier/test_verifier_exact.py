@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openrlhf_mel.verifier.costly import too_costly
 from openrlhf_mel.verifier.exact import bases_differ, same_number
-from openrlhf_mel.verifier.guards import too_costly
 from openrlhf_mel.verifier.readings import as_number
 
 pytestmark = pytest.mark.timeout(60)

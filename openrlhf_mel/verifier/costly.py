@@ -1,6 +1,6 @@
 """Refuses texts before computer algebra: those whose evaluation cannot end in time or fit in memory.
 
-The guards save the time of killing a worker; they need not be complete, because the pool's limits are.
+These checks save the time of killing a worker; they need not be complete, because the pool's limits are.
 """
 
 import math
