@@ -89,8 +89,7 @@ def float_damage(gold: str, scorer: str = MATH) -> str | None:
     """Why a number looks as if a float64 had rounded it, or None; of answers that are judged as `math`.
 
     A whole number above 2^53 is suspect when a float64 represents it exactly, or when it is the printed form of a
-    float64
-    followed by zeros: it cannot be distinguished from a rounded one, unless it is a small number times a power of two.
+    float64 followed by zeros: it cannot be distinguished from a rounded one, unless it is a small number times a power of two.
     A fraction, or a power of ten, of 16 digits or more that is the shortest form of a float64 is suspect as well.
     """
     if scorer != MATH:

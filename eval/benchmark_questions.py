@@ -119,7 +119,10 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None, allowed: Coll
         ids.add(row["id"])
         scorers.add(scorer := MATH if row.get(SCORER) is None else str(row[SCORER]))
         if len(scorers) > 1:
-            raise UserError(f"{rows.place(number)}: {SCORER!r}: found {scorer!r}, expected one scorer in all rows")
+            raise UserError(
+                f"{rows.place(number)}: {SCORER!r}: found {scorer!r}, expected one scorer in all rows; "
+                "evaluate the rows of each scorer as a file of their own"
+            )
         extent = row.get("unit"), row.get("tolerance")
         questions.append(Question(path.stem, row["id"], row[problem], row[answer], *extent, scorer))
     sha256 = rows.origin["sha256"]

@@ -129,7 +129,8 @@ def held(run_dir: Path, settings: Settings, scorers: Mapping[str, str] = Mapping
                 f"warning: {run_dir} cannot be locked ({error.strerror}): make sure that only one run uses it",
                 file=sys.stderr,
             )
-        if check(run_dir, settings.as_dict(), resume):  # once more: the holder before may have changed the answer
+        # once more, because the holder before may have begun the run or finished it
+        if (run_dir / records.MANIFEST).exists() and check(run_dir, settings.as_dict(), resume):
             yield True
             return
         for name in (records.METRICS, records.ARCHIVE):

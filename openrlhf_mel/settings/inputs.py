@@ -205,13 +205,16 @@ def _scorers(data: Any) -> list[str]:
 def _check_scorers(data: Any, flag: str, name: str, settings: Settings) -> None:
     """Each scorer is known, or a function that the user allows and that loads; answers of `choice` name an option."""
     values, scorers = settings.upstream, _scorers(data)
+    if values["reward.remote_url"] or values["reward.model_name_or_path"]:
+        return  # the verifier judges nothing
     first = {repr(scorer): i for i, scorer in reversed(list(enumerate(scorers)))}  # repr: a cell may be a list
     for i in sorted(first.values()):
         try:
             check_named_by_data(scorers[i], settings.mel.trust_remote_code, "--mel.trust_remote_code")
             check_scorer(scorers[i])
         except UserError as error:
-            raise UserError(f"--{flag} {name}: row {i + 1}, column {SCORER!r}: {error}") from None
+            rename = f"rename the column if it is not the verifier's {SCORER}"
+            raise UserError(f"--{flag} {name}: row {i + 1}, column {SCORER!r}: {error}; {rename}") from None
     rows = [i for i, scorer in enumerate(scorers) if scorer == CHOICE]
     questions, labels = data[values["data.input_key"]], data[values["data.label_key"]]
     golds = [Reference(str(labels[i]).strip(), CHOICE, question_of(questions[i]) or "") for i in rows]

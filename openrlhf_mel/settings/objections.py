@@ -13,6 +13,7 @@ from openrlhf_mel.settings.paradigms import (
     DUAL_CLIP,
     ENTROPY,
     KL_LOSS,
+    OF_CORRECTION,
     PARADIGMS,
     Algorithm,
     Paradigm,
@@ -54,6 +55,9 @@ def objections(algorithm: Algorithm, values: Mapping[str, Any], given: Mapping[s
         yield Objection(flag, f"--{flag} {values[flag]} contradicts {whose}", advice)
     yield from _unfit(algorithm, values, given)
     yield from _unclipped(paradigm, values, given)
+    for flag in OF_CORRECTION:
+        if values[CORRECTION] == "off" and not flags.same(values[flag], paradigm.resolved(flag)):
+            yield Objection(flag, f"--{flag} {_shown(values[flag])}: without effect with --{CORRECTION} off", None)
     for flag in values:
         if flag.startswith("critic.") and not flags.same(values[flag], paradigm.resolved(flag)):
             yield Objection(flag, f"--{flag} {_shown(values[flag])}: no paradigm has a critic", _LEAVE)

@@ -16,10 +16,11 @@ Algorithm = Literal["grpo", "gspo", "dr_grpo", "rloo", "reinforce++", "reinforce
 
 # OpenRLHF's names.
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
-_ESTIMATOR, _LOSS_TYPE, _AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
+ESTIMATOR, _LOSS_TYPE, _AGGREGATION = "algo.advantage.estimator", "actor.policy_loss_type", "actor.loss_agg_mode"
 CLIP, CLIP_SIDES, DUAL_CLIP = "actor.eps_clip", "actor.eps_clip_low_high", "actor.dual_clip"
 _KL, KL_LOSS, ENTROPY = "algo.kl.init_coef", "algo.kl.use_loss", "actor.entropy_coef"
 CORRECTION = "algo.advantage.is_correction_level"
+OF_CORRECTION = ("algo.advantage.is_correction_mode", "algo.advantage.is_correction_threshold")
 _LAMBDA, _GAMMA, _NO_STD = "algo.advantage.lambd", "algo.advantage.gamma", "algo.advantage.no_std_norm"
 
 
@@ -61,12 +62,12 @@ class Paradigm:
     @property
     def defining(self) -> dict[str, str | None]:
         """The flags that define the paradigm, with its values."""
-        return {_ESTIMATOR: self.estimator, _LOSS_TYPE: self.loss_type, _AGGREGATION: self.aggregation}
+        return {ESTIMATOR: self.estimator, _LOSS_TYPE: self.loss_type, _AGGREGATION: self.aggregation}
 
     def flags(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """OpenRLHF's flags that make the paradigm, next to those that the user has `given`."""
         # Without an estimator: one that needs neither a group nor a critic, as OpenRLHF's default `gae` does.
-        chosen: dict[str, Any] = {_ESTIMATOR: self.estimator or "reinforce", _KL: self.kl}
+        chosen: dict[str, Any] = {ESTIMATOR: self.estimator or "reinforce", _KL: self.kl}
         if self.loss_type:
             chosen[_LOSS_TYPE] = self.loss_type
         if self.aggregation in (TOKEN_MEAN, SEQUENCE_MEAN):
@@ -91,7 +92,7 @@ class Paradigm:
         # OpenRLHF gives its `gspo` this aggregation, whatever the flag says.
         aggregation = SEQUENCE_MEAN if values[_LOSS_TYPE] == "gspo" else values[_AGGREGATION]
         return {
-            "estimator": self.estimator and values[_ESTIMATOR],
+            "estimator": self.estimator and values[ESTIMATOR],
             "policy_loss_type": self.loss_type and values[_LOSS_TYPE],
             "aggregation": self.aggregation if self.loss else aggregation,
             "loss": self.loss,

@@ -6,7 +6,7 @@ A value that is not given is set by `mel.algorithm`, by the run directory, by th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from openrlhf_mel.settings import flags, mel_options, vllm_build, yaml_and_flags
 from openrlhf_mel.settings.contradictions import find_contradictions
 from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
 from openrlhf_mel.settings.objections import objections
-from openrlhf_mel.settings.paradigms import PARADIGMS
+from openrlhf_mel.settings.paradigms import ESTIMATOR, PARADIGMS, Algorithm
 
 # Flags that may name a local path, and flags that always do.
 _PATHS = (
@@ -100,6 +100,8 @@ def resolve(
     name = Path(config_path).stem if config_path else "run"
     run_dir = Path(os.path.abspath(mel.run_dir or Path("runs") / name))
     mel = replace(mel, run_dir=str(run_dir), template_dir=_absolute(mel.template_dir))
+    before = begun(run_dir) if begun and upstream_given.get("ckpt.load_enable") is True else {}
+    warnings = list(_overruled(mel.algorithm, upstream_given, before))
     chosen = _defaults(mel, upstream_given, run_dir, agent_executor) | upstream_given
     argv: list[str] = []
     for flag, value in chosen.items():
@@ -111,8 +113,6 @@ def resolve(
             argv += tokens
     raise_all(found)
     values = vars(flags.parser().parse_args(argv))
-    before = begun(run_dir) if begun and values["ckpt.load_enable"] else {}
-    warnings: list[str] = []
     for objection in objections(mel.algorithm, values, upstream_given):
         if objection.advice is None:
             warnings.append(objection.fault)
@@ -129,6 +129,14 @@ def resolve(
     else:
         contradictions += found
     return Settings(mel, values, argv, run_dir, tuple(warnings))
+
+
+def _overruled(algorithm: Algorithm, given: dict[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
+    """Take out of `given` an estimator that earlier versions replaced silently, where a run that began so is resumed."""
+    asked, own = given.get(ESTIMATOR), before.get(ESTIMATOR)
+    if asked and own and PARADIGMS[algorithm].estimator is None and asked != own:
+        del given[ESTIMATOR]
+        yield f"--{ESTIMATOR} {asked}: --mel.algorithm {algorithm} ignores it; the run began without it, and goes on so"
 
 
 def _absolute(value: str | None) -> str | None:

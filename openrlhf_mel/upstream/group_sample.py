@@ -38,21 +38,21 @@ def records_of(samples: Sequence[GroupSample]) -> list[GroupRecord]:
     return [sample.record for sample in samples if sample.record is not None]
 
 
-def common_value(responses: Sequence[Mapping[str, Any]], key: str) -> str:
-    """What every response of a group has under `key`, in upstream's records.
+def common_prompt(responses: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt of every response of a group, in upstream's records.
 
     Raises:
-        ValueError: two responses differ in it, so that they are not of one question.
+        ValueError: two responses have different prompts, so that they are not of one question.
     """
-    first = responses[0][key]
+    first: str = responses[0]["prompt"]
     for number, response in enumerate(responses):
-        if response[key] != first:
-            one, other = str(first), str(response[key])
-            apart = next((i for i, (a, b) in enumerate(itertools.zip_longest(one, other)) if a != b), 0)
+        other = response["prompt"]
+        if other != first:
+            apart = next((i for i, (a, b) in enumerate(itertools.zip_longest(first, other)) if a != b), 0)
             at = max(0, apart - 20)
             raise ValueError(
-                f"a group of {len(responses)} responses: {key!r} of responses 0 and {number} differ from character {apart} on: "
-                f"{one[at : at + 80]!r} and {other[at : at + 80]!r}; expected one question a group; an agent of your own "
-                "(--train.agent_func_path) has to return the prompt and the label that it was given"
+                f"a group of {len(responses)} responses: the prompts of responses 0 and {number} differ from character {apart} on: "
+                f"{first[at : at + 80]!r} and {other[at : at + 80]!r}; expected one question a group; an agent of your own "
+                "(--train.agent_func_path) has to return the prompt that it was given"
             )
     return first

@@ -213,7 +213,7 @@ class MetaExperienceGenerator(SamplesGenerator):
 
         The answer is the dataset's own: an agent's `str(label)` names no scorer, and replays would be judged as `math`.
         """
-        prompt, label = (group_sample.common_value(responses, name) for name in ("prompt", "label"))
+        prompt, label = group_sample.common_prompt(responses), responses[0]["label"]
         question, answer = self._questions[prompt], self._references.get((prompt, str(label)), label)
         return Group(self.rollouts, question, answer, tuple(map(self._trajectory, responses)))
 

@@ -51,7 +51,6 @@ _NUMERICAL = re.compile(
     r"(?:[0-9.,+\-*/^_!(){}\[\]\s%]|\\(?:frac|sqrt|cdot|times|div|pi|binom|gcd|lcm|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos"
     r"|arctan|lfloor|rfloor|lceil|rceil|circ|ldots)(?![A-Za-z])|\\operatorname\{(?:gcd|lcm)\}|\\%)+"
 )
-_EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 
 

@@ -88,10 +88,8 @@ def _serve(owner: Connection, memory_limit: int) -> None:
 
     What a scorer's module takes (torch alone: 600 MiB) is not counted: the next process would need it as well.
     """
-    known, taken = (
-        {MATH},
-        0,
-    )  # scorers that have judged here; bytes of address space that their first jobs have left in use
+    known = {MATH}  # scorers that have judged here
+    taken = 0  # bytes of address space that their first jobs have left in use
     while True:
         try:
             job = json.loads(owner.recv_bytes())

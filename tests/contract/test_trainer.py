@@ -311,14 +311,12 @@ def test_upstream_copies_no_record_into_what_it_trains_on():
 
 
 def test_a_group_of_two_questions_is_refused_with_what_differs():
-    from openrlhf_mel.upstream.group_sample import common_value
+    from openrlhf_mel.upstream.group_sample import common_prompt
 
     long = "Solve this. " * 30
     responses = [{"prompt": long + "1 + 1", "label": "2"}] * 3 + [{"prompt": long + "1 + 2", "label": "2"}]
-    assert common_value(responses, "label") == "2" and common_value(responses[:3], "prompt") == long + "1 + 1"
+    assert common_prompt(responses[:3]) == long + "1 + 1"
     with pytest.raises(
-        ValueError, match=r"a group of 4 responses: 'prompt' of responses 0 and 3 differ from character 364 on"
+        ValueError, match=r"a group of 4 responses: the prompts of responses 0 and 3 differ from character 364 on"
     ):
-        common_value(responses, "prompt")
-    with pytest.raises(ValueError, match=r"'label' of responses 0 and 1 differ from character 1 on: '7' and '70'"):
-        common_value([{"label": "7"}, {"label": "70"}], "label")
+        common_prompt(responses)

@@ -61,6 +61,7 @@ def test_missing_model(refused, world):
     refused(f"--actor.model_name_or_path {world}/none: no such folder", f"--actor.model_name_or_path={world}/none")
 
 
+@pytest.mark.slow
 def test_folder_that_is_no_model(refused, world):
     refused("no config.json in this folder", f"--actor.model_name_or_path={world}")
 
@@ -87,10 +88,12 @@ def test_model_of_more_than_text(world, part):
     inputs.check_model(settings)
 
 
+@pytest.mark.slow
 def test_missing_data(refused, world):
     refused(f"--data.prompt_dataset {world}/none.jsonl: no such file", f"--data.prompt_dataset={world}/none.jsonl")
 
 
+@pytest.mark.slow
 def test_data_without_the_configured_keys(refused):
     refused("--data.input_key question: ", "--data.input_key", "question")
     refused("has no such column; found input, label", "--data.label_key", "answer")
@@ -101,17 +104,20 @@ def test_empty_data(refused, world):
     refused(f"--data.prompt_dataset {world}/train.jsonl: ")
 
 
+@pytest.mark.slow
 def test_data_with_a_hole(refused, world):
     with open(world / "train.jsonl", "a") as file:
         file.write('{"input": "x", "label": null}\n')
     refused("row 3 has 'None' under 'label'; expected a reference answer")
 
 
+@pytest.mark.slow
 def test_data_whose_questions_are_no_texts(refused, world):
     (world / "train.jsonl").write_text('{"input": 7, "label": "7"}\n')
     refused("row 1 has '7' under 'input'; expected a question")
 
 
+@pytest.mark.slow
 def test_data_that_is_no_json(refused, world):
     (world / "train.jsonl").write_text("{ not json\n")
     refused("cannot be loaded")
@@ -142,6 +148,7 @@ def test_unknown_algorithm(refused):
     refused("--mel.algorithm: found 'ppo', expected one of grpo", "--mel.algorithm", "ppo")
 
 
+@pytest.mark.slow
 def test_wrong_upstream_version(refused):
     before = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.9.9' if n == 'openrlhf' else v(n)"
     refused("openrlhf 0.9.9 is installed, expected 0.11.2", before=before)

@@ -28,7 +28,9 @@ def slow_grading(monkeypatch):
     monkeypatch.setattr("eval.grading.judge", judge)
 
 
-@pytest.mark.parametrize("kind", ["500", "drop", "malformed"])
+@pytest.mark.parametrize(
+    "kind", ["500", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("drop", "malformed"))]
+)
 def test_server_that_dies(data, out, impatient, slow_grading, capsys, kind):
     with ScriptedServer(known.script(), Faults(dead_after=40, dead_kind=kind)) as server:
         assert known.evaluate(server.url, data, out) == 1

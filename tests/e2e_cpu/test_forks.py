@@ -160,7 +160,7 @@ def test_a_child_of_the_owner_does_not_hold_up_its_end(tmp_path):
     assert run(sys.executable, "-c", code, cwd=REPO).stdout == "over\n"
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@pytest.mark.parametrize("engine", [pytest.param("transformers", marks=pytest.mark.slow), "vllm"])
 def test_what_is_imported_before_does_not_import_ray(engine, command):
     """Ray reads a worker's environment on import, so a process that has imported Ray cannot be forked into a worker."""
     if engine == "vllm":

@@ -100,7 +100,7 @@ def test_vllm_is_judged_by_its_version_whatever_its_distribution(
     )
     pinned = {name.partition("[")[0]: version for name, version in pinned.items()}
     monkeypatch.setattr(
-        first_hour.manifest, "version", lambda name: pinned[name] if name != "vllm" else pytest.fail("asked")
+        first_hour.provenance, "version", lambda name: pinned[name] if name != "vllm" else pytest.fail("asked")
     )
     monkeypatch.setattr(first_hour, "_python", lambda *_: SimpleNamespace(returncode=0, stderr=""))
     vllm(build)

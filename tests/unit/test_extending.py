@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"(?:^ *`([\w./]+)`[^\n]*:\n\n)?^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 MODEL = "--model Qwen/Qwen3-8B-Base"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def recipe(title: str) -> list[tuple[str, str, str]]:
@@ -99,7 +99,6 @@ def test_a_benchmark(folder):
     assert {row["scorer"] for row in rows(folder / "prepared" / "benchmarks" / "capitals.jsonl")} == {"choice"}
 
 
-@pytest.mark.slow
 def test_a_paradigm(folder):
     follow("A paradigm", folder)
 
@@ -113,7 +112,6 @@ def test_an_evaluation_backend(folder):
     assert (found["pass@1"], found["avg@1"]) == (1.0, 0.0)
 
 
-@pytest.mark.slow
 def test_a_rollout_engine(folder):
     follow("A rollout engine", folder)
     (step,) = rows(folder / "runs" / "smoke" / "metrics.jsonl")

@@ -99,6 +99,7 @@ def test_an_interrupt_while_a_bar_is_made_is_all_that_is_said(monkeypatch):
     assert said == []
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment(prepare, tmp_path):
     """No final name ever has half a file, and the next run completes."""
     argv, out = prepare(8000), tmp_path / "out"

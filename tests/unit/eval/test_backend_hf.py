@@ -75,7 +75,7 @@ def test_greedy_is_what_transformers_generates(backend, plain):
         assert response.finish_reason == ("stop" if ids[-1] == tokenizer.eos_token_id else "length")
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("top_p", [pytest.param(1.0, marks=pytest.mark.slow), 0.9])
 def test_a_sample_does_not_depend_on_its_batch(backend, top_p):
     sampling = Sampling(temperature=1.8, top_p=top_p, max_tokens=40)
     asked = requests(8) + requests(8, samples=1, greedy=True)

@@ -181,6 +181,7 @@ def test_interrupted_while_it_loads(make, monkeypatch):
     assert left(0)
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_owner_is_killed(monkeypatch, tmp_path):
     code = (
         "import os, signal\n"

@@ -297,6 +297,7 @@ def test_pictures(two, tmp_path):
     assert pictures(page) == {"pass_at_k.png", "accuracy_by_length.png"}
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_stands_for_its_checkpoints(tmp_path):
     for run in ("mel", "grpo"):
         for step in (100, 20):

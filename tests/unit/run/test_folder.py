@@ -195,6 +195,27 @@ def test_a_run_that_began_with_what_is_refused_now_can_be_resumed(settings, case
         assert (stated["policy_loss_type"], stated["aggregation"]) == ("gspo", "seq-mean-token-mean")
 
 
+def test_an_estimator_that_rft_once_replaced_silently_does_not_stop_a_resume(settings):
+    settings.run_dir.mkdir()
+    command = [f"--{name}={settings.upstream[name]}" for name in REQUIRED]
+    command += ["--mel.runtime=cpu", "--mel.algorithm=rft", f"--mel.run_dir={settings.run_dir}", "--ckpt.load_enable"]
+    plain = resolve(None, command).as_dict()
+    disk.write_json(settings.run_dir / records.MANIFEST, {"config": plain, "finished": None})
+    again = resolve(None, [*command, "--algo.advantage.estimator=rloo"], begun=folder.begun)
+    (warning,) = again.warnings
+    assert warning.startswith(
+        "--algo.advantage.estimator rloo: --mel.algorithm rft ignores it; the run began without it"
+    )
+    assert not folder.check(again.run_dir, again.as_dict(), resume=True)
+
+
+def test_a_stop_file_that_comes_while_ray_starts_is_no_other_run(settings):
+    settings.run_dir.mkdir()
+    (settings.run_dir / records.STOP).write_text("4711\n")
+    with folder.held(settings.run_dir, settings) as finished:
+        assert not finished and written(settings)["finished"] is None
+
+
 def test_an_end_that_a_kill_cut_short_can_be_reached_again(settings):
     """A run killed between renaming the model and updating the manifest is resumed, and saves the model again."""
     with folder.held(settings.run_dir, settings):

@@ -176,6 +176,7 @@ def test_memory_is_limited_and_a_memory_hog_harms_nobody() -> None:
         assert largest and max(largest) <= 512 * 2**20
 
 
+@pytest.mark.slow
 def test_eight_threads_at_once(verifier: Verifier) -> None:
     pairs = [(boxed(f"x+{i}"), f"{i % 2}+x") for i in range(10)] + [(boxed(HANGS), "x")]
     expected = ["correct", "correct"] + ["wrong"] * 8 + ["timeout"]
