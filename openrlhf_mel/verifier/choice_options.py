@@ -44,6 +44,7 @@ _FULL_WIDTH_POINT = re.compile(
 )  # of a label: NFKC makes it a point, behind which white space is needed
 _EMPTY = re.compile(r"[\s,;:.|/{}\\-]*")
 _JOINED = re.compile(r"(?:[\s,;:.|/{}\\-]|\b(?:or|and|versus|vs|to|through)\b)*")  # "(A), (B) or (C)"
+_JOINTS = " ,;:|\\"  # behind a text
 _INSTRUCTION = (
     r"(?:please|answer|choose|select|pick|give|reply|respond|write|put|enter|type|output|return|provide|state|think|explain|"
     r"show|solve|let['’]?s|your|only|which|note|remember|do not|you)\b"
@@ -137,8 +138,13 @@ def _with_texts(text: str, run: _Run, none: re.Pattern[str]) -> _Run:
 
 
 def _without_joints(text: str) -> str:
-    """A text without what joins it to its label and to the next one; a sign and a command keep their place."""
-    return re.sub(r"^[-–—]\s+", "", text.lstrip(" ,;:|")).rstrip(" ,;:|\\-–—")
+    """A text without what joins it to its label and to the next one; a sign and a command keep their place.
+
+    A hyphen in front may be a minus, and so may one behind that nothing separates from its text ("OH-").
+    """
+    text = text.lstrip(" ,;:|—").rstrip(_JOINTS)
+    before = text.rstrip("-–—")
+    return before.rstrip(_JOINTS) if before.endswith(" ") else text
 
 
 def _last_text(text: str, run: _Run) -> str:

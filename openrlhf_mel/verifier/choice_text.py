@@ -5,6 +5,21 @@ import unicodedata
 from functools import lru_cache
 
 from openrlhf_mel.text import without_invisible
+from openrlhf_mel.verifier.notation import SIGNS
+
+
+def _characters(kind: str) -> str:
+    """The characters that Unicode calls `kind`: "<super>", "<sub>". Those of words ("1º", "™") stay."""
+    found = (character for character in map(chr, range(0x80, 0x3000)) if character not in "ªº™℠")
+    return "".join(character for character in found if unicodedata.decomposition(character).startswith(kind))
+
+
+# What NFKC would join to the digits in front of it, as in "10²": (pattern, what is put before it, and behind it).
+_FLATTENED = (
+    (re.compile(f"[{_characters('<super>')}]+"), "^{", "}"),
+    (re.compile(f"[{_characters('<sub>')}]+"), "_{", "}"),
+    (re.compile("[¼-¾⅐-⅞↉]"), " ", ""),
+)
 
 # What is taken out of a text, in this order: (pattern, what stands in its place).
 _SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
@@ -25,25 +40,47 @@ _SETTING = tuple((re.compile(pattern), instead) for pattern, instead in _SET)
 _WHOLE = re.compile(r"\{(?P<braces>[^{}]*)\}|\\\{(?P<set>[^{}]*)\\\}|(['\"“‘])(?P<quoted>[^'\"“”‘’]*)['\"”’]")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 # Ways to write the same: (pattern, what stands in its place), for comparison.
+_NOT_IN_A_TERM = r"(?<![A-Za-z_^}\\)/:])"
+_ARGUMENT = r"(?:\{(\d+)\}|([0-9A-Za-z]))"
 _SAME = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
         (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\le(?:q|qq|qslant)?(?![A-Za-z])|<=", r"\\le "),
+        (r"\\ge(?:q|qq|qslant)?(?![A-Za-z])|>=", r"\\ge "),
+        (r"\\neq(?![A-Za-z])", r"\\ne "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})", "°"),
         (r"\{,\}", ","),
         (r"(?<=\d),(?=\d{3}(?!\d))", ""),  # 1,000
-        (r"\{(\w)\}", r"\1"),  # x^{2}
+        (r"\^\{(st|nd|rd|th)\}", r"\1"),
+        (r"\{([\w+-])\}", r"\1"),  # x^{2}
         (r"\\([$%])", r"\1"),
         (r"\$", ""),
         (r"[(\[]\s*([A-Z])\s*[)\]]", r" \1 "),  # "both (A) and (B)"
+        (r"(?<![\\A-Za-z])(sin|cos|tan|log|ln|sqrt)(?![A-Za-z])", r"\\\1 "),
+        (r"\s*\\", r"\\"),
+        (rf"{_NOT_IN_A_TERM}\\frac\s*{_ARGUMENT}{_ARGUMENT}(?![\w^({{\\!])", r" \1\2/\3\4"),  # 5\frac{1}{2} is 5 1/2
         (r"\s*([^\w\s])\s*", r"\1"),
+        (r"(\\[A-Za-z]+)\s+(?![A-Za-z])", r"\1"),  # \times 10
+        (r"\^([+-]?\d\d+|[+-]\d)", r"^{\1}"),  # 10^-6
+        (r"(?<=[A-Za-z)])(?<!log)_(?:\{(\d+)\}|(\d))(?!\d)", r"\1\2"),  # H_2O
         (r"\s+", " "),
     )
 )
+_LETTERS = re.compile(r"(?<![\\A-Za-z])[^\W\d_]+")
+_SHORT_WORD = re.compile("in|of|is|it|an?|to|on|at|by|as|or|no|we|he|if|do|so|up|be|i")
 
 
 def bare(text: str) -> str:
-    """A text without fonts, delimiters and invisible characters, in Unicode's NFKC; lines stay."""
-    text = without_invisible(text) if text.isascii() else unicodedata.normalize("NFKC", without_invisible(text))
+    """A text without fonts, delimiters and invisible characters, in Unicode's NFKC; lines and powers stay."""
+    text = without_invisible(text)
+    if not text.isascii():
+        for pattern, before, behind in _FLATTENED:
+            text = pattern.sub(rf"{before}\g<0>{behind}", text)
+        text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
     for pattern, instead in _SETTING:
         text = pattern.sub(instead, text)
     return text
@@ -60,10 +97,23 @@ def plain(text: str) -> str:
 
 @lru_cache(maxsize=4096)  # of an option's text for every answer
 def compared(text: str) -> str:
-    """The form in which two plain texts are compared: \\dfrac as \\frac, no thousands' commas, no spaces around signs."""
+    """The form in which two plain texts are compared: one way to write each sign, no spaces around signs, no `$`."""
+    text = " ".join(text.translate(SIGNS).split())
     for pattern, instead in _SAME:
         text = pattern.sub(instead, text)
     return text.strip()
+
+
+@lru_cache(maxsize=4096)
+def folded(text: str) -> str:
+    """The compared form in small letters, of the same length. Case has a meaning, and stays, in CO, MHz, \\Delta."""
+    return _LETTERS.sub(lambda run: _small(run.group()), compared(text))
+
+
+def _small(run: str) -> str:
+    small = run.lower()
+    is_word = len(run) > 2 and (run.islower() or run.isupper() or run.istitle())
+    return small if len(small) == len(run) and (is_word or _SHORT_WORD.fullmatch(small)) else run
 
 
 def _without_stray_braces(text: str) -> str:

@@ -73,7 +73,8 @@ _GREEK = {
     **{"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi"},
     **{"Ψ": "Psi", "Ω": "Omega"},
 }
-_TABLE = str.maketrans(_CHARACTERS | {letter: f"\\{name} " for letter, name in _GREEK.items()})
+# For str.translate: signs and Greek letters as LaTeX.
+SIGNS = str.maketrans(_CHARACTERS | {letter: f"\\{name} " for letter, name in _GREEK.items()})
 
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎", "0123456789+-=()", strict=True))
@@ -212,7 +213,7 @@ def _ascii(text: str) -> str:
     text = _LOWERED_RUN.sub(lambda run: f"_{{{''.join(_LOWERED[c] for c in run.group())}}}", text)
     text = _VULGAR.sub(_vulgar_fraction, text)
     text = _ROOT_SIGN.sub(_root, text)
-    text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
+    text = unicodedata.normalize("NFKC", text.translate(SIGNS)).translate(SIGNS)
     return "".join(str(unicodedata.decimal(c, c)) for c in text) if not text.isascii() else text
 
 
