@@ -21,17 +21,17 @@ class Characters:
 
 
 def returned(prompt, label, i):
-    """Return the label of a response; an agent may change it."""
+    """Return the prompt and the label of a response; an agent may change them."""
     if "[plain]" in prompt:
-        return f"{label}"
-    return f"{label}{i}" if "[changed]" in prompt else label
+        return prompt, f"{label}{' ' * i}"
+    return (f"{prompt}{i}", label) if "[changed]" in prompt else (prompt, label)
 
 
 class Scripted:
     """Answers half of a rollout right, writes M, replays right; records requests and times of answers.
 
     "slow until 3" in a question: its rollout ends after three replays of others (or a timeout). "[changed]": each
-    response returns with its own label. "[plain]": its label returns as plain text.
+    response returns with its own prompt. "[plain]": its label returns as plain text, each in its own form.
     """
 
     def __init__(self):
@@ -66,9 +66,10 @@ class Scripted:
             right = replay or (i % 2 == 0 and "easy" not in prompt) or ("hard" not in prompt and "easy" in prompt)
             text = f"\\boxed{{{label if right else 0}}}"
             ids = [ord(c) for c in prompt + text]
+            own_prompt, own_label = returned(prompt, label, i)
             made.append(
                 {
-                    "prompt": prompt, "label": returned(prompt, label, i), "images": None, "mm_train_inputs": None,
+                    "prompt": own_prompt, "label": own_label, "images": None, "mm_train_inputs": None,
                     "observation_tokens": ids, "action_ranges": [(len(prompt), len(ids))],
                     "rollout_log_probs": None, "truncated": False, "reward": float(right), "scores": float(right),
                     "extra_logs": {},

@@ -17,9 +17,12 @@ ASK = """
 import os, shutil
 import ray
 from openrlhf_mel import launch
-from openrlhf_mel.settings import resolve
+from openrlhf_mel.settings.resolve import resolve
+from openrlhf_mel.upstream import AGENT_EXECUTOR
 
-chosen = resolve.resolve("slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=transformers"])
+chosen = resolve(
+    "slurm/configs/train/smoke.yaml", ["--mel.cpu_engine=transformers"], agent_executor=AGENT_EXECUTOR
+)
 launch.prepare_process(chosen.mel)
 launch.start_ray(chosen)
 

@@ -10,24 +10,13 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from preflight_runs import APART, BASE, NODE, REPO, STATIC, Runs, local_run
+from preflight_runs import APART, BASE, NODE, REPO, STATIC
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.preflight import hub, sizes, workload
 from openrlhf_mel.preflight.shapes import bundled
 from openrlhf_mel.run import checkpoint
 from openrlhf_mel.settings.resolve import resolve
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    return Runs(tmp_path, capsys)
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path, local_run(tmp_path)
 
 
 def test_a_sound_configuration_passes_without_a_word(run):

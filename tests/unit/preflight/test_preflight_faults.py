@@ -5,19 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from preflight_runs import APART, STATIC, Runs, local_run
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    return Runs(tmp_path, capsys)
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path, local_run(tmp_path)
-
+from preflight_runs import APART, STATIC
 
 # Flags that break the configuration, and part of the message: flag, found, expected or what to do.
 FAULTS = {
