@@ -16,11 +16,16 @@ __all__ = ["LETTERS", "MAX_CHARS", "fault", "judge", "letter", "options", "state
 _MAX_ANSWER = 2_000  # characters; a longer one names no option
 _MAX_STATED = 200  # characters of a statement behind "the answer is"
 
-_NAMED = re.compile(r"(?:the\s+)?(?:(?:correct|right|final|best)\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*", re.I)
+_NAMED = re.compile(
+    r"(?:(?:the|my)\s+)?(?:(?:correct|right|final|best)\s+)?(?:option|choice|answer|it(?=\s+is\b))(?:\s+is)?\s*:?\s*"
+    r"(?:(?:option|choice)\s+)?|(?:正确)?(?:答案|选项)(?:是|为)?\s*:?\s*|故?选\s*",
+    re.I,
+)
 # A letter and what confirms it, where no option speaks of letters ("B only" may be an option).
 _CONFIRMED = re.compile(
-    r"[(\[]?([A-Z])[)\]]?\s+(?:only|is\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best)(?:\s+(?:answer|option|choice|one))?)"
+    r"[(\[]?([A-Z])[)\]]?\s+(?:only|is\s+(?:the\s+)?(?:only\s+)?(?:(?:correct|right|true|best)(?:\s+(?:answer|option|choice|one))?|answer))"
 )
+_WITH_REASON = re.compile(r"[(\[]?(?P<letter>[A-Z])[)\]]?[,;]?\s+(?:because|since)\b(?P<reason>.*)", re.DOTALL)
 # A letter and a text: (pattern, whether the text has to be the option's own).
 _WITH_TEXT = tuple(
     (re.compile(pattern, re.DOTALL), exact)
@@ -112,6 +117,8 @@ def _named(said: str, there: dict[str, str]) -> str | None:
             return _alone(alone[1], there)
     if confirmed := _CONFIRMED.fullmatch(said):
         return confirmed[1] if there and not any(map(letters_in, there.values())) else None
+    if reason := _WITH_REASON.fullmatch(said):
+        return reason["letter"] if fits(reason["letter"], reason["reason"], {}) else None
     for pattern, exact in _WITH_TEXT:
         if found := pattern.fullmatch(said):
             own, text = found["letter"].upper(), found["text"]

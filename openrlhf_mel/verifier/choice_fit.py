@@ -4,22 +4,24 @@ import re
 
 from openrlhf_mel.verifier.choice_options import LETTERS
 from openrlhf_mel.verifier.choice_text import compared, folded
-from openrlhf_mel.verifier.exact import parse_number, same_number
+from openrlhf_mel.verifier.exact import Number, parse_number, same_number
 
 UNREAD = LETTERS[:10]  # the letters that may name an option where the options cannot be read
-ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:、!]?")
+ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[.:]?\s*[)\]]?\s*[.:、。!]?")
 
 _LETTER_NAMED = re.compile(r"(?<![A-Za-z\\^_°])[A-Z](?![A-Za-z'’])")
 _ALL = re.compile(r"\b(?:all|both|each|every|none|neither)\b", re.I)
 # "A city", "I think": no letter of an option; "A is", "A and" are.
 _ARTICLE = re.compile(r"\b[AI]\s+(?=[a-z])(?!(?:is|was|and|or|but|because|since|as|only|too|instead|not)\b)")
 # What explains an answer that is already complete, and so may speak of other options; unless it takes the answer back.
-_REASON = re.compile(r"[\s,;:.–—-]*\(?\s*(?:since|because|as|which|not|rather\s+than|i\.?e\.?)\b", re.I)
+_REASON = re.compile(
+    r"[\s,;:.–—-]*\(?\s*(?:since|because|as(?!\s+(?:well|is|are))|which|not|rather\s+than)\b(?=\W*\w)", re.I
+)
 _BACK = (
     r"\b(?:or|either|maybe|perhaps|possibly|probably|might|may|could|actually|wait|but|also|however|instead|otherwise"
     r"|alternatively|unless|versus|vs|unsure|guess|any\s+of|another|others|option|choice"
-    r"|wrong|incorrect|false|untrue|mistaken"
-    r"|not\s+(?:correct|right|true|sure|it|this|that|the\s+(?:correct|right|answer)))\b"
+    r"|wrong|incorrect|false|untrue|mistaken|impossible|ruled\s+out|least|hardly|cannot\s+be"
+    r"|not\s+(?:correct|right|true|sure|it|this|that|possible|valid|the\s+(?:correct|right|answer)))\b"
     r"|\?|或|错|但|可能|也许|不对|不是"
 )
 _DENIAL = (
@@ -28,12 +30,14 @@ _DENIAL = (
 )
 _TAKES_BACK = re.compile(_BACK, re.I)
 _DOUBT = re.compile(f"{_BACK}|{_DENIAL}", re.I)
-# A part of a text does not begin or end within a word or a number; Chinese and Japanese words have no spaces.
-_BEGIN, _END = r"(?<![^\W\u3040-\u9fff])(?<!\d\.)", r"(?![^\W\u3040-\u9fff]|\.\d)"
+# A part of a text does not begin or end within a word, a number or a term; Chinese and Japanese words have no spaces.
+_BEGIN, _END = r"(?<![^\W\u3040-\u9fff])(?<!\d\.)(?<![-+*/^~|\\])(?<!~\()", r"(?![^\W\u3040-\u9fff]|\.\d|[+*/^|])"
+_WITH_UNIT = re.compile(r"(-?\d+(?:\.\d+)?)(?=[A-Za-z°])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2}|[^\x00-\x7f°\u2200-\u22ff]")  # what a formula has not, apart from commands
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\s,.;:]")
-_BETWEEN = re.compile(r"[,;&=|]|\\(?:lor|vee)(?![A-Za-z])")  # two values
+_SYMBOL = re.compile(r"\\[A-Za-z]+|\d+|[^\W\d_]|[^\w\s()\[\]{}.,;:*/^$\\]")
+_LAYOUT = {"\\frac", "\\cdot", "\\times"}
 
 
 def fits(own: str, text: str, there: dict[str, str]) -> bool:
@@ -41,20 +45,29 @@ def fits(own: str, text: str, there: dict[str, str]) -> bool:
     if not there:
         return not (letters_in(_ARTICLE.sub("", text)) & set(UNREAD) - {own} or _TAKES_BACK.search(text))
     full = there.get(own, "")
+    if compared(text) == compared(full):
+        return True
     mine, said = folded(full), folded(text)
-    others = {folded(other) for key, other in there.items() if key != own} - {mine}
+    others = {folded(other) for key, other in there.items() if key != own}
     if said == mine or said in others:
-        return said == mine
-    expected, number = parse_number(compared(full)), parse_number(compared(text))
-    if expected and number:
-        return same_number(expected, number)
+        return said not in others
+    if number := parse_number(compared(text)):
+        amounts = map(_amount, (full, *others))
+        equal = [amount is not None and same_number(amount, number) for amount in amounts]
+        return equal == [True, *[False] * len(others)]
     at = _place(mine, said)
     if at is not None:
         return _only_adds(own, compared(text), range(at, at + len(mine)), there)
     alone = ALONE.fullmatch(text)
     if alone and alone[1].upper() in there.keys() - {own}:
         return False
-    return _abbreviates(full, text, others) or _rewrites(own, text, there)
+    return _abbreviates(full, text, others) or _rewrites(full, text, others)
+
+
+def _amount(option: str) -> Number | None:
+    """The number that an option is, or that has its unit."""
+    text = compared(option)
+    return parse_number(text) or ((found := _WITH_UNIT.match(text)) and parse_number(found[1])) or None
 
 
 def _place(part: str, text: str) -> int | None:
@@ -78,24 +91,32 @@ def _only_adds(own: str, text: str, inner: range, there: dict[str, str]) -> bool
 
 
 def _abbreviates(full: str, text: str, others: set[str]) -> bool:
-    """Whether a text has only words of the option `full`, not all in another, and denies and names the same."""
-    words = set(_TOKEN.findall(folded(text)))
+    """Whether a text is some words in a row of the option `full`, and of no other, and denies and names the same."""
+    words = _TOKEN.findall(folded(text))
     return (
-        words <= set(_TOKEN.findall(folded(full)))
-        and not any(words <= set(_TOKEN.findall(other)) for other in others)
+        all(map(str.isalpha, words))
+        and max(map(len, words), default=0) > 2
+        and _in_a_row(words, full)
+        and not any(_in_a_row(words, other) for other in others)
         and letters_in(text) == letters_in(full)
         and set(_DOUBT.findall(folded(text))) == set(_DOUBT.findall(folded(full)))
     )
 
 
-def _rewrites(own: str, text: str, there: dict[str, str]) -> bool:
-    """Whether both a text and the own option are formulas, and the text has no other option in it."""
-    full = there.get(own, "")
-    if not (_is_formula(full) and _is_formula(text)):
-        return False
-    others = {form for key, other in there.items() if key != own for form in (folded(other), key.lower())}
-    parts = {part.strip(" ()[]{}") for part in _BETWEEN.split(folded(text))}
-    return not parts & others and letters_in(text) & there.keys() <= {own} | letters_in(full)
+def _in_a_row(words: list[str], option: str) -> bool:
+    there = _TOKEN.findall(folded(option))
+    return any(there[at : at + len(words)] == words for at in range(len(there)))
+
+
+def _rewrites(full: str, text: str, others: set[str]) -> bool:
+    """Whether both a text and the own option are formulas of the same symbols, which no other option has."""
+    symbols = _symbols(text)
+    same = _is_formula(full) and _is_formula(text) and symbols == _symbols(full)
+    return same and not {"<", ">"} & set(symbols) and symbols not in map(_symbols, others)
+
+
+def _symbols(formula: str) -> list[str]:
+    return sorted(symbol for symbol in _SYMBOL.findall(folded(formula)) if symbol not in _LAYOUT)
 
 
 def _is_formula(text: str) -> bool:

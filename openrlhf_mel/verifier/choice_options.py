@@ -42,9 +42,10 @@ _IN_LINE = tuple(
 _FULL_WIDTH_POINT = re.compile(
     r"(?<=[A-ZＡ-Ｚ])．"
 )  # of a label: NFKC makes it a point, behind which white space is needed
+_COLUMN = re.compile(r"\S[ \t]{2,}[(\[]?[A-Z][.)\]:]\s")  # "A. 1    C. 3": a second column of options
 _EMPTY = re.compile(r"[\s,;:.|/{}\\-]*")
 _JOINED = re.compile(r"(?:[\s,;:.|/{}\\-]|\b(?:or|and|versus|vs|to|through)\b)*")  # "(A), (B) or (C)"
-_JOINTS = " ,;:|\\"  # behind a text
+_JOINTS = " ,;:\\"  # behind a text
 _INSTRUCTION = (
     r"(?:please|answer|choose|select|pick|give|reply|respond|write|put|enter|type|output|return|provide|state|think|explain|"
     r"show|solve|let['’]?s|your|only|which|note|remember|do not|you)\b"
@@ -63,6 +64,7 @@ class _Label(NamedTuple):
     end: int
 
 
+_MOST_LISTS = 100  # that begin with the same kind of label; earlier ones are not looked at
 _Run = tuple[_Label, ...]  # labels that follow each other from A on, two at least
 _IN_DOUBT: _Run = ()
 
@@ -75,6 +77,8 @@ def options(question: str) -> dict[str, str]:
     run = (listed if listed == _IN_DOUBT else _within_lines(text, listed)) or ()
     texts = [text[label.end : after.start] for label, after in itertools.pairwise(run)]
     texts += [_last_text(text, run)] if run else []
+    if any(_COLUMN.search(inner) for inner in texts):
+        return {}
     return {label.letter: _without_joints(plain(inner)) for label, inner in zip(run, texts, strict=True)}
 
 
@@ -117,7 +121,7 @@ def _runs(style: re.Pattern[str], text: str) -> list[_Run]:
     for place, label in enumerate(labels):
         places.setdefault(label.letter, []).append(place)
     found = []
-    for place in places.get("A", ()):
+    for place in places.get("A", ())[-_MOST_LISTS:]:
         run = [place]
         for letter in LETTERS[1:]:
             there = places.get(letter, [])
@@ -142,7 +146,7 @@ def _without_joints(text: str) -> str:
 
     A hyphen in front may be a minus, and so may one behind that nothing separates from its text ("OH-").
     """
-    text = text.lstrip(" ,;:|—").rstrip(_JOINTS)
+    text = re.sub(r"^(?:\|\s+)+|(?:\s+\|)+$", "", text.strip()).lstrip(" ,;:—").rstrip(_JOINTS)
     before = text.rstrip("-–—")
     return before.rstrip(_JOINTS) if before.endswith(" ") else text
 

@@ -32,12 +32,14 @@ _SET = (
     ),
     (rf"\\(?:bf|rm|it|sf|tt|em|bfseries|itshape|displaystyle|{_SIZES})(?![A-Za-z])", ""),
     (r"\\(?:left|right)(?![A-Za-z])", ""),
-    (r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~", " "),
-    (r"(?<!\w)\*\*|\*\*(?!\w)", ""),
-    (r"\*\*|(?<!\\)\$|\\[()\[\]]", " "),
+    (r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|(?<=\w)~(?=\w)", " "),  # "~P" is a negation
+    (r"(?<![\w*])\*\*(?=\S)|(?<=\S)\*\*(?![\w*])", ""),  # "x**2" is a power
+    (r"(?<!\\)\$|\\[()\[\]]", " "),
 )
 _SETTING = tuple((re.compile(pattern), instead) for pattern, instead in _SET)
-_WHOLE = re.compile(r"\{(?P<braces>[^{}]*)\}|\\\{(?P<set>[^{}]*)\\\}|(['\"“‘])(?P<quoted>[^'\"“”‘’]*)['\"”’]")
+_WHOLE = re.compile(
+    r"\{(?P<braces>[^{}]*)\}|\\\{\s*(?P<set>[A-Za-z])\s*\\\}|(['\"“‘])(?P<quoted>[^'\"“”‘’]*)['\"”’]|(?P<mark>[*_])(?P<marked>\w[^*_]*)(?P=mark)"
+)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 # Ways to write the same: (pattern, what stands in its place), for comparison.
 _NOT_IN_A_TERM = r"(?<![A-Za-z_^}\\)/:])"
@@ -67,6 +69,7 @@ _SAME = tuple(
         (r"(\\[A-Za-z]+)\s+(?![A-Za-z])", r"\1"),  # \times 10
         (r"\^([+-]?\d\d+|[+-]\d)", r"^{\1}"),  # 10^-6
         (r"(?<=[A-Za-z)])(?<!log)_(?:\{(\d+)\}|(\d))(?!\d)", r"\1\2"),  # H_2O
+        (r"(?<=\d)\s+(?=[A-Za-z°])", ""),  # 5 m/s
         (r"\s+", " "),
     )
 )
@@ -88,11 +91,10 @@ def bare(text: str) -> str:
 
 def plain(text: str) -> str:
     """A bare text on one line, without stray braces, its last point, and braces or quotes around the whole."""
-    text = " ".join(_without_stray_braces(bare(text)).split()).strip("*_ ").removesuffix(".").rstrip()
+    text = " ".join(_without_stray_braces(bare(text)).split()).removesuffix(".").rstrip()
     whole = _WHOLE.fullmatch(text)
-    return (
-        next(inner for inner in whole.group("braces", "set", "quoted") if inner is not None).strip() if whole else text
-    )
+    inner = whole.group("braces", "set", "quoted", "marked") if whole else (text,)
+    return next(part for part in inner if part is not None).strip()
 
 
 @lru_cache(maxsize=4096)  # of an option's text for every answer
@@ -107,13 +109,20 @@ def compared(text: str) -> str:
 @lru_cache(maxsize=4096)
 def folded(text: str) -> str:
     """The compared form in small letters, of the same length. Case has a meaning, and stays, in CO, MHz, \\Delta."""
-    return _LETTERS.sub(lambda run: _small(run.group()), compared(text))
+    text = compared(text)
+    has_words = any(_is_word(run) for run in _LETTERS.findall(text))
+    return _LETTERS.sub(lambda run: _small(run.group(), has_words), text)
 
 
-def _small(run: str) -> str:
+def _small(run: str, has_words: bool) -> str:
+    """A run of letters in small ones; "NO" and "A" only beside words."""
     small = run.lower()
-    is_word = len(run) > 2 and (run.islower() or run.isupper() or run.istitle())
-    return small if len(small) == len(run) and (is_word or _SHORT_WORD.fullmatch(small)) else run
+    is_short = _SHORT_WORD.fullmatch(small) and (has_words or not run.isupper())
+    return small if len(small) == len(run) and (_is_word(run) or is_short) else run
+
+
+def _is_word(run: str) -> bool:
+    return len(run) > 2 and (run.islower() or run.isupper() or run.istitle())
 
 
 def _without_stray_braces(text: str) -> str:
