@@ -19,6 +19,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "sinfo")
 GPUS = 8
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"}
@@ -193,9 +195,19 @@ class Cluster:
         return self._run("scontrol", "show", "hostnames", self.job(number).fields["NodeList"]).split()
 
     def down(self, node: str) -> None:
-        """Make Slurm believe for a moment that a node is lost."""
+        """Make Slurm believe for a moment that a node is lost. Its jobs start again when nothing of them is left.
+
+        All nodes are this machine: two attempts would share Ray's ports, and a node on which the old one has not ended
+        refuses the new one ("Duplicate jobid"), upon which Slurm holds the job.
+        """
+        jobs = self._run("squeue", "-h", "-o", "%A", f"--nodelist={node}").split()
+        steps = [p for p in psutil.process_iter(["cmdline"]) if _job_of_step(p.info["cmdline"] or []) in jobs]
         self._run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        self._run("scontrol", "hold", *jobs)
+        left = psutil.wait_procs(steps, timeout=60)[1]
+        assert steps and not left, (steps, left)
         self._run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may already be back
+        self._run("scontrol", "release", *jobs)
 
     def cancel(self, number: str) -> None:
         """Cancel a job if it still runs or waits."""
@@ -263,6 +275,12 @@ class Cluster:
         while not (found := done()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return found
+
+
+def _job_of_step(cmdline: list[str]) -> str | None:
+    """Return the id of the job to which a daemon of Slurm's steps belongs; None for other processes."""
+    found = re.match(r"slurmstepd: \[(\d+)\.", " ".join(cmdline))
+    return found and found[1]
 
 
 def _free_ports(count: int) -> list[int]:
