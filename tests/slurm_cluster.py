@@ -206,6 +206,7 @@ class Cluster:
         self._run("scontrol", "hold", *jobs)
         left = psutil.wait_procs(steps, timeout=60)[1]
         assert steps and not left, (steps, left)
+        time.sleep(7)  # until the node has forgotten the job, see AuthInfo
         self._run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may already be back
         self._run("scontrol", "release", *jobs)
 
