@@ -13,11 +13,13 @@ from typing import Any
 
 from eval import arguments, backends, summary
 from eval.benchmark_questions import DEFAULT, Benchmark, Template, load_benchmarks, load_template
-from eval.checkpoint_models import find, materialised, select
+from eval.checkpoint_models import find
+from eval.converted_models import materialised
 from eval.grading import Grader, judged_by
 from eval.identity import Draws, differences, requests, settings, with_scorers
 from eval.messages import Backend, BackendError, Sampling
 from eval.results import write_checkpoints, write_results
+from eval.selection import select
 from eval.store import SETTINGS, SUMMARY, Store, read_json, request_key
 from eval.training_run import Run, read_run
 from openrlhf_mel import disk, provenance

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from eval import arguments, checkpoint_models, results, run, store
+from eval import arguments, checkpoint_models, results, run, selection, store
 from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 
@@ -133,7 +133,7 @@ def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part
     if over == "checkpoints":
         if not options.run:
             raise UserError("over: checkpoints needs --run, a training run's folder")
-        found = checkpoint_models.select(checkpoint_models.find(options.run), options.checkpoints)
+        found = selection.select(checkpoint_models.find(options.run), options.checkpoints)
         asked = {c.label: "last" if c.label == "model" else "best" if c.best else str(c.step) for c in found}
         return [Part(label, out / label, ["--checkpoints", text]) for label, text in asked.items()]
     folders = ((name, out / PARTS / name) for name in arguments.names(options.benchmarks))

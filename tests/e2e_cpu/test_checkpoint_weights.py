@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from eval import conversion
-from eval.checkpoint_models import find, materialise, select
+from eval.checkpoint_models import find
+from eval.converted_models import materialise
+from eval.selection import select
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.run import checkpoint
 

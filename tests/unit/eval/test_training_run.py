@@ -1,4 +1,4 @@
-"""A training run's folder: the paper's row to compare it with."""
+"""A training run's folder: how it asked its questions, and the paper's row to compare it with."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import pytest
 
 from eval import run as evaluation
 from eval.training_run import read_run
+from openrlhf_mel.errors import UserError
 
 PAPERS = {
     "actor.model_name_or_path": "Qwen/Qwen3-4B-Base",
@@ -45,3 +46,13 @@ def test_the_papers_objective_has_the_papers_row(tmp_path, enable, row):
 )
 def test_another_objective_has_none(tmp_path, other):
     assert rows(tmp_path / "run", PAPERS | {"mel.enable": False} | other) == [None]
+
+
+def test_how_a_run_asked_its_questions(run):
+    read = read_run(run.path)
+    assert (read.chat, read.template, read.base) == (False, "default", "base")
+    run.config(**{"data.apply_chat_template": True, "mel.template_dir": "/t"})
+    assert (read_run(run.path).chat, read_run(run.path).template) == (True, "/t")
+    run.config(**{"data.input_template": "Q: {}"})
+    with pytest.raises(UserError, match=r"data\.input_template 'Q: \{\}'; write that into a file.*--template"):
+        _ = read_run(run.path).template
