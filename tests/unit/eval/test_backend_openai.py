@@ -1,18 +1,13 @@
 """The OpenAI-compatible backend with a scripted local server: every answer arrives once, despite any failure."""
 
-import asyncio
-import email.utils
 import gc
 import json
-import re
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.scripted_server import Answer, Faults, ScriptedServer
 from eval import backends
@@ -90,24 +85,6 @@ def test_finish_reasons_and_counts(connect):
         ("?x", "stop", 1),
     ]
     assert all(r.prompt_tokens == 4 for r in responses)
-
-
-@pytest.mark.parametrize(
-    ("said", "recorded"),
-    [
-        ("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("tool_calls", "tool_calls"), ("eos_token", "eos_token"),
-        ("SAFETY", "SAFETY"), ("max-steps.v2", "max-steps.v2"), (None, "unknown"), ("", "unknown"), (3, "unknown"), (["stop"], "unknown"),
-        ("a b", "unknown"), ("\x1b[31mred", "unknown"), ("x" * 41, "unknown"), ("stop\n", "unknown"), ("sto\u0440", "unknown"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("chat", [False, True])
-def test_a_reason_is_the_servers_word(said, recorded, chat):
-    said = {"choices": [{"message": {"content": "x"}, "text": "x", "finish_reason": said}]}
-    assert openai_answers.read_completion(said, chat).finish_reason == recorded
-
-
-def test_no_reason_at_all():
-    assert openai_answers.read_completion({"choices": [{"text": "x"}]}, False).finish_reason == "unknown"
 
 
 def test_counts_unknown(connect):
@@ -325,60 +302,11 @@ def test_make():
         backends.make("tgi")
 
 
-def test_retry_after():
-    assert openai_answers.retry_after("1.5") == 1.5
-    assert 50 < openai_answers.retry_after(email.utils.formatdate(time.time() + 60)) <= 60
-    assert openai_answers.retry_after(email.utils.formatdate(time.time() - 60)) == 0
-    for value in ("", "soon", "nan", "-3"):
-        assert openai_answers.retry_after(value) == 0
-    assert openai_answers.retry_after("1e99") == openai_answers.retry_after("inf") == 300
-
-
 def test_retry_after_is_waited_for(connect):
     with ScriptedServer(answer, Faults(share=1, kinds=("503",), retry_after="1")) as server:
         start = time.monotonic()
         [_] = connect(server).generate(requests(1), SAMPLING)
         assert time.monotonic() - start >= 1
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["choices", "message", "content", "text", "finish_reason", "usage", "completion_tokens", "data", "id"]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@given(JSON | JSON.map(lambda value: {"choices": [{"message": value, "text": "t"}], "usage": value}), st.booleans())
-def test_any_json_is_read_or_unusable(data, chat):
-    for read in (lambda: openai_answers.read_completion(data, chat), lambda: openai_answers.read_models(data)):
-        try:
-            result = read()
-        except openai_answers.Unusable:
-            continue
-        if isinstance(result, openai_answers.Completion):
-            result.text.encode()
-            assert re.fullmatch(r"[A-Za-z][\w.-]{0,39}", result.finish_reason, re.ASCII)
-
-
-@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff", b"<html>", b"1" * 10_000, b'{"a": '])
-def test_no_json(content):
-    with pytest.raises(openai_answers.Unusable, match="not JSON"):
-        openai_answers.parse_json(content)
-    assert isinstance(openai_answers.error_words(content), str)
-
-
-def test_a_response_that_the_server_broke_off_is_unusable():
-    with pytest.raises(openai_answers.Unusable, match="abort"):
-        openai_answers.read_completion({"choices": [{"text": "half", "finish_reason": "abort"}]}, chat=False)
 
 
 def test_faults_are_repeatable(connect):
@@ -388,19 +316,3 @@ def test_faults_are_repeatable(connect):
             list(connect(server).generate(requests(30), SAMPLING))
             counts.append(Counter(server.faults))
     assert counts[0] == counts[1] and len(counts[0]) == 2
-
-
-def test_an_error_of_the_caller_reaches_the_caller():
-    async def work(item, stopping):
-        await asyncio.sleep(0)
-        if item == 7:
-            raise ZeroDivisionError
-        return item
-
-    thread = loop.LoopThread("test")
-    came = []
-    with pytest.raises(ZeroDivisionError):
-        for item in thread.map(work, range(100), 3):
-            came.append(item)
-    thread.close()
-    assert set(range(5)) <= set(came) and 7 not in came and len(came) < 20

@@ -4,24 +4,16 @@ import base64
 import errno
 import hashlib
 import html.parser
-import itertools
 import json
 import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from evaluation_folder import question, sample, write_evaluation, write_random
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from eval import report
-from eval.messages import Question
-from eval.page.browser import Browser, dump, shorten
-from eval.page.by_length import Measured, accuracy_by_length, clustered_interval
-from eval.store import Sample
 
 SIZES = {"aime24": 12, "amc23": 9, "math500": 15}
 HOSTILE = [
@@ -33,7 +25,6 @@ HOSTILE = [
     "🙂 naïve 你好 \ud800 \\u003c &lt;b&gt; \\",
     "x" * 5000,
 ]
-ANY_TEXT = st.text(st.characters(codec=None))  # includes lone surrogates
 
 
 class Page(html.parser.HTMLParser):
@@ -190,79 +181,12 @@ def test_hostile_text_stays_text(tmp_path):
     assert page.texts["title"] == [f"Evaluation report: {HOSTILE[1]}"]
 
 
-@given(st.recursive(ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=8))
-def test_data_cannot_leave_its_element_and_comes_back(value):
-    text = dump(value)
-    assert "<" not in text and json.loads(text.encode().decode()) == value
-
-
-@given(ANY_TEXT, st.lists(st.integers(2, 40), min_size=1, max_size=4))
-def test_shortened_once_or_again_is_the_same(text, limits):
-    cut = text
-    for limit in limits:
-        cut = shorten(cut, limit)
-    smallest = min(limits)
-    if len(text) <= smallest:
-        assert cut == text
-    else:
-        head, left_out, tail = cut
-        assert text.startswith(head) and text.endswith(tail) and head and tail
-        assert len(head) + left_out + len(tail) == len(text) and len(head) + len(tail) <= smallest
-
-
-@pytest.mark.parametrize("length", [3000, 100])
-def test_the_page_has_a_largest_size(length):
-    browser, largest = Browser(["m"], 2000, 200_000), 200_000
-    for number in range(300):
-        asked = Question("b", f"q{number}", "p" * 50, "2")
-        rows = [Sample(**sample(asked.id, i, i == 0, f"{number}<\x00{'y' * length}")) for i in range(9)]
-        browser.add(0, number, asked, rows)
-        assert browser.size <= largest
-    text = browser.json()
-    assert 0.6 * largest < len(text.encode()) <= 1.02 * largest
-    kept = json.loads(text)["items"]
-    assert browser.first == len(kept) == len(json.loads(text)["questions"]) and browser.limit == 200
-    assert browser.responses == 9 * len(kept)
-    assert browser.shortened == (browser.responses if length > 200 else 0)
-
-
 def test_long_responses_are_shortened_and_the_page_says_so(tmp_path):
     text = "".join(f"{i:05d}" for i in range(400))
     write_evaluation(tmp_path / "a", {"b": [(question("q"), [sample("q", 0, False, text)])]}, 1)
     page = make(tmp_path / "page", tmp_path / "a", max_characters=300)
     assert page.data["items"][0][2][0][-1] == [text[:150], 1700, text[-150:]]
     assert "1 of them are longer than 300 characters" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 50), st.booleans()), min_size=1, max_size=400))
-def test_every_response_is_in_one_bin(responses):
-    bins = accuracy_by_length([Measured(q, size, 2 * size, right) for q, size, right in responses], tokens=True)
-    assert sum(b.responses for b in bins) == len(responses)
-    assert all(a.high < b.low for a, b in itertools.pairwise(bins)) and len(bins) <= 8
-    for b in bins:
-        inside = [right for _, size, right in responses if b.low <= size <= b.high]
-        assert b.responses == len(inside) and b.accuracy == pytest.approx(sum(inside) / len(inside))
-        assert 0 <= b.interval[0] <= b.accuracy <= b.interval[1] <= 1 and b.interval[0] < b.interval[1]
-
-
-def test_responses_cut_at_the_limit_have_a_bin_of_their_own():
-    bins = accuracy_by_length([Measured(i, 512 if i % 3 == 0 else i, 0, True) for i in range(300)], tokens=True)
-    assert (bins[-1].low, bins[-1].high, bins[-1].responses) == (512, 512, 100)
-
-
-def test_intervals_by_length_hold_the_truth():
-    """Repeated copies of the responses do not change the interval."""
-    dice = np.random.default_rng(0)
-    hits = 0
-    for _ in range(500):
-        ease = dice.beta(1, 1.5, 60)
-        of = dice.integers(0, 60, 150)  # questions have different numbers of responses
-        low, high = clustered_interval((dice.random(150) < ease[of]).astype(float), of)
-        hits += low <= 0.4 <= high
-    assert 0.92 <= hits / 500 <= 0.98
-    right = dice.random(40) < 0.3
-    once, thrice = (clustered_interval(np.repeat(right, k).astype(float), np.repeat(np.arange(40), k)) for k in (1, 3))
-    assert once == pytest.approx(thrice)
 
 
 @pytest.mark.parametrize("counted", [True, False])
