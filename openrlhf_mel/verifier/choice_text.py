@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.notation import SIGNS
+from openrlhf_mel.verifier.substitutions import substitute, table
 
 
 def _characters(kind: str) -> str:
@@ -23,20 +24,21 @@ _FLATTENED = (
 
 # What is taken out of a text, in this order: (pattern, what stands in its place).
 _SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
-_SET = (
-    # fonts and sizes with an argument; its brace is left without a partner, and goes with the stray ones
+_SETTING = table(
     (
-        r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal|up)?|math(?:bf|rm|sf|it|tt|bb|cal|scr|frak|normal)|boldsymbol|bm|emph"
-        rf"|underline|operatorname\*?|mbox|hbox|{_SIZES})\s*\{{",
-        "",
-    ),
-    (rf"\\(?:bf|rm|it|sf|tt|em|bfseries|itshape|displaystyle|{_SIZES})(?![A-Za-z])", ""),
-    (r"\\(?:left|right)(?![A-Za-z])", ""),
-    (r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|(?<=\w)~(?=\w)", " "),  # "~P" is a negation
-    (r"(?<![\w*])\*\*(?=\S)|(?<=\S)\*\*(?![\w*])", ""),  # "x**2" is a power
-    (r"(?<!\\)\$|\\[()\[\]]", " "),
+        # fonts and sizes with an argument; its brace is left without a partner, and goes with the stray ones
+        (
+            r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal|up)?|math(?:bf|rm|sf|it|tt|bb|cal|scr|frak|normal)|boldsymbol|bm|emph"
+            rf"|underline|operatorname\*?|mbox|hbox|{_SIZES})\s*\{{",
+            "",
+        ),
+        (rf"\\(?:bf|rm|it|sf|tt|em|bfseries|itshape|displaystyle|{_SIZES})(?![A-Za-z])", ""),
+        (r"\\(?:left|right)(?![A-Za-z])", ""),
+        (r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|(?<=\w)~(?=\w)", " "),  # "~P" is a negation
+        (r"(?<![\w*])\*\*(?=\S)|(?<=\S)\*\*(?![\w*])", ""),  # "x**2" is a power
+        (r"(?<!\\)\$|\\[()\[\]]", " "),
+    )
 )
-_SETTING = tuple((re.compile(pattern), instead) for pattern, instead in _SET)
 _WHOLE = re.compile(
     r"\{(?P<braces>[^{}]*)\}|\\\{\s*(?P<set>[A-Za-z])\s*\\\}|(['\"“‘])(?P<quoted>[^'\"“”‘’]*)['\"”’]|(?P<mark>[*_])(?P<marked>\w[^*_]*)(?P=mark)"
 )
@@ -44,9 +46,8 @@ _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 # Ways to write the same: (pattern, what stands in its place), for comparison.
 _NOT_IN_A_TERM = r"(?<![A-Za-z_^}\\)/:])"
 _ARGUMENT = r"(?:\{(\d+)\}|([0-9A-Za-z]))"
-_SAME = tuple(
-    (re.compile(pattern), instead)
-    for pattern, instead in (
+_SAME = table(
+    (
         (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
         (r"\\le(?:q|qq|qslant)?(?![A-Za-z])|<=", r"\\le "),
         (r"\\ge(?:q|qq|qslant)?(?![A-Za-z])|>=", r"\\ge "),
@@ -84,9 +85,7 @@ def bare(text: str) -> str:
         for pattern, before, behind in _FLATTENED:
             text = pattern.sub(rf"{before}\g<0>{behind}", text)
         text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
-    for pattern, instead in _SETTING:
-        text = pattern.sub(instead, text)
-    return text
+    return substitute(_SETTING, text)
 
 
 def plain(text: str) -> str:
@@ -101,9 +100,7 @@ def plain(text: str) -> str:
 def compared(text: str) -> str:
     """The form in which two plain texts are compared: one way to write each sign, no spaces around signs, no `$`."""
     text = " ".join(text.translate(SIGNS).split())
-    for pattern, instead in _SAME:
-        text = pattern.sub(instead, text)
-    return text.strip()
+    return substitute(_SAME, text).strip()
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier.structure import closing_brackets
+from openrlhf_mel.verifier.substitutions import substitute, table
 
 MAX_CHARS = 10_000  # the longest reference answer of the usual benchmarks has under 400
 _MAX_PERIOD = 400  # digits of a repeating decimal
@@ -93,10 +94,8 @@ _ORDINAL = (
     rf"|\^\s*(?:{_UPRIGHT}|\{{\s*{_UPRIGHT}\s*\}}|\{{{_SUFFIX}\}}))"
 )
 
-# (pattern, replacement). The order counts: later rows see the results of earlier ones.
-_COMMANDS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_COMMANDS = table(
+    (
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\\(?:varnothing|empty|O)(?![A-Za-z])", r"\\emptyset "),
@@ -189,8 +188,7 @@ def _canonical(text: str) -> str:
     text = _ascii(without_invisible(text)) if not text.isascii() else without_invisible(text)
     if "\\begin" not in text:
         text = _TOO_MANY_BACKSLASHES.sub(r"\\", text)
-    for pattern, replacement in _COMMANDS:
-        text = pattern.sub(replacement, text)
+    text = substitute(_COMMANDS, text)
     text = _bracketed_roots(text)
     text = _ROOT.sub(r"\\sqrt\1{\2}", text)
     text = _FRACTION.sub(_braced, text)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from openrlhf_mel.verifier import sides, vocabulary
 from openrlhf_mel.verifier.marking import ANY, CLOSE, KNOWN, OPEN, WORD, mark, marked
 from openrlhf_mel.verifier.notation import canonical
+from openrlhf_mel.verifier.substitutions import substitute, table
 
 _MAY_HOLD_WORDS = re.compile(r"[A-Za-z\\]|[^\x00-\x7f]")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))"
@@ -87,9 +88,8 @@ def _word(*names: str) -> str:
 
 # Mathematics written in words, in this order.
 _VALUE_BEFORE, _VALUE_AFTER = r"(?<=[0-9A-Za-z)}\]])\s*", r"\s*(?=[0-9A-Za-z(\\{|.$])"
-_MATHEMATICS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_MATHEMATICS = table(
+    (
         (rf"{_word('and')}\s*{_word('so')}\s*{_word('on')}|{_word('etc')}", r"\\ldots "),
         (rf"{_word('plus')}\s*{_word('or')}\s*{_word('minus')}", r"\\pm "),
         (
@@ -117,8 +117,7 @@ _SCALED = re.compile(rf"(?<=[}})])((?:\s*{_MULTIPLIER}){{1,3}})")
 
 
 def _converted(text: str) -> str:
-    for pattern, replacement in _MATHEMATICS:
-        text = pattern.sub(replacement, text)
+    text = substitute(_MATHEMATICS, text)
     text = _SCALED_NUMBER.sub(lambda m: format((Decimal(m[1]) * _factor(m[2])).normalize(), "f"), text)
     return _SCALED.sub(lambda m: f"\\cdot {_factor(m[1])}", text)
 
