@@ -90,7 +90,8 @@ def check_data(settings: Settings) -> dict[str, str]:
     """
     train, evaluation = (read_data(settings, flag) for flag in DATA)
     check_evaluation(settings.upstream, train, evaluation)
-    named = {name for data in (train, evaluation) if data is not None for name in _scorers(data)}
+    own_reward = _own_reward(settings)
+    named = {name for data in (train, evaluation) if data is not None for name in _scorers(data, own_reward)}
     return {name: own for name in sorted(named) if (own := check_scorer(name))}
 
 
@@ -196,17 +197,29 @@ def _check_columns(data: Any, flag: str, name: str, values: dict[str, Any]) -> N
             )
 
 
-def _scorers(data: Any) -> list[str]:
-    """The scorer of each row; rows that name none are `math`."""
-    there = data[SCORER] if SCORER in data.column_names else [None] * len(data)
-    return [MATH if scorer is None else scorer for scorer in there]
+def scorer_of(cell: Any, own_reward: bool) -> Any:
+    """A row's scorer: what its column names, else `math`. A column beside a reward of the user's own may mean anything.
+
+    Args:
+        cell: of the column `scorer`; None where the row has none.
+        own_reward: whether a reward function or a reward model judges instead of the verifier.
+    """
+    return MATH if cell is None or own_reward else cell
+
+
+def _own_reward(settings: Settings) -> bool:
+    return bool(settings.upstream["reward.remote_url"] or settings.upstream["reward.model_name_or_path"])
+
+
+def _scorers(data: Any, own_reward: bool) -> list[str]:
+    """The scorer of each row."""
+    cells = data[SCORER] if SCORER in data.column_names else [None] * len(data)
+    return [scorer_of(cell, own_reward) for cell in cells]
 
 
 def _check_scorers(data: Any, flag: str, name: str, settings: Settings) -> None:
     """Each scorer is known, or a function that the user allows and that loads; answers of `choice` name an option."""
-    values, scorers = settings.upstream, _scorers(data)
-    if values["reward.remote_url"] or values["reward.model_name_or_path"]:
-        return  # the verifier judges nothing
+    values, scorers = settings.upstream, _scorers(data, _own_reward(settings))
     first = {repr(scorer): i for i, scorer in reversed(list(enumerate(scorers)))}  # repr: a cell may be a list
     for i in sorted(first.values()):
         try:

@@ -9,7 +9,8 @@ from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.prompts import PromptFormat, Templates, question_of
-from openrlhf_mel.verifier import MATH, SCORER, Reference, check_named_by_data
+from openrlhf_mel.settings.inputs import scorer_of
+from openrlhf_mel.verifier import SCORER, Reference, check_named_by_data
 
 logger = init_logger(__name__)
 
@@ -33,6 +34,7 @@ class QuestionDataset(PromptDataset):
         self.image_key = args.data.image_key
         self.prompts, self.labels, self.images, self.datasources, self.questions = [], [], [], [], []
         prompts = prompt_format(args, tokenizer)
+        own_reward = bool(args.reward.remote_url or args.reward.model_name_or_path)
         room = args.data.max_len - (args.rollout.max_new_tokens or 1)
         for row in dataset:
             question = question_of(row[args.data.input_key])
@@ -43,7 +45,7 @@ class QuestionDataset(PromptDataset):
             self.questions.append(question)
             self.prompts.append(prompt)
             answer = str(row[args.data.label_key]).strip()
-            scorer = MATH if row.get(SCORER) is None else row[SCORER]
+            scorer = scorer_of(row.get(SCORER), own_reward)
             check_named_by_data(scorer, args.mel.trust_remote_code, "--mel.trust_remote_code")
             self.labels.append(Reference(answer, scorer, question))
             self.images.append(row.get(self.image_key))

@@ -70,6 +70,7 @@ def test_a_rows_scorer_becomes_its_labels(tmp_path):
         mel=SimpleNamespace(template_dir=None, trust_remote_code=True),
         data=data,
         rollout=SimpleNamespace(max_new_tokens=64),
+        reward=SimpleNamespace(remote_url=None, model_name_or_path=None),
     )
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     names = f"{tmp_path}/new.jsonl,{tmp_path}/old.jsonl"
@@ -86,6 +87,9 @@ def test_a_rows_scorer_becomes_its_labels(tmp_path):
     args.mel.trust_remote_code = False  # data that changed after the checks at start
     with pytest.raises(UserError, match=r"scorer mine\.own:f: .*pass --mel\.trust_remote_code if you trust it"):
         QuestionDataset(blended, AutoTokenizer.from_pretrained(TOY / "model"), strategy)
+    args.reward.remote_url = "http://127.0.0.1:1"  # which judges instead: the column may mean anything
+    questions = QuestionDataset(blended, AutoTokenizer.from_pretrained(TOY / "model"), strategy)
+    assert {label.scorer for label in questions.labels} == {"math"}
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
@@ -105,6 +109,7 @@ def test_openrlhf_loads_them(prepared, chat):
             apply_chat_template=chat, max_len=4096,
         ),
         rollout=SimpleNamespace(max_new_tokens=64),
+        reward=SimpleNamespace(remote_url=None, model_name_or_path=None),
     )  # fmt: skip
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     seen = 0

@@ -100,6 +100,15 @@ def test_what_the_data_name_is_told_with_its_files_hash(data, monkeypatch):
     assert inputs.check_data(resolve(None, [f"--data.prompt_dataset={data / 'a.jsonl'}", *SMALL], device="cpu")) == {}
 
 
+def test_a_column_of_another_meaning_stops_no_run_with_a_reward_of_its_own(data):
+    rows = [row | {"scorer": "human"} for row in ROWS]
+    datasets.Dataset.from_list(rows).to_json(data / "rated.jsonl")
+    argv = [f"--data.prompt_dataset={data / 'rated.jsonl'}", *SMALL]
+    with pytest.raises(UserError, match=r"row 1, column 'scorer': .*rename the column if it is not the verifier's"):
+        inputs.check_data(resolve(None, argv, device="cpu"))
+    assert inputs.check_data(resolve(None, [*argv, "--reward.remote_url=http://127.0.0.1:1"], device="cpu")) == {}
+
+
 @pytest.mark.parametrize("flag", inputs.DATA)
 @pytest.mark.parametrize(
     ("names", "split", "named", "there"),
