@@ -71,7 +71,7 @@ def _forget() -> None:
 
 
 def _take_signals(group: int, ignored: list[int]) -> None:
-    """Ignore the signals that the client ignores: Ray so protects its workers from a terminal's Ctrl-C. `_run` blocks them.
+    """Ignore the signals that the client ignores: so Ray keeps a terminal's Ctrl-C from its workers. `_run` sets the mask.
 
     A fork cannot join the client's process group, which may be in another session, but leaves the owner's if the client
     did.

@@ -166,6 +166,13 @@ def test_an_entropy_that_is_only_measured_is_no_term(name):
     assert settings({"mel.algorithm": name, "actor.entropy_coef": "0"}).upstream["actor.entropy_coef"] == 0
 
 
+@pytest.mark.parametrize("given", [{f"{CORRECTION[:-5]}mode": "clip"}, {f"{CORRECTION[:-5]}threshold": "0.1 2"}])
+def test_parts_of_a_correction_that_is_off_are_said_to_have_no_effect(given):
+    (warning,) = settings(given).warnings
+    assert re.fullmatch(r"--\S+_(mode clip|threshold 0\.1 2\.0): without effect with --\S+_level off", warning)
+    assert not settings(given | {CORRECTION: "token"}).warnings
+
+
 MORE = {
     "plain": {},
     "clip": {"actor.eps_clip": "0.1", "actor.dual_clip": "3"},
