@@ -14,6 +14,7 @@ import torch
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_mel.method.token_timeline import TokenTimeline
 from openrlhf_mel.upstream.engine import RolloutEngine
 
 BATCH = 256  # rows generated together at most
@@ -29,6 +30,32 @@ class _Request(NamedTuple):
     def key(self) -> tuple:
         s = self.sampling
         return s.temperature, s.top_p, s.top_k, s.min_tokens, s.logprobs is not None
+
+
+class _Rows:
+    """Counts the tokens of a batch's rows as they are generated, and ends the rows of aborted requests.
+
+    Attributes:
+        generated: tokens of each row, (B,).
+    """
+
+    def __init__(self, batch: list[_Request], ends: set[int], timeline: TokenTimeline) -> None:
+        self.generated = torch.zeros(len(batch), dtype=torch.long)
+        self._batch, self._ends, self._timeline = batch, torch.tensor(sorted(ends)), timeline
+        self._most = torch.tensor([r.sampling.max_tokens for r in batch])
+        self._running = torch.ones(len(batch), dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Which rows end, (B,), after each new token of `input_ids` (B, T)."""
+        self.generated += self._running
+        self._timeline.add(int(self._running.sum()))
+        aborted = torch.tensor([r.answer.cancelled() for r in self._batch])
+        self._running &= ~(torch.isin(input_ids[:, -1], self._ends) | aborted | (self.generated >= self._most))
+        return ~self._running
+
+    def aborted(self) -> int:
+        """Tokens of aborted requests."""
+        return sum(int(count) for r, count in zip(self._batch, self.generated, strict=True) if r.answer.cancelled())
 
 
 class TransformersEngine(RolloutEngine):
@@ -54,19 +81,17 @@ class TransformersEngine(RolloutEngine):
         self._running = asyncio.Event()
         self._running.set()
         self._loop_task = asyncio.create_task(self._serve())
+        self.begin_counting()
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
         """One continuation in the form of vLLM's `RequestOutput`: `.outputs[0]` with ids, reason and logprobs."""
         request = _Request(list(prompt_token_ids), sampling_params, asyncio.get_running_loop().create_future())
         self._unfinished += 1
-        try:
-            await self._queue.put(request)
-            return await request.answer
-        finally:
-            self._unfinished -= 1
+        await self._queue.put(request)
+        return await request.answer
 
     def get_num_unfinished_requests(self) -> int:
-        """Requests that wait or run."""
+        """Requests that wait or run. An aborted one runs until the batch's next token."""
         return self._unfinished
 
     async def receive(self, tensor: torch.Tensor) -> None:
@@ -113,17 +138,27 @@ class TransformersEngine(RolloutEngine):
             await self._running.wait()
             while not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
-            batch = [r for r in waiting if r.key == waiting[0].key][:BATCH]
-            waiting = [r for r in waiting if not any(r is b for b in batch)]
-            try:
-                async with self._busy:
-                    outputs = await asyncio.to_thread(self._generate_batch, batch)
-                for request, output in zip(batch, outputs, strict=True):
-                    request.answer.set_result(output)
-            except Exception as error:  # every waiting caller must get the error
-                for request in batch:
-                    if not request.answer.done():
-                        request.answer.set_exception(error)
+            wanted = [r for r in waiting if not r.answer.cancelled()]
+            self._unfinished -= len(waiting) - len(wanted)
+            batch = [r for r in wanted if r.key == wanted[0].key][:BATCH]
+            waiting = [r for r in wanted if not any(r is b for b in batch)]
+            if batch:
+                await self._answer(batch)
+                self._unfinished -= len(batch)
+
+    async def _answer(self, batch: list[_Request]) -> None:
+        try:
+            async with self._busy:
+                outputs: list[Any] = await asyncio.to_thread(self._generate_batch, batch)
+        except Exception as error:  # every waiting caller must get the error
+            outputs = [error] * len(batch)
+        for request, output in zip(batch, outputs, strict=True):
+            if request.answer.cancelled():
+                continue
+            if isinstance(output, Exception):
+                request.answer.set_exception(output)
+            else:
+                request.answer.set_result(output)
 
     @torch.inference_mode()
     def _generate_batch(self, batch: list[_Request]) -> list[Any]:
@@ -142,6 +177,7 @@ class TransformersEngine(RolloutEngine):
         sampling = (
             {} if greedy else {"temperature": first.temperature, "top_p": first.top_p, "top_k": max(first.top_k, 0)}
         )
+        counter = _Rows(batch, ends, self._timeline)
         result = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -151,8 +187,10 @@ class TransformersEngine(RolloutEngine):
             pad_token_id=pad,
             return_dict_in_generate=True,
             output_scores=first.logprobs is not None,
+            stopping_criteria=[counter],
             **sampling,
         )
+        self._aborted += counter.aborted()
         outputs = []
         for i, r in enumerate(batch):
             tokens = result.sequences[i, width:].tolist()

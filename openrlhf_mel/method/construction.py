@@ -1,17 +1,16 @@
 """A finished group -> pair -> M -> replay -> kept or dropped, with the reason (paper 3.2, Eq. 2-6).
 
-Pure logic over an engine protocol: no Ray, no OpenRLHF, no torch. Each group is constructed by a coroutine of its
-own as soon as it is finished, so nothing here ever waits for another group.
+Pure logic over an engine protocol: no Ray, no OpenRLHF, no torch. Each M is constructed by a coroutine of its own, so
+nothing here ever waits for another M; `constructions.py` runs those of a rollout.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
 from openrlhf_mel.method import experience
-from openrlhf_mel.method.experience import ContrastivePair, Group, MetaExperience, leaks
+from openrlhf_mel.method.experience import Group, MetaExperience, leaks
 from openrlhf_mel.prompts import PromptFormat
 from openrlhf_mel.settings.mel_options import MELConfig
 
@@ -69,6 +68,9 @@ class Engine(Protocol):
     async def respond(self, prompt: str, answer: str, sampling: EngineSampling, count: int) -> list[Replay]:
         """`count` responses to `prompt`, judged against `answer` on the responses' own tokens."""
 
+    async def settle(self) -> int:
+        """Wait until nothing is generated any more for calls that were cancelled; how many tokens they had generated."""
+
 
 class Constructor:
     """Writes and validates the meta-experiences of groups."""
@@ -82,16 +84,19 @@ class Constructor:
         self._analysis = EngineSampling(config.temperature, config.top_p, config.max_new_tokens)
         self._replay = EngineSampling(config.replay_temperature, 1.0, config.replay_max_new_tokens)
 
-    async def construct(self, group: Group) -> list[MetaExperience]:
-        """Every candidate of the group, kept or dropped; none when the group is not mixed."""
+    def candidates(self, group: Group) -> list[MetaExperience]:
+        """An M, to be constructed, for each chosen pair of the group; none when the group is not mixed."""
         c = self.config
         pairs = experience.choose_pairs(group, c.pairs_per_question, c.pair_selection, c.correct_at, c.seed)
-        return list(await asyncio.gather(*(self._candidate(group, pair) for pair in pairs)))
+        return [MetaExperience(group, pair) for pair in pairs]
 
-    async def _candidate(self, group: Group, pair: ContrastivePair) -> MetaExperience:
-        m = MetaExperience(group, pair)
-        m.reason = await self._write(m) or self._read(m) or await self._validate(m)
-        return m
+    async def construct(self, m: MetaExperience) -> None:
+        """Write M, unless an earlier call has; read and validate it. `m.reason` says why it is dropped, None if kept.
+
+        A call may be cancelled and `construct` be called again, with the rest: an M that was being written is written
+        anew; one that was being replayed is replayed anew, with the same text.
+        """
+        m.reason = (None if m.token_ids else await self._write(m)) or self._read(m) or await self._validate(m)
 
     async def _write(self, m: MetaExperience) -> str | None:
         """Eq. 5: the policy writes M from C_retro."""

@@ -79,6 +79,7 @@ class MetaExperience:
         leaked: whether M contains the reference answer; None when that cannot be decided.
         reason: why it was dropped; None when it was kept.
         error: what the engine or the verifier said when it failed.
+        carries: how many rollouts ended before its construction did (`mel.construction: deferred`).
     """
 
     group: Group
@@ -93,6 +94,7 @@ class MetaExperience:
     leaked: bool | None = None
     reason: str | None = None
     error: str | None = None
+    carries: int = 0
 
     @property
     def kept(self) -> bool:

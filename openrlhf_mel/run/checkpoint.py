@@ -172,6 +172,11 @@ def point(folder: Path, tag: str) -> None:
     disk.write_text(folder / LATEST, tag)
 
 
+def pointed_at(folder: Path) -> Path | None:
+    """The checkpoint that is loaded when no tag is given; None where there is none."""
+    return folder / (folder / LATEST).read_text(encoding="utf-8") if (folder / LATEST).exists() else None
+
+
 def best(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that was the best by a metric when it was saved; None when there is none."""
     return next((c for c in reversed(find(folder)) if c.best and c.metric is not None), None)

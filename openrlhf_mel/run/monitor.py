@@ -11,7 +11,7 @@ from typing import Any
 
 from openrlhf_mel import disk
 from openrlhf_mel.method import metrics
-from openrlhf_mel.method.group_record import GroupRecord
+from openrlhf_mel.method.group_record import GroupRecord, constructed
 from openrlhf_mel.method.guard import CollapseGuard
 from openrlhf_mel.run import records
 from openrlhf_mel.settings.mel_options import MELConfig
@@ -37,8 +37,8 @@ class Update:
 
     @property
     def kept(self) -> int:
-        """Kept Ms of the groups that were trained on."""
-        return sum(m.kept for record in self.used for m in record.candidates)
+        """Kept Ms of the groups that were trained on, and of earlier rollouts."""
+        return sum(m.kept for m in constructed(self.used))
 
 
 class RunMonitor:
@@ -88,7 +88,7 @@ class RunMonitor:
             self._warn_when_unlearned(step, update)
         self._warn_when_uneven(step, len(update.made), len(update.used))
         self._update_metrics = self._metrics_of(update)
-        candidates = [m for record in update.made for m in record.candidates]
+        candidates = constructed(update.made)
         if self.config.enable:
             self._warn_when_empty(step, sum(m.kept for m in candidates))
         disk.append_lines(self.folder / records.ARCHIVE, (records.archive_row(m, step) for m in candidates))
@@ -111,21 +111,30 @@ class RunMonitor:
 
     def _metrics_of(self, update: Update) -> dict[str, float]:
         groups = [record.group for record in update.made]
-        candidates = [m for record in update.made for m in record.candidates]
+        candidates = constructed(update.made)
         values = metrics.rollout_metrics(groups, update.status.get("rollout/reward_mean"))
         values["rollout/groups_left_out"] = len(update.made) - len(update.used)
+        infos = [record.rollout for record in update.made if record.rollout]
+        idle = [info.idle for info in infos if info.idle is not None]
+        if idle:
+            values["timing/generation_idle"] = sum(idle) / len(idle)
         if not self.config.enable:
             return values
         values |= metrics.step_metrics(groups, candidates, self.config.correct_at)
         share = self._recent.new_share([m.text for m in candidates if m.kept])
         if share is not None:
             values["mel/new_share"] = share
-        infos = [record.rollout for record in update.made if record.rollout]
         values |= {
             "mel/nll_coef": update.coefficient,
+            "mel/carried_over": sum(info.carried_over for info in infos),
+            "mel/rewritten_tokens": sum(info.rewritten_tokens for info in infos),
             "timing/mel_construction": sum(info.construction_s for info in infos),
             "timing/mel_construction_tail": sum(info.construction_tail_s for info in infos),
+            "timing/carried_wait": sum(info.carried_wait_s for info in infos),
         }
+        if values["rollout/tokens"]:
+            own = values["mel/tokens"] + values["mel/rewritten_tokens"]
+            values["mel/overhead"] = own / values["rollout/tokens"]
         if update.used and self.config.experience == "shuffled":
             values["mel/shuffled_left_out"] = update.kept - update.rows
         return values

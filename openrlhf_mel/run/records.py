@@ -24,9 +24,13 @@ def keep_up_to(path: Path, step: int) -> None:
 
 
 def archive_row(m: MetaExperience, step: int) -> dict[str, Any]:
-    """A candidate's line in `meta_experiences.jsonl`. `step` counts rollouts from 1, as in `metrics.jsonl`."""
+    """A candidate's line in `meta_experiences.jsonl`. Steps count rollouts from 1, as in `metrics.jsonl`.
+
+    `step` is the one in which its construction ended and in which it is learned, `drawn_step` that of its group.
+    """
     return {
         "step": step,
+        "drawn_step": m.group.rollouts_before + 1 if m.carries else step,
         "question": m.group.question,
         "answer": m.group.answer,
         "y_pos": m.pair.correct.text,

@@ -1,4 +1,4 @@
-"""Which part of a rollout upstream can train on, and the optimizer steps that it makes of it.
+"""The rollouts of a run, which part of each upstream can train on, and the optimizer steps that it makes of it.
 
 Ranks run the same collectives, so all need the same number of micro-batches. For a whole rollout this is checked before
 the run starts. The last rollout of an episode holds the rest of the data, which may not divide: upstream would hang, or
@@ -52,6 +52,55 @@ def whole(samples: list[Any], args: Any) -> list[Any]:
     group, multiple = args.rollout.n_samples_per_prompt, unit(args)
     together = math.lcm(group, multiple)
     return samples[: len(samples) // together * together]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The rollouts of a run: in each episode full ones, then one of the rest of the data.
+
+    Attributes:
+        full: full rollouts of an episode.
+        rest: whether a last one has fewer questions.
+        learns_rest: whether the policy is updated with that one: where it divides.
+        count: episodes.
+    """
+
+    full: int
+    rest: bool
+    learns_rest: bool
+    count: int
+
+    @classmethod
+    def of(cls, questions: int, args: Any) -> Episodes:
+        """Those of a data set with so many questions, with upstream's nested arguments."""
+        full, rest = divmod(questions, args.rollout.batch_size)
+        learns = bool(whole([None] * (rest * args.rollout.n_samples_per_prompt), args)) if rest else False
+        return cls(full, rest > 0, learns, args.train.num_episodes)
+
+    @property
+    def rollouts(self) -> int:
+        """Of the whole run."""
+        return self._of_an_episode * self.count
+
+    def learns(self, before: int) -> bool:
+        """Whether the policy is updated with the rollout after `before` others."""
+        return self.learns_rest or self._is_full(before)
+
+    def can_carry(self, before: int) -> bool:
+        """Whether what the rollout after `before` others leaves unfinished can be learned later.
+
+        Not what the rest of an episode leaves: its questions may be left out, with their Ms.
+        """
+        last_of_episode = self._of_an_episode if self.learns_rest else self.full
+        last = (self.count - 1) * self._of_an_episode + last_of_episode - 1
+        return self._is_full(before) and before < last
+
+    @property
+    def _of_an_episode(self) -> int:
+        return self.full + self.rest
+
+    def _is_full(self, before: int) -> bool:
+        return before % max(1, self._of_an_episode) < self.full
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def find_contradictions(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]
     yield from _combinations(mel, values)
     yield from _sharing(values)
     yield from _correction(values)
+    yield from _deferral(mel, values)
     yield from _unsupported(mel, values)
 
 
@@ -194,6 +195,20 @@ def _correction(values: dict[str, Any]) -> Iterator[str]:
         yield (
             f"--algo.advantage.is_correction_threshold {threshold[0]:g} {threshold[1]:g}: a divergence "
             f"(--algo.advantage.is_correction_gating {gating}) is bounded from above only; expected one value"
+        )
+
+
+def _deferral(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    """What leaves deferred constructions nothing to gain, or may leave them no step to be learned in."""
+    if not mel.enable or mel.construction != "deferred":
+        return
+    flag, advice = "--mel.construction deferred", "use --mel.construction streaming"
+    if values["train.async_enable"]:
+        yield f"{flag}: not with --train.async_enable, whose rollouts overlap the training already; {advice}"
+    if values["algo.dynamic_filtering_enable"]:
+        yield (
+            f"{flag}: not with --algo.dynamic_filtering_enable: the run's last questions may all be filtered out, and no "
+            f"step would be left for the Ms before them; {advice}"
         )
 
 

@@ -16,6 +16,7 @@ from openrlhf_mel.settings.paradigms import Algorithm
 
 Runtime = Literal["auto", "cuda", "cpu"]
 Device = Literal["cuda", "cpu"]  # what a run finds on a machine
+Construction = Literal["streaming", "deferred"]
 CPUEngine = Literal["auto", "vllm", "transformers"]
 
 
@@ -65,6 +66,11 @@ class MELConfig:
     max_new_tokens: int | None = option(None, "maximum tokens of M; none: a quarter of data.max_len", low=1)
     temperature: float = option(1.0, "sampling temperature of M", low=0.0)
     top_p: float = option(1.0, "top-p of M", above=0.0, high=1.0)
+    construction: Construction = option(
+        "streaming",
+        "what a rollout does with Ms unfinished at its last response: wait for them, or go on with them in the next one",
+    )
+    max_carries: int = option(1, "how often a deferred M may go on in a next rollout; then it is waited for", low=1)
     validation: Literal["replay", "none"] = option("replay", "keep M only if a replay with it succeeds (Eq. 6)")
     replays: int = option(1, "replays of each M", low=1)
     replays_required: int = option(1, "replays that must succeed for M to be kept", low=1)

@@ -1,21 +1,66 @@
-"""The rollout engine on vLLM: upstream's actor, which also reports its death."""
+"""The rollout engine on vLLM: upstream's actor, which also reports its death, counts its tokens and says when it is idle."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import ray
 from openrlhf.trainer.ray import vllm_engine
 
+from openrlhf_mel.method.token_timeline import TokenTimeline
+
 _UpstreamEngine: Any = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
 _POLL_S = 1.0
+_IDLE_POLL_S = 0.005  # an aborted request ends with the engine's current step
 
 
 class RolloutEngine(_UpstreamEngine):
     """Upstream's `RolloutRayActor`."""
 
     _failed: Exception | None = None
+
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray awaits it
+        await super().__init__(*args, **kwargs)
+        self.begin_counting()
+        self.llm.generate = self._counting(self.llm.generate)
+
+    def begin_counting(self) -> None:
+        """Count tokens from now on."""
+        self._timeline, self._aborted = TokenTimeline(), 0
+
+    def timeline(self) -> TokenTimeline:
+        """Tokens generated since `begin_counting`."""
+        return self._timeline
+
+    def aborted_tokens(self) -> int:
+        """Tokens generated for requests that were aborted since `begin_counting`."""
+        return self._aborted
+
+    async def until_idle(self) -> None:
+        """Wait until no request waits or runs."""
+        while self.get_num_unfinished_requests():
+            await asyncio.sleep(_IDLE_POLL_S)
+
+    def _counting(self, generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        """vLLM's `generate`, with each request's new tokens counted as they arrive."""
+
+        async def counted(prompt: Any, sampling_params: Any, request_id: str, **more: Any) -> AsyncIterator[Any]:
+            generated = 0
+            try:
+                async for output in generate(prompt, sampling_params, request_id=request_id, **more):
+                    so_far = len(output.outputs[0].token_ids)
+                    self._timeline.add(so_far - generated)
+                    generated = so_far
+                    yield output
+            except (asyncio.CancelledError, GeneratorExit):
+                self._aborted += generated
+                # vLLM aborts the request itself, but not where it was interrupted while it added the request.
+                await self.llm.abort(request_id)
+                raise
+
+        return counted
 
     async def init_process_group(self, *args: Any, **kwargs: Any) -> Any:
         """Upstream's."""

@@ -2,103 +2,47 @@
 
 Upstream collects groups one by one and turns each response into an experience as it arrives. When the last response of
 a group has arrived, the construction of its Ms starts on an event loop of its own, while upstream waits for other
-groups. The rollout returns when both are complete, so the engines are awake during construction.
+groups. The rollout returns when the engines generate nothing any more: its constructions are complete, or (`mel.construction:
+deferred`) broken off, and go on at the head of the next rollout.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Coroutine, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
-from vllm import SamplingParams
 
 from openrlhf_mel.errors import Stopped
-from openrlhf_mel.method.construction import Constructor, EngineSampling, Generation, Replay
-from openrlhf_mel.method.experience import Group, Trajectory
+from openrlhf_mel.method import token_timeline
+from openrlhf_mel.method.construction import Constructor
+from openrlhf_mel.method.constructions import Constructions
+from openrlhf_mel.method.experience import Group, MetaExperience, Trajectory
 from openrlhf_mel.method.group_record import GroupRecord, RolloutInfo
 from openrlhf_mel.run import records
+from openrlhf_mel.settings.batches import Episodes
 from openrlhf_mel.upstream import group_sample, rollout_log_probs
 from openrlhf_mel.upstream.agent_executor import unjudged
 from openrlhf_mel.upstream.dataset import prompt_format
 from openrlhf_mel.upstream.group_sample import GroupSample
+from openrlhf_mel.upstream.ray_engine import RayEngine, own_tokens
 
-
-class RayEngine:
-    """`construction.Engine` over upstream's rollout actors; each request goes to the actor with the fewest requests."""
-
-    def __init__(self, engines: list[Any], tokenizer: Any, max_len: int) -> None:
-        self._engines, self._tokenizer, self._max_len = engines, tokenizer, max_len
-        self._load = [0] * len(engines)
-
-    def encode(self, text: str) -> list[int]:
-        """As upstream's executor encodes a prompt."""
-        return self._tokenizer(text=text, add_special_tokens=False)["input_ids"]
-
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """Special tokens left out."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-
-    async def generate(self, prompt_ids: list[int], sampling: EngineSampling) -> Generation:
-        """The engine's plain generation, not scored. Truncated unless M ended by itself: vLLM may abort or fail."""
-        output = await self._call("generate", 1, prompt_ids, _params(sampling))
-        one = output.outputs[0]
-        return Generation(tuple(one.token_ids), one.finish_reason != "stop")
-
-    async def respond(self, prompt: str, answer: str, sampling: EngineSampling, count: int) -> list[Replay]:
-        """Responses judged in the same way as rollouts."""
-        responses = await self._call(
-            "generate_responses",
-            count,
-            prompt=prompt,
-            label=answer,
-            sampling_params=_params(sampling),
-            max_length=self._max_len,
-            hf_tokenizer=self._tokenizer,
-            num_samples=count,
-        )
-        return [self._replay(response) for response in responses]
-
-    def _replay(self, response: dict[str, Any]) -> Replay:
-        tokens = _own_tokens(response)
-        return Replay(
-            self.decode(tuple(tokens)), len(tokens), None if unjudged(response) else float(response["scores"])
-        )
-
-    async def _call(self, method: str, weight: int, *args: Any, **kwargs: Any) -> Any:
-        index = self._load.index(min(self._load))
-        self._load[index] += weight
-        try:
-            reference = getattr(self._engines[index], method).remote(*args, **kwargs)
-            return await asyncio.wrap_future(reference.future())
-        finally:
-            self._load[index] -= weight
-
-
-def _params(sampling: EngineSampling) -> SamplingParams:
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=-1,
-        max_tokens=sampling.max_new_tokens,
-        min_tokens=1,
-        skip_special_tokens=False,
-    )
+_STOP_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class _Finished:
-    """A finished group on its first sample; `future` are its candidates, None where nothing is constructed."""
+    """A finished group on its first sample, and its candidates: none where nothing is constructed."""
 
     first: GroupSample
     group: Group
-    future: Future | None
+    candidates: list[MetaExperience]
 
 
 class MetaExperienceGenerator(SamplesGenerator):
@@ -106,7 +50,9 @@ class MetaExperienceGenerator(SamplesGenerator):
 
     Attributes:
         rollouts: made so far; set on a resume.
-        stop_file: looked for whenever a response arrives; `Stopped` is raised when it exists. None: not looked for.
+        stop_file: looked for whenever a response arrives, and while constructions are waited for; `Stopped` is raised when
+            it exists. None: not looked for.
+        carried: Ms whose construction goes on in the next rollout; set on a resume.
     """
 
     args: Any
@@ -116,25 +62,29 @@ class MetaExperienceGenerator(SamplesGenerator):
         self.mel = self.args.mel
         self.rollouts = 0
         self.stop_file = Path(self.mel.run_dir) / records.STOP if self.mel.run_dir else None
-        self._began: float | None = None  # start of the rollout's first construction
+        self._episodes = Episodes.of(len(self.prompts_dataloader), self.args)
         # Set during a whole evaluation, which never constructs Ms.
         self._evaluating = False
-        self._responses: list[tuple[dict, GroupSample]] = []
-        self._finished: list[_Finished] = []
+        self._begin()
         dataset = self.prompts_dataloader.dataset
         self._questions = dict(zip(dataset.prompts, dataset.questions, strict=True))
         self._references = {
             (prompt, str(label)): label for prompt, label in zip(dataset.prompts, dataset.labels, strict=True)
         }
-        if self.mel.enable:
-            self._constructor = Constructor(
-                self.mel,
-                prompt_format(self.args, self.tokenizer),
-                RayEngine(self.vllm_engines, self.tokenizer, self.args.data.max_len),
-                self.args.data.max_len,
-            )
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="mel-construction", daemon=True).start()
+        self._engine = RayEngine(self.vllm_engines, self.tokenizer, self.args.data.max_len)
+        prompts = prompt_format(self.args, self.tokenizer)
+        self._constructor = Constructor(self.mel, prompts, self._engine, self.args.data.max_len)
+        self._constructions = Constructions(self._constructor, self.mel.max_carries)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="mel-construction", daemon=True).start()
+
+    @property
+    def carried(self) -> list[MetaExperience]:
+        return self._constructions.carried
+
+    @carried.setter
+    def carried(self, candidates: Sequence[MetaExperience]) -> None:
+        self._constructions.carried = list(candidates)
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Any]:
         """As upstream's; no M is constructed."""
@@ -147,27 +97,77 @@ class MetaExperienceGenerator(SamplesGenerator):
     def _generate_vllm(self, *args: Any, **kwargs: Any) -> tuple[list[Any], int, bool]:
         if self._evaluating:
             return super()._generate_vllm(*args, **kwargs)
-        self._finished, self._responses, self._began = [], [], None
+        self._begin()
+        self._engine.begin_counting()
+        begun = time.monotonic()
         result = super()._generate_vllm(*args, **kwargs)
         ended = time.monotonic()
-        candidates = [tuple(each.future.result()) if each.future else () for each in self._finished]
-        info = self._rollout_info(ended, time.monotonic())
+        rewritten, carried_wait = self._end_constructions()
+        constructed = time.monotonic()
         samples = result[0]
-        for each, own in zip(self._finished, candidates, strict=True):
-            begins = bool(samples) and each.first is samples[0]
-            group_sample.attach(each.first, GroupRecord(each.group, own, info if begins else None))
-        if samples:  # a draw from exhausted data is no rollout
-            self.rollouts += 1
+        if not samples:  # a draw from exhausted data is no rollout
+            return result
+        self.rollouts += 1
+        info = RolloutInfo(
+            self._episodes.rollouts,
+            constructed - self._first_start if self._first_start else 0.0,
+            constructed - ended if self._first_start else 0.0,
+            tuple(self._finished_of(self._resumed)),
+            len(self.carried),
+            carried_wait,
+            rewritten,
+            token_timeline.idle(self._engine.timelines(), constructed - begun),
+        )
+        for each in self._finished:
+            own = tuple(self._finished_of(each.candidates))
+            group_sample.attach(each.first, GroupRecord(each.group, own, info if each.first is samples[0] else None))
         return result
 
-    def _rollout_info(self, ended: float, constructed: float) -> RolloutInfo:
-        """`ended`, `constructed`: when the last group was finished, and when the last construction was."""
-        if self._began is None:
-            return RolloutInfo(self._expected_steps(), 0.0, 0.0)
-        return RolloutInfo(self._expected_steps(), constructed - self._began, constructed - ended)
+    def _begin(self) -> None:
+        self._responses: list[tuple[dict, GroupSample]] = []
+        self._finished: list[_Finished] = []
+        self._resumed: list[MetaExperience] = []  # constructions of earlier rollouts
+        self._first_start: float | None = None  # of a construction
+
+    def _end_constructions(self) -> tuple[int, float]:
+        """Wait for the rollout's constructions, or break them off.
+
+        Returns:
+            Tokens that were generated in vain, and seconds of waiting for what must not be broken off.
+        """
+        if self.mel.construction == "streaming" or not self._episodes.can_carry(self.rollouts):
+            self._wait(self._constructions.finish())
+            return 0, 0.0
+        begun = time.monotonic()
+        self._wait(self._constructions.finish_those_at_their_bound())
+        waited = time.monotonic() - begun
+        return self._wait(self._constructions.break_off()), waited
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of what runs on the constructions' loop; a stop does not wait for it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while not futures.wait([future], _STOP_POLL_S).done:
+            self._heed_stop()
+        return future.result()
+
+    def _heed_stop(self) -> None:
+        if self.stop_file and self.stop_file.exists():
+            raise Stopped
+
+    def _start(self, candidates: Sequence[MetaExperience]) -> None:
+        if candidates:
+            self._first_start = self._first_start or time.monotonic()
+            self._loop.call_soon_threadsafe(self._constructions.start, candidates)
+
+    def _finished_of(self, candidates: Sequence[MetaExperience]) -> list[MetaExperience]:
+        going_on = set(map(id, self.carried))
+        return [m for m in candidates if id(m) not in going_on]
 
     def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list[Any]:
         """As upstream's; for training it also requests the engine's log-probs where they are compared."""
+        if not self._evaluating and self.carried and self._episodes.learns(self.rollouts):
+            self._resumed, self.carried = self.carried, []
+            self._start(self._resumed)  # first in the engines' queues
         given = self.args
         if not self._evaluating and rollout_log_probs.measured(self.mel, given.rollout.top_p):
             self.args = rollout_log_probs.asking(given)
@@ -176,13 +176,8 @@ class MetaExperienceGenerator(SamplesGenerator):
         finally:
             self.args = given
 
-    def _expected_steps(self) -> int:
-        per_episode = math.ceil(len(self.prompts_dataloader) / self.args.rollout.batch_size)
-        return per_episode * self.args.train.num_episodes
-
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
-        if self.stop_file and self.stop_file.exists():
-            raise Stopped
+        self._heed_stop()
         sample = group_sample.group_sample(super()._process_response_into_experience(response, **kwargs))
         if not self._evaluating:
             self._responses.append((response, sample))
@@ -193,11 +188,11 @@ class MetaExperienceGenerator(SamplesGenerator):
         return sample
 
     def _finish_group(self, members: list[tuple[dict, GroupSample]]) -> None:
-        group, future = self._group([response for response, _ in members]), None
-        if self.mel.enable and all(group.split(self.mel.correct_at)) and not self._filtered_out(group):
-            self._began = self._began or time.monotonic()
-            future = asyncio.run_coroutine_threadsafe(self._constructor.construct(group), self._loop)
-        self._finished.append(_Finished(members[0][1], group, future))
+        group, candidates = self._group([response for response, _ in members]), []
+        if self.mel.enable and not self._filtered_out(group):
+            candidates = self._constructor.candidates(group)
+            self._start(candidates)
+        self._finished.append(_Finished(members[0][1], group, candidates))
 
     def _filtered_out(self, group: Group) -> bool:
         """Whether upstream's dynamic filtering will reject the group, so that it is not trained on."""
@@ -218,13 +213,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         return Group(self.rollouts, question, answer, tuple(map(self._trajectory, responses)))
 
     def _trajectory(self, response: dict[str, Any]) -> Trajectory:
-        tokens = _own_tokens(response)
+        tokens = own_tokens(response)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         score = None if unjudged(response) else float(response["scores"])
         return Trajectory(tuple(tokens), text, score, bool(response.get("truncated")))
-
-
-def _own_tokens(response: dict[str, Any]) -> list[int]:
-    """All tokens after the prompt; for an agent with several turns this includes its environment's."""
-    ranges = response["action_ranges"]
-    return list(response["observation_tokens"][ranges[0][0] : ranges[-1][1]])

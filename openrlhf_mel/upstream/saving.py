@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from openrlhf_mel import disk
-from openrlhf_mel.run import checkpoint
+from openrlhf_mel.run import carried_experiences, checkpoint
 
 
 def save(
@@ -25,7 +25,7 @@ def save(
     metric_value: float | None,
     metric_key: str | None,
 ) -> None:
-    """Save `engine` as `folder/tag` and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
+    """Save `engine` as `folder/tag`, with the Ms carried over in a file of its own, and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
 
     Raises: checkpoint.Incomplete: on every rank, when the new checkpoint is not whole; older checkpoints are untouched.
         For an old one that cannot be removed there is only a warning.
@@ -35,11 +35,13 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clear(folder)
     dist.barrier()
+    carried = client_states.pop(carried_experiences.STATE, [])  # upstream logs all of the other states at a resume
     engine.save_checkpoint(str(folder), tag=partial, client_state=client_states, save_latest=False)
     dist.barrier()
     problem: list[str | None] = [None]
     if strategy.is_rank_0():
         try:
+            carried_experiences.write(folder / partial, carried)
             _name(strategy, folder, folder / partial, metric_value, metric_key)
         except (checkpoint.Incomplete, OSError) as error:
             problem = [str(error)]

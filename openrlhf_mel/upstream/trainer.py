@@ -12,10 +12,11 @@ from openrlhf.utils.logging_utils import init_logger
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.method import mismatch
 from openrlhf_mel.method.experience import MetaExperience
+from openrlhf_mel.method.group_record import constructed
 from openrlhf_mel.method.nll_plan import Row
 from openrlhf_mel.method.schedule import nll_coefficient
 from openrlhf_mel.method.shuffled import shuffle_experiences
-from openrlhf_mel.run import checkpoint, records
+from openrlhf_mel.run import carried_experiences, checkpoint, records
 from openrlhf_mel.run.monitor import RunMonitor, Update
 from openrlhf_mel.settings import batches
 from openrlhf_mel.upstream import group_sample, rollout_log_probs
@@ -77,7 +78,7 @@ class MELSteps(_Steps):
         coefficient = nll_coefficient(self.mel, step, self._expected_steps)
         whole = batches.whole(rollout_samples, self.args)
         used = group_sample.records_of(whole)
-        rows = self._rows([m for record in used for m in record.candidates if m.kept], global_step)
+        rows = self._rows([m for m in constructed(used) if m.kept], global_step)
         if whole:
             ray.get(self.actor_model_group.async_run_method("take_rows", rows=rows, coefficient=coefficient))
             status, step = super().train_step(whole, global_step)
@@ -127,13 +128,25 @@ class MELSteps(_Steps):
 
 
 class MELTrainer(MELSteps, _UpstreamTrainer):
-    """Upstream's synchronous trainer."""
+    """Upstream's synchronous trainer. Its checkpoints hold the generator's carried Ms as well."""
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """As `MELSteps.init_checkpoint_states`; the generator counts its rollouts on from the restored step."""
+        """As `MELSteps.init_checkpoint_states`; the generator goes on from the restored step, with the Ms carried over."""
         states = super().init_checkpoint_states()
         self.samples_generator.rollouts = states["global_step"]
+        loaded = checkpoint.pointed_at(Path(self.args.ckpt.path) / "_actor") if states["global_step"] else None
+        rows = carried_experiences.read(loaded) if loaded else []
+        self.samples_generator.carried = list(map(carried_experiences.from_row, rows))
+        self._restored[carried_experiences.STATE] = rows
         return states
+
+    def save_logs_and_checkpoints(
+        self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
+    ) -> None:
+        """As `MELSteps.save_logs_and_checkpoints`; notes the Ms carried over now: the next rollout will change them."""
+        states = {} if client_states is None else client_states
+        states[carried_experiences.STATE] = list(map(carried_experiences.to_row, self.samples_generator.carried))
+        super().save_logs_and_checkpoints(global_step, logs_dict, states)
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
         """As `MELSteps.train_step`; first repeats an evaluation, or its save of the best, that a kill prevented."""

@@ -3,7 +3,10 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from types import SimpleNamespace
+
+from openrlhf_mel.method.token_timeline import TokenTimeline
 
 M = "## 1. Failure path\nhere\n## 2. Success factors\nwhy\n## 3. Reflection\nI\n## 4. Heuristics\nif x then y"
 
@@ -32,20 +35,55 @@ class Scripted:
 
     "slow until 3" in a question: its rollout ends after three replays of others (or a timeout). "[changed]": each
     response returns with its own prompt. "[plain]": its label returns as plain text, each in its own form.
+    "[long M]", "[long replay]": they are generated for ever, a token every 10 ms, until they are aborted; the second time,
+    they end at once.
     """
 
     def __init__(self):
         self.events, self.log_probs = [], []  # log_probs: the requested `logprobs` of each rollout and replay
         self.labels = []  # the label of each rollout and replay
+        self.running = self.tokens = self.aborted = 0
+        self.tries = Counter()
 
     def replays(self):
         return sum(kind == "replay" for _, kind, _ in self.events)
 
     async def get_num_unfinished_requests(self):
-        return 0
+        return self.running
+
+    async def until_idle(self):
+        while self.running:
+            await asyncio.sleep(0.01)
+        self.events.append((time.monotonic(), "idle", ""))
+
+    async def begin_counting(self):
+        self.aborted = 0
+
+    async def aborted_tokens(self):
+        return self.aborted
+
+    async def timeline(self):
+        return TokenTimeline()
+
+    async def endless(self, kind, prompt):
+        self.tries[kind, prompt] += 1
+        made, self.running = 0, self.running + 1
+        try:
+            while self.tries[kind, prompt] < 2:
+                await asyncio.sleep(0.01)
+                made += 1
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)  # an engine aborts in its next step
+            self.aborted += made
+            self.events.append((time.monotonic(), "aborted", kind))
+            raise
+        finally:
+            self.running -= 1
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
         prompt = "".join(map(chr, prompt_token_ids))
+        if "[long M]" in prompt:
+            await self.endless("analysis", prompt)
         self.events.append((time.monotonic(), "analysis", prompt))
         reason = next((r for r in ("length", "abort", "error", "repetition") if f"[{r}]" in prompt), "stop")
         one = SimpleNamespace(token_ids=[ord(c) for c in M], finish_reason=reason)
@@ -61,6 +99,8 @@ class Scripted:
             deadline = time.monotonic() + 60
             while self.replays() < int(slow[1]) and time.monotonic() < deadline:
                 await asyncio.sleep(0.05)
+        if replay and "[long replay]" in prompt:
+            await self.endless("replay", prompt)
         made = []
         for i in range(num_samples):
             right = replay or (i % 2 == 0 and "easy" not in prompt) or ("hard" not in prompt and "easy" in prompt)

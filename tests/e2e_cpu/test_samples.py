@@ -1,5 +1,6 @@
 """Upstream's samples generator with MEL on top, on a real Ray, with a scripted engine as the model."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +13,18 @@ from openrlhf_mel.settings.mel_options import MELConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 ARGS = SimpleNamespace(
-    actor=SimpleNamespace(),
+    actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=1),
+    ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
     algo=SimpleNamespace(
         advantage=SimpleNamespace(is_correction_level="off"),
         dynamic_filtering_enable=False,
         dynamic_filtering_range=(0.0, 1.0),
     ),
     data=SimpleNamespace(max_len=4000, apply_chat_template=False, input_template=None),
-    rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None, top_p=1.0),
-    train=SimpleNamespace(num_episodes=3),
+    rollout=SimpleNamespace(
+        batch_size=4, n_samples_per_prompt=4, vllm_generate_batch_size=None, top_p=1.0, micro_batch_size=1
+    ),
+    train=SimpleNamespace(num_episodes=3, micro_batch_size=1, batch_size=4, dynamic_batch_enable=False),
     vllm=SimpleNamespace(enable_sleep=False),
     mel=mel_options.with_lengths(MELConfig(), 4000, 100),
 )
@@ -166,7 +170,7 @@ def test_evaluation_never_constructs(engine, generator):
 
 
 def test_experiences_travel_with_their_group_through_the_buffer(generator):
-    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
+    rollout = SimpleNamespace(**(vars(ARGS.rollout) | {"batch_size": 2, "vllm_generate_batch_size": 4}))
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     for _ in range(2):
         made, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
@@ -181,7 +185,7 @@ def test_a_group_and_its_experiences_survive_a_queue(generator):
 
     from openrlhf_mel.upstream import group_sample
 
-    rollout = SimpleNamespace(batch_size=2, n_samples_per_prompt=4, vllm_generate_batch_size=4, top_p=1.0)
+    rollout = SimpleNamespace(**(vars(ARGS.rollout) | {"batch_size": 2, "vllm_generate_batch_size": 4}))
     g = generator(["a", "b", "c", "d"], rollout=rollout)
     first, second = (pickle.loads(pickle.dumps(g.generate_samples(max_len=4000, max_new_tokens=100)[0])) for _ in "12")
     for made in (first, second):
@@ -219,7 +223,9 @@ def test_a_filtered_group_is_not_constructed(engine, generator):
 
 def test_disabled_is_upstreams_generator(engine, generator):
     seen(engine)
-    made, *_ = generator(["a"], mel=MELConfig(enable=False)).generate_samples(max_len=4000, max_new_tokens=100)
+    made, *_ = generator(["a"], mel=mel_options.with_lengths(MELConfig(enable=False), 4000, 100)).generate_samples(
+        max_len=4000, max_new_tokens=100
+    )
     groups, candidates = collect(made)
     assert len(groups) == 1 and candidates == [] and [kind for _, kind, _ in seen(engine)] == ["rollout"]
 
@@ -251,3 +257,59 @@ def test_the_engines_log_probs_are_asked_for_where_they_are_compared(
         ("rollout", evaluation), ("rollout", rollout), ("replay", None),
     ]  # fmt: skip
     assert g.args.algo.advantage.is_correction_level == level  # the value that the loss reads
+
+
+DEFERRED = mel_options.with_lengths(MELConfig(construction="deferred"), 4000, 100)
+
+
+def test_a_construction_that_outlasts_the_rollout_goes_on_in_the_next(engine, generator):
+    """An M in the making is written anew; one that is written is only replayed. Each ends in one rollout."""
+    seen(engine)
+    g = generator(["[long M] a", "[long replay] b", "c", "slow until 1", "e", "f", "g", "h"], mel=DEFERRED)
+    first, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
+    events = [kind for _, kind, _ in seen(engine)]
+    assert "c" in {m.group.question for m in collect(first)[1]}
+    left = {m.group.question: m for m in g.carried}
+    assert left.keys() >= {"[long M] a", "[long replay] b"} and all(m.carries == 1 for m in g.carried)
+    assert not left["[long M] a"].token_ids and left["[long replay] b"].token_ids
+    assert events.count("aborted") >= 2 and events[-1] == "idle"
+    info = first[0].record.rollout
+    assert info.carried == () and info.carried_over == len(left) and info.rewritten_tokens > 0
+    second, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
+    info = second[0].record.rollout
+    assert [id(m) for m in info.carried] == [id(m) for m in left.values()]  # at their bound: waited for
+    assert all(m.kept for m in info.carried)
+    written = [prompt for _, kind, prompt in seen(engine) if kind == "analysis"]
+    assert any("[long M] a" in prompt for prompt in written) and not any(
+        "[long replay]" in prompt for prompt in written
+    )
+    assert {m.group.question for m in g.carried} <= set("efgh")
+
+
+def test_carried_constructions_are_first_in_the_engines_queues(engine, generator):
+    g = generator(["[long M] a", "b", "c", "d", "e", "f", "g", "h"], mel=DEFERRED)
+    g.generate_samples(max_len=4000, max_new_tokens=100)
+    seen(engine)
+    g.generate_samples(max_len=4000, max_new_tokens=100)
+    assert [kind for _, kind, _ in seen(engine)][: len(g._resumed)] == ["analysis"] * len(g._resumed)
+
+
+def test_the_last_rollout_finishes_its_constructions(engine, generator):
+    train = SimpleNamespace(**(vars(ARGS.train) | {"num_episodes": 1}))
+    g = generator(["[long M] a", "[long replay] b", "c", "d", "e", "f", "g", "h"], mel=DEFERRED, train=train)
+    made = [g.generate_samples(max_len=4000, max_new_tokens=100)[0] for _ in range(2)]
+    assert g.carried == []
+    ended = [m for samples in made for m in (*samples[0].record.rollout.carried, *collect(samples)[1])]
+    assert sorted(m.group.question for m in ended) == sorted(["[long M] a", "[long replay] b", *"cdefgh"])
+
+
+def test_a_stop_does_not_wait_for_constructions(engine, generator, tmp_path):
+    from openrlhf_mel.errors import Stopped
+
+    mel = mel_options.with_lengths(MELConfig(run_dir=str(tmp_path)), 4000, 100)
+    g = generator(["[long M] stop", "b", "c", "d"], mel=mel)
+    threading.Timer(2, (tmp_path / "stop").touch).start()  # long after the last response
+    with pytest.raises(Stopped):
+        g.generate_samples(max_len=4000, max_new_tokens=100)
+    (tmp_path / "stop").unlink()
+    g._wait(g._constructions.break_off())  # the engine is the next test's

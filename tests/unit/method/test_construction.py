@@ -54,6 +54,9 @@ class Script:
             raise self.answer
         return [Replay(str(a), 1, None if a is None else float(a == answer)) for a in answers]
 
+    async def settle(self):
+        return 0
+
 
 def group(question="q", answer="42", scores=(1.0, 0.0), texts=("right", "wrong")):
     members = tuple(Trajectory(tuple(map(ord, t)), t, s) for t, s in zip(texts, scores, strict=True))
@@ -65,8 +68,14 @@ def constructor(engine, **options):
     return Constructor(MELConfig(**options), PromptFormat(TEMPLATES, Script()), engine, MAX_LEN)
 
 
+async def of_group(c, g):
+    made = c.candidates(g)
+    await asyncio.gather(*map(c.construct, made))
+    return made
+
+
 def construct(engine, g=None, **options):
-    return asyncio.run(constructor(engine, **options).construct(g or group()))
+    return asyncio.run(of_group(constructor(engine, **options), g or group()))
 
 
 def test_kept():
@@ -194,8 +203,8 @@ def test_no_barrier_between_groups():
     async def run():
         engine = Slow()
         c = constructor(engine)
-        slow = asyncio.create_task(c.construct(group("slow")))
-        (fast,) = await asyncio.wait_for(c.construct(group("fast")), timeout=5)
+        slow = asyncio.create_task(of_group(c, group("slow")))
+        (fast,) = await asyncio.wait_for(of_group(c, group("fast")), timeout=5)
         assert fast.kept and not slow.done()
         engine.gate.set()
         (late,) = await slow
@@ -209,7 +218,7 @@ def test_pairs_do_not_depend_on_the_order_of_groups():
 
     async def run(order):
         c = constructor(Script())
-        made = await asyncio.gather(*(c.construct(g) for g in order))
+        made = await asyncio.gather(*(of_group(c, g) for g in order))
         return {m.group.question: m.pair for ms in made for m in ms}
 
     assert asyncio.run(run(groups)) == asyncio.run(run(groups[::-1]))

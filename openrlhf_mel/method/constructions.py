@@ -1,0 +1,64 @@
+"""The constructions of a rollout: they end with it, or are broken off and go on in the next one. Pure.
+
+Paper 3.2 constructs every M in its own step. `mel.construction: deferred` lets the rollout end without the last ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from openrlhf_mel.method.construction import Constructor
+from openrlhf_mel.method.experience import MetaExperience
+
+
+class Constructions:
+    """Runs constructions as tasks of an event loop, in which all methods are called.
+
+    Every M that is started ends exactly once: constructed, or in `carried`.
+
+    Attributes:
+        carried: Ms whose construction was broken off, in the order in which they were started.
+    """
+
+    def __init__(self, constructor: Constructor, max_carries: int) -> None:
+        """A construction may be broken off `max_carries` times."""
+        self.carried: list[MetaExperience] = []
+        self._constructor, self._max_carries = constructor, max_carries
+        self._tasks: dict[asyncio.Task[None], MetaExperience] = {}
+
+    def start(self, candidates: Iterable[MetaExperience]) -> None:
+        """Start the construction of each."""
+        for m in candidates:
+            self._tasks[asyncio.get_running_loop().create_task(self._constructor.construct(m))] = m
+
+    async def finish(self) -> None:
+        """Wait for all constructions."""
+        await self._until_done(lambda m: True)
+        self._tasks.clear()
+
+    async def finish_those_at_their_bound(self) -> None:
+        """Wait for the constructions that must not be broken off once more. A slow one is waited for, never dropped:
+        which M is learned must not depend on its length."""
+        await self._until_done(lambda m: m.carries >= self._max_carries)
+
+    async def break_off(self) -> int:
+        """Cancel what is unfinished, and wait until the engines generate nothing for it any more.
+
+        Returns:
+            Tokens that were generated in vain.
+        """
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks, self._tasks = self._tasks, {}
+        for task, m in tasks.items():
+            if task.cancelled():
+                m.carries += 1
+                self.carried.append(m)
+            else:
+                task.result()  # raises what it raised
+        return await self._constructor.engine.settle() if self.carried else 0
+
+    async def _until_done(self, among: Callable[[MetaExperience], bool]) -> None:
+        await asyncio.gather(*(task for task, m in self._tasks.items() if among(m)))
