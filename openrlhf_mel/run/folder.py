@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from openrlhf_mel import disk, provenance
 from openrlhf_mel.errors import HeldError, UserError
 from openrlhf_mel.run import checkpoint, manifest, records
+from openrlhf_mel.settings import mel_options
 from openrlhf_mel.settings.resolve import Settings
 
 # How long a lock may outlive its holder, when a node dies: until its lease ends (NFSv4), or it is evicted (Lustre).
@@ -75,7 +76,9 @@ def check(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
         raise UserError(f"{flag}: not empty and not a run of this package; choose another folder")
     if told.get("finished") and not resume:
         raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
-    old, config = told["config"], json.loads(json.dumps(config))  # tuples are lists in a file
+    # What the run's version did not know was as its default is. Tuples are lists in a file.
+    before = mel_options.defaults()
+    old, config = before | told["config"], before | json.loads(json.dumps(config))
     differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
     if differing:
         k = differing[0]

@@ -188,6 +188,11 @@ def option_names() -> list[str]:
     return [f.name for f in dataclasses.fields(MELConfig)]
 
 
+def defaults() -> dict[str, Any]:
+    """The default of every option, by its dotted name (`mel.seed`)."""
+    return {f"mel.{f.name}": f.default for f in dataclasses.fields(MELConfig)}
+
+
 def help_lines() -> str:
     """One line for each `--mel.*` option: name, help, choices or range, and default."""
     hints = get_type_hints(MELConfig)

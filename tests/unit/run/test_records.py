@@ -76,6 +76,14 @@ def test_finished_run(run):
         folder.check(run[0], run[1] | {"data.max_len": 4}, True)
 
 
+def test_a_run_of_a_version_without_an_option_goes_on_with_its_default(run):
+    path, config = run
+    now = config | {"mel.construction": "streaming", "mel.max_carries": 1}
+    assert not folder.check(path, now, True)
+    with pytest.raises(UserError, match=r"mel\.construction is 'streaming' there and 'deferred' here"):
+        folder.check(path, now | {"mel.construction": "deferred"}, True)
+
+
 def test_unfinished_run_goes_on_only_when_asked(run):
     with pytest.raises(UserError, match=r"unfinished run.*--ckpt\.load_enable"):
         folder.check(*run, False)
