@@ -1,5 +1,6 @@
 """MEL's trainer on upstream's real class and constructor; only the policy actors are a stand-in."""
 
+import dataclasses
 import inspect
 import math
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 from toy_strategy import MODEL, strategy
 
 from openrlhf_mel import disk
-from openrlhf_mel.run import records
+from openrlhf_mel.run import carried_experiences, records
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -278,6 +279,32 @@ def test_a_steps_kept_ms_go_to_the_policy_with_the_schedules_coefficient(learnin
     assert [(m["step"], m["text"], m["kept"]) for m in archive] == [
         (21, "M 0 0", True), (21, "M 0 1", False), (21, "M 1 0", True),
     ]  # fmt: skip
+
+
+def test_ms_of_earlier_rollouts_are_learned_with_the_steps_own(learning):
+    samples = rollout(1)
+    (old,) = (dataclasses.replace(m, group=dataclasses.replace(m.group, question="old"), carries=1)
+              for m in samples[0].record.candidates)  # fmt: skip
+    info = dataclasses.replace(samples[0].record.rollout, carried=(old,))
+    samples[0].record = dataclasses.replace(samples[0].record, rollout=info)
+    trainer = learning()
+    trainer.train_step(samples, 4)
+    ((_, taken),) = trainer.actor_model_group.calls
+    assert [row.question for row in taken["rows"]] == ["old", "q0"]
+    assert logged(trainer, 5)["mel/kept"] == 2 and not warnings(trainer)
+
+
+def test_a_checkpoint_notes_the_carried_ms_as_they_are_after_its_step(make, tmp_path):
+    """The next rollout, in which a stop may save this step, changes them."""
+    (m,) = rollout(1)[0].record.candidates
+    m.carries = 1
+    trainer = make("--ckpt.save_steps=1")
+    trainer.samples_generator.carried = [m]
+    trainer.save_logs_and_checkpoints(3, {}, {"global_step": 3})
+    m.text, m.token_ids, trainer.samples_generator.carried = "M changed", (9,), []
+    ((_, saved),) = trainer.actor_model_group.calls
+    (row,) = saved["client_states"][carried_experiences.STATE]
+    assert (row["text"], row["token_ids"], row["carries"]) == ("M 0 0", (0, 0), 1)
 
 
 def test_what_upstream_cannot_share_out_is_neither_trained_on_nor_learned(learning):

@@ -35,6 +35,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     ),
     f"{ENGINE}.from_engine_args": ("engine_args",),
     f"{ENGINE}.generate": ("self", "prompt", "sampling_params", "request_id="),
+    f"{ENGINE}.abort": ("self", "request_id"),  # openrlhf_mel/upstream/engine.py
     f"{ENGINE}.is_sleeping": ("self",),
     f"{ENGINE}.collective_rpc": ("self", "method", "args="),
     f"{ENGINE}.reset_prefix_cache": ("self",),
@@ -45,7 +46,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vllm.v1.engine.output_processor.OutputProcessor.get_num_unfinished_requests": ("self",),
     "vllm.inputs.TokensPrompt": ("prompt_token_ids=", "multi_modal_data="),
     "vllm.utils.random_uuid": (),
-    # both samples_generator.py: openrlhf_mel/upstream/ and openrlhf/trainer/ppo_utils/; `n` to `output_kind`: eval/
+    # openrlhf_mel/upstream/ray_engine.py, openrlhf/trainer/ppo_utils/samples_generator.py; `n` to `output_kind`: eval/
     "vllm.SamplingParams": (
         "temperature=", "top_p=", "top_k=", "max_tokens=", "min_tokens=", "skip_special_tokens=", "logprobs=",
         "n=", "seed=", "output_kind=",
@@ -83,7 +84,7 @@ CALLS: dict[str, tuple[str, ...]] = {
 AWAITED = frozenset(
     f"{ENGINE}.{name}"
     for name in (
-        "is_sleeping", "collective_rpc", "reset_prefix_cache", "pause_generation", "resume_generation", "sleep", "wake_up",
+        "abort", "is_sleeping", "collective_rpc", "reset_prefix_cache", "pause_generation", "resume_generation", "sleep", "wake_up",
     )
 )  # fmt: skip
 # Attributes that are read or set: fields, and what a class assigns to `self`.

@@ -123,7 +123,8 @@ def check_status(folder: Path, case: Case, count: int, i: int, outcome: Outcome,
         return pytest.approx(sum(values) / len(values), **near)
 
     status, with_ms = outcome.status, [s for s in steps if s.nll is not None]
-    assert status["mel/learned"] == (case.rollouts[i].meta if case.coefficient(i, count) else 0)
+    rollout = case.rollouts[i]
+    assert status["mel/learned"] == (rollout.meta + rollout.carried if case.coefficient(i, count) else 0)
     assert status["loss/policy"] == mean([s.policy.value for s in steps])
     assert status["actor_grad_norm"] == mean([norm(steps[-1].gradient.values())])
     assert status["policy/entropy"] == mean([-torch.cat(case.data(folder, count)[i].old).mean().item()])

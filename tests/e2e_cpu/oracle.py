@@ -36,6 +36,7 @@ class Rollout:
         equal: whether all Ms' rows have one length, so that ranks get equal shares.
         policy: False: all advantages are 0.
         correct: indices of correct responses; None: about half, at random.
+        carried: number of Ms of earlier rollouts' questions.
     """
 
     questions: int = 4
@@ -44,6 +45,7 @@ class Rollout:
     policy: bool = True
     correct: tuple[int, ...] | None = None
     seed: int = 0
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,7 @@ def sample(rollout: Rollout, log_probs: Callable[[list[int], list[int]], torch.T
     old = [each - ratio.log() for each, ratio in zip(own, ratios, strict=True)]
     context, length = ((25, 25), (6, 6)) if rollout.equal else ((10, 40), (2, 12))
     rows = [_row(ids(*context), ids(*length), i // 2 if i < 4 else i) for i in range(rollout.meta)]
+    rows += [_row(ids(*context), ids(*length), count + i) for i in range(rollout.carried)]
     chosen = random.Random(f"engine {rollout.seed}").choices  # a separate generator leaves the other draws unchanged
     engine = [each - torch.tensor(chosen(ENGINE_RATIOS, k=len(each)), dtype=torch.float64).log() for each in old]
     return Data(prompts, responses, advantages if rollout.policy else [0.0] * count, scores, rows, old, engine)

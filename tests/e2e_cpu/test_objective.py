@@ -51,6 +51,8 @@ CASES = {
         2,
         case(QUESTIONS, *DYNAMIC, rollouts=(Rollout(meta=5), Rollout(meta=1))),
     ),
+    "carried and new Ms": (2, case(rollouts=(Rollout(meta=3, carried=2), Rollout(meta=0, carried=1)))),
+    "carried and new Ms, mean over questions": (1, case(QUESTIONS, rollouts=(Rollout(meta=5, carried=2),))),
     "coefficient 0.3": (1, case("--mel.nll_coef=0.3")),
     "a coefficient for each rollout": (2, case(rollouts=(Rollout(),) * 3, coefficients=(0.5, 0.0, 2.0))),
     "gradient checkpointing": (1, case(CHECKPOINTING, micro_batch=4)),

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from openrlhf_mel import disk
-from openrlhf_mel.run import checkpoint, records
+from openrlhf_mel.run import carried_experiences, checkpoint, records
 from openrlhf_mel.train import EXIT_STOPPED
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -95,8 +95,14 @@ def check_history(run, steps, epochs=1):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.release
-@pytest.mark.parametrize("flags", [SLEEP, ("--train.async_enable",)], ids=["engines and policy sleep", "asynchronous"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(SLEEP, id="engines and policy sleep", marks=pytest.mark.release),
+        pytest.param(("--train.async_enable",), id="asynchronous", marks=pytest.mark.release),
+        pytest.param(("--mel.construction=deferred",), id="deferred"),
+    ],
+)
 def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     flags = (f"--data.max_samples={STEPS * QUESTIONS}", "--ckpt.save_steps=100", *flags)
     process = run.start(*flags)
@@ -109,6 +115,8 @@ def test_a_stop_saves_between_steps_and_a_resume_ends_the_run(run, flags):
     assert not (run.folder / records.STOP).exists()
     (saved,) = checkpoint.find(run.checkpoints)
     assert run.steps()[-1] == saved.step < STEPS
+    carried = list(disk.read_lines(run.folder / records.METRICS))[-1].get("mel/carried_over", 0)
+    assert len(carried_experiences.read(saved.path)) == carried and bool(carried) == ("deferred" in str(flags))
     run.finish(*flags)
     check_history(run, STEPS)
     began = time.monotonic()

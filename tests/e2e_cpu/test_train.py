@@ -160,6 +160,35 @@ def test_engines_and_policy_share_time(train, tmp_path, flags, engine):
         assert not {e["question"] for e in archive} & {r["input"] for r in rows}
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(("--mel.cpu_engine=transformers",), id="transformers", marks=pytest.mark.slow),
+        pytest.param(("--mel.cpu_engine=vllm",), id="vllm", marks=pytest.mark.slow),
+        pytest.param(
+            (*TURNS, "--mel.cpu_engine=vllm"), id="vllm, engines and policy take turns", marks=pytest.mark.release
+        ),
+    ],
+)
+def test_deferred_constructions_are_learned_in_the_step_in_which_they_end(train, flags):
+    out, _ = train(TOY, "--mel.construction=deferred", "--data.max_samples=32", *flags)
+    metrics, archive = lines(out / "metrics.jsonl"), lines(out / "meta_experiences.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4]
+    assert all(0 <= e["step"] - e["drawn_step"] <= 1 for e in archive)
+    assert len({(e["drawn_step"], e["question"]) for e in archive}) == len(archive)  # one pair of a question, once
+    assert not any(e["reason"] == "generation_error" for e in archive)
+    for m in metrics:
+        ended = [e for e in archive if e["step"] == m["step"]]
+        assert len(ended) == m["mel/candidates"] and m["mel/kept"] == m["mel/learned"] == sum(e["kept"] for e in ended)
+        over = [e for e in archive if e["drawn_step"] <= m["step"] < e["step"]]
+        assert m["mel/carried_over"] == len(over)
+        assert len([e for e in archive if e["drawn_step"] == m["step"]]) == m["mel/groups_mixed"]
+        assert m["rollout/logprob_diff_max"] < 1e-3  # engine and policy have the same weights
+        assert 0 <= m["timing/generation_idle"] < 1 and m["mel/overhead"] >= 0
+    assert metrics[-1]["mel/carried_over"] == 0 < sum(m["mel/carried_over"] for m in metrics)
+    changed(out)
+
+
 def steps_learned(state):
     """Return the optimizer steps of a checkpoint's weights, as counted by its engine."""
     import torch

@@ -217,3 +217,34 @@ def test_a_steps_line_has_the_trainers_numbers_and_its_own(make):
     assert expected.items() <= row.items() and row["seconds"] >= 0
     archive = read(run, records.ARCHIVE)
     assert [(m["step"], m["text"], m["kept"]) for m in archive] == [(2, "M 0", True), (2, "M 1", False)]
+
+
+def test_carried_ms_count_in_the_step_in_which_their_construction_ends(make):
+    def carried(text, reason=None):
+        (m,) = record(reason, texts=[text], question="earlier").candidates
+        m.carries, m.replay_tokens = 1, 10
+        return m
+
+    run = make()
+    info = RolloutInfo(
+        9, 3.0, 1.0, carried=(carried("M old"), carried("M lost", "replay_failed")), carried_over=4, carried_wait_s=0.5,
+        rewritten_tokens=7, idle=0.25,
+    )  # fmt: skip
+    made = record(None, rollout=info), record()
+    run.monitor.record_update(5, update(*made, learned=2, rows=2))
+    row = run.monitor.record_step(5, {})
+    expected = {
+        "mel/candidates": 3, "mel/kept": 2, "mel/groups_mixed": 2, "mel/tokens": 23, "mel/carried_over": 4,
+        "mel/rewritten_tokens": 7, "mel/overhead": (23 + 7) / 6, "timing/carried_wait": 0.5,
+        "timing/generation_idle": 0.25,
+    }  # fmt: skip
+    assert expected.items() <= row.items() and not warnings(run)
+    archive = [(m["step"], m["drawn_step"], m["text"], m["kept"]) for m in read(run, records.ARCHIVE)]
+    assert archive == [(5, 1, "M old", True), (5, 1, "M lost", False), (5, 5, "M 0", True)]
+
+
+def test_idleness_is_told_of_a_run_without_ms_too(make):
+    run = make(enable=False)
+    run.monitor.record_update(1, update(record(rollout=RolloutInfo(9, idle=0.125))))
+    row = run.monitor.record_step(1, {})
+    assert row["timing/generation_idle"] == 0.125 and not any(key.startswith("mel/") for key in row)

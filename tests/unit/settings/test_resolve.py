@@ -107,6 +107,18 @@ def test_own_reward_function_takes_the_place_of_the_verifier(yaml):
         ("", ["--vllm.enable_sleep", "--train.async_enable"], "--vllm.enable_sleep: not possible with --train.async"),
         ("", ["--vllm.enable_sleep"], "--vllm.enable_sleep: only for --train.colocate_all"),
         ("", ["--train.partial_rollout_enable"], "--train.partial_rollout_enable: only for --train.async_enable"),
+        ("", ["--mel.construction=later"], "--mel.construction: found 'later', expected one of streaming, deferred"),
+        ("", ["--mel.max_carries=0"], "--mel.max_carries: found 0, expected at least 1"),
+        (
+            "",
+            ["--mel.construction=deferred", "--train.async_enable"],
+            "--mel.construction deferred: not with --train.async_enable, whose rollouts overlap the training already; use",
+        ),
+        (
+            "",
+            ["--mel.construction=deferred", "--algo.dynamic_filtering_enable"],
+            "--mel.construction deferred: not with --algo.dynamic_filtering_enable: the run's last questions may all be",
+        ),
         ("", ["--rollout.vllm_generate_batch_size=9"], "--rollout.vllm_generate_batch_size 9: more than"),
         (
             "",
