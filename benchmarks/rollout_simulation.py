@@ -1,11 +1,12 @@
 """A rollout with meta-experiences on several engines, simulated: what construction costs in generation time. Pure.
 
-    python -m benchmarks.rollout_simulation [--curve 1:0.02,64:0.03,...] [--steps 12] [--seeds 5]
+    python -m benchmarks.rollout_simulation [--curve 1:0.02,64:0.03,...] [--steps 8] [--seeds 3]
 
-An engine decodes all of its requests together: one token each in the seconds that its curve gives for a batch of that
-size. It takes at most `slots` requests, the others wait in their order. The prefill of a prompt stops its decoding. A
-request goes to the engine with the fewest. When a group of responses is finished and mixed, its M is written, then
-replayed. The ways of construction are:
+An engine (`engine_model.py`) decodes all of its requests together: one token each in the seconds that its curve gives
+for a batch of that size. It takes at most `slots` requests, the others wait in their order. The prefill of a prompt
+stops its decoding. As in a run, a group goes to the engine with the fewest requests, and a construction to the one with
+the fewest constructions. When a group of responses is finished and mixed, its M is written, then replayed. The ways of
+construction are:
 
     none       no construction: GRPO's rollout
     barrier    all of them after the rollout's last response
@@ -14,54 +15,23 @@ replayed. The ways of construction are:
                an M in the making is written anew, a finished one only replayed; a pair is carried `max_carries` times,
                then the rollout waits for it
 
-Prints generation time against `none`, and constructions that were finished, carried and rewritten.
+Prints generation time against `none`, and constructions that were finished and carried. Takes half a minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import bisect
-import heapq
-import itertools
 import math
 import random
 import statistics
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
+
+from benchmarks.engine_model import Done, EngineModel, Engines
 
 Construction = Literal["none", "barrier", "streaming", "deferred"]
 KINDS: tuple[Construction, ...] = ("none", "barrier", "streaming", "deferred")
-
-
-@dataclass(frozen=True)
-class EngineModel:
-    """What an engine does in a second.
-
-    Attributes:
-        curve: (requests in the batch, seconds of a decoding step), ascending; linear in between, and beyond the last as
-            between the last two.
-        slots: requests that it decodes at most together.
-        prefill: prompt tokens a second.
-    """
-
-    curve: tuple[tuple[int, float], ...]
-    slots: int = 128
-    prefill: float = math.inf
-
-    def step_s(self, batch: int) -> float:
-        """Seconds of a decoding step."""
-        if len(self.curve) == 1:
-            return self.curve[0][1]
-        at = min(max(bisect.bisect_left(self.curve, (batch, -math.inf)), 1), len(self.curve) - 1)
-        (low, fast), (high, slow) = self.curve[at - 1], self.curve[at]
-        return fast + (slow - fast) * (max(batch, low) - low) / (high - low)
-
-    def best_rate(self) -> float:
-        """Most tokens a second: at a corner of the curve, or with every slot in use."""
-        batches = {min(batch, self.slots) for batch, _ in self.curve} | {self.slots}
-        return max(batch / self.step_s(batch) for batch in batches)
 
 
 @dataclass(frozen=True)
@@ -77,22 +47,6 @@ class Lengths:
         return min(self.most, max(16, int(self.median * rng.lognormvariate(0, self.sigma))))
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A rollout's requests: `mixed` is the share of groups that construct an M."""
-
-    questions: int = 128
-    group: int = 8
-    mixed: float = 0.5
-    responses: Lengths = Lengths(665, 0.9, 8192)
-    experiences: Lengths = Lengths(350, 0.5, 2048)
-    prompt: int = 150  # tokens; an M's prompt has two responses besides, a replay's prompt the M
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.mixed <= 1:
-            raise ValueError(f"mixed: found {self.mixed}, expected a share from 0 to 1")
-
-
 @dataclass
 class Pair:
     """A pair under construction. `written`: its M is finished, so that only the replay is left."""
@@ -102,6 +56,45 @@ class Pair:
     context: int
     carries: int = 0
     written: bool = False
+
+
+class Work(Protocol):
+    """The requests of rollouts. `prompt`: a question's tokens; an M's replay prompt has the M besides."""
+
+    prompt: int
+
+    def groups(self, seed: int, number: int) -> list[tuple[list[int], Pair | None]]:
+        """Of a seed's rollout `number`, each group's lengths, and its pair where it is mixed; the same in every call."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests drawn at random: `mixed` is the share of groups that construct an M."""
+
+    questions: int = 128
+    group: int = 8
+    mixed: float = 0.5
+    responses: Lengths = Lengths(665, 0.9, 8192)
+    experiences: Lengths = Lengths(350, 0.5, 2048)
+    prompt: int = 150  # tokens; an M's prompt has two responses besides
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mixed <= 1:
+            raise ValueError(f"mixed: found {self.mixed}, expected a share from 0 to 1")
+
+    def groups(self, seed: int, number: int) -> list[tuple[list[int], Pair | None]]:
+        """See `Work`."""
+        rng, found = random.Random(f"{seed}/{number}"), []
+        for _ in range(self.questions):
+            lengths = [self.responses.draw(rng) for _ in range(self.group)]
+            mixed = rng.random() < self.mixed
+            pair = Pair(
+                self.experiences.draw(rng),
+                self.responses.draw(rng),
+                self.prompt + sum(rng.sample(lengths, min(2, len(lengths)))),
+            )
+            found.append((lengths, pair if mixed else None))
+        return found
 
 
 @dataclass(frozen=True)
@@ -123,79 +116,23 @@ class Rollout:
     idle: float
 
 
-class Engine:
-    """Decodes its requests together, in virtual time: the decoding steps that each of them has had."""
-
-    def __init__(self, model: EngineModel) -> None:
-        self._model = model
-        self._now = self._steps = self._prefill_s = 0.0
-        self._running: list[tuple[float, int, int, Callable[[float], None]]] = []
-        self._waiting: deque[tuple[int, int, Callable[[float], None]]] = deque()
-        self._order = itertools.count()
-
-    def __len__(self) -> int:
-        return len(self._running) + len(self._waiting)
-
-    def add(self, now: float, prompt: int, tokens: int, done: Callable[[float], None]) -> None:
-        """A request of `tokens` new tokens; `done` is called with its end."""
-        self._advance(now)
-        self._waiting.append((prompt, tokens, done))
-        self._fill()
-
-    def next_end(self) -> float:
-        """When its next request ends, if nothing is added."""
-        if not self._running:
-            return math.inf
-        left = self._running[0][0] - self._steps
-        return self._now + self._prefill_s + left * self._model.step_s(len(self._running))
-
-    def end_next(self) -> tuple[float, Callable[[float], None]]:
-        """End the next request: when, and what to call."""
-        now = self.next_end()
-        self._advance(now)
-        *_, done = heapq.heappop(self._running)
-        self._fill()
-        return now, done
-
-    def break_off(self, now: float) -> int:
-        """Drop every request. Returns the tokens that they had."""
-        self._advance(now)
-        lost = sum(tokens - math.ceil(end - self._steps) for end, _, tokens, _ in self._running)
-        self._running, self._waiting, self._prefill_s = [], deque(), 0.0
-        return lost
-
-    def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._model.slots:
-            prompt, tokens, done = self._waiting.popleft()
-            self._prefill_s += prompt / self._model.prefill
-            heapq.heappush(self._running, (self._steps + tokens, next(self._order), tokens, done))
-
-    def _advance(self, now: float) -> None:
-        passed, self._now = now - self._now, now
-        prefilled = min(passed, self._prefill_s)
-        self._prefill_s -= prefilled
-        if self._running:
-            self._steps += (passed - prefilled) / self._model.step_s(len(self._running))
-
-
 @dataclass
 class _Step:
     """One rollout under way."""
 
     kind: Construction
-    engines: list[Engine]
-    work: Workload
-    rng: random.Random
+    engines: Engines
+    groups: list[tuple[list[int], Pair | None]]
+    prompt: int
     max_carries: int
-    left: int  # responses that have not arrived
+    left: int = 0  # responses that have not arrived
     tokens: int = 0
     finished: int = 0
     open: dict[int, Pair] = field(default_factory=dict)
     later: list[Pair] = field(default_factory=list)  # of the barrier
 
-    def submit(self, now: float, prompt: int, tokens: int, done: Callable[[float], None]) -> None:
-        self.tokens += tokens
-        min(self.engines, key=len).add(now, prompt, tokens, done)
+    def __post_init__(self) -> None:
+        self._constructing = [0] * len(self.engines)
 
     def construct(self, now: float, pair: Pair) -> None:
         self.open[id(pair)] = pair
@@ -206,29 +143,34 @@ class _Step:
 
         def written(now: float) -> None:
             pair.written = True
-            self.submit(now, self.work.prompt + pair.experience, pair.replay, replayed)
+            self._submit(now, self.prompt + pair.experience, pair.replay, replayed)
 
         if pair.written:
             written(now)
         else:
-            self.submit(now, pair.context, pair.experience, written)
+            self._submit(now, pair.context, pair.experience, written)
+
+    def _submit(self, now: float, prompt: int, tokens: int, done: Done) -> None:
+        index = self._constructing.index(min(self._constructing))
+        self._constructing[index] += 1
+        self.tokens += tokens
+
+        def ended(now: float) -> None:
+            self._constructing[index] -= 1
+            done(now)
+
+        self.engines.add(index, now, prompt, tokens, ended)
 
     def respond(self, now: float) -> None:
         """Send all responses' requests, group by group."""
-        for _ in range(self.work.questions):
-            lengths = [self.work.responses.draw(self.rng) for _ in range(self.work.group)]
-            # drawn in the same order whatever the way of construction
-            mixed = self.rng.random() < self.work.mixed
-            pair = Pair(
-                self.work.experiences.draw(self.rng),
-                self.work.responses.draw(self.rng),
-                self.work.prompt + sum(self.rng.sample(lengths, min(2, len(lengths)))),
-            )
-            arrived = self._arrival(len(lengths), pair if mixed else None)
+        for lengths, pair in self.groups:
+            self.left += len(lengths)
+            self.tokens += sum(lengths)
+            arrived, index = self._arrival(len(lengths), pair), self.engines.fewest()
             for length in lengths:
-                self.submit(now, self.work.prompt, length, arrived)
+                self.engines.add(index, now, self.prompt, length, arrived)
 
-    def _arrival(self, size: int, pair: Pair | None) -> Callable[[float], None]:
+    def _arrival(self, size: int, pair: Pair | None) -> Done:
         missing = size
 
         def arrived(now: float) -> None:
@@ -245,14 +187,12 @@ class _Step:
 
 
 def rollouts(
-    kind: Construction, model: EngineModel, work: Workload, engines: int, steps: int, seed: int, max_carries: int = 1
+    kind: Construction, model: EngineModel, work: Work, engines: int, steps: int, seed: int, max_carries: int = 1
 ) -> Iterator[Rollout]:
     """Simulate `steps` rollouts in a row. Lengths depend on the seed alone, so that ways of construction are paired."""
     carried: list[Pair] = []
     for number in range(steps):
-        # a rollout's own generator: how many draws an earlier one has made does not matter
-        rng = random.Random(f"{seed}/{number}")
-        step = _Step(kind, [Engine(model) for _ in range(engines)], work, rng, max_carries, work.questions * work.group)
+        step = _Step(kind, Engines(model, engines), work.groups(seed, number), work.prompt, max_carries)
         found, carried = _simulate(step, carried, model)
         yield found
 
@@ -263,23 +203,22 @@ def _simulate(step: _Step, carried: list[Pair], model: EngineModel) -> tuple[Rol
     step.respond(0.0)
     now, responded, lost = 0.0, 0.0, 0
     while True:
-        engine = min(step.engines, key=Engine.next_end)
-        if engine.next_end() == math.inf:
+        if step.engines.next_end() == math.inf:
             if not step.later:
                 break
             waiting, step.later = step.later, []
             for pair in waiting:
                 step.construct(now, pair)
             continue
-        now, done = engine.end_next()
+        now, done = step.engines.end_next()
         waited = step.left == 0
         done(now)
         responded = responded if waited else now
         if step.kind == "deferred" and not step.left and all(p.carries < step.max_carries for p in step.open.values()):
-            lost = sum(each.break_off(now) for each in step.engines)
+            lost = step.engines.break_off(now)
             break
     left = list(step.open.values())
-    unborn = sum((0 if pair.written else pair.experience) + (pair.replay if pair.written else 0) for pair in left)
+    unborn = sum(pair.replay if pair.written else pair.experience for pair in left)
     for pair in left:
         pair.carries += 1
     made = step.tokens - unborn + lost
@@ -288,7 +227,7 @@ def _simulate(step: _Step, carried: list[Pair], model: EngineModel) -> tuple[Rol
 
 
 def against_none(
-    model: EngineModel, work: Workload, engines: int, steps: int, seeds: Sequence[int], warm_up: int = 2
+    model: EngineModel, work: Work, engines: int, steps: int, seeds: Sequence[int], warm_up: int = 2
 ) -> dict[Construction, tuple[float, float, float, float]]:
     """(generation time against `none`, its standard deviation over seeds, finished and carried pairs a step)."""
     found: dict[Construction, tuple[float, float, float, float]] = {}
@@ -310,8 +249,8 @@ def main() -> None:
     """Print a table over medians, engines, slots and prefill."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--curve", default="1:1,96:2", help="BATCH:SECONDS,... of a decoding step, as measured")
-    parser.add_argument("--steps", type=int, default=12, help="rollouts in a row, of which two are not counted")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="rollouts in a row, of which two are not counted")
+    parser.add_argument("--seeds", type=int, default=3)
     own = parser.parse_args()
     pairs = (point.split(":") for point in own.curve.split(","))
     curve = tuple((int(batch), float(seconds)) for batch, seconds in pairs)

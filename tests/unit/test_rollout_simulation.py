@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.rollout_simulation import KINDS, Engine, EngineModel, Lengths, Workload, rollouts
+from benchmarks.engine_model import Engine, EngineModel, Engines
+from benchmarks.rollout_simulation import KINDS, Lengths, Workload, rollouts
 
 SECOND = EngineModel(((1, 1.0),))  # a token each in a second, whatever the batch
 ONE = Workload(questions=1, group=2, mixed=1.0, responses=Lengths(100, 0, 999), experiences=Lengths(30, 0, 999))
@@ -31,6 +32,29 @@ def test_requests_share_the_steps_wait_for_slots_and_for_prefill():
         done(now)
     # 2 s of prefill, 5 steps of 2 s, 1 s of prefill, 5 steps of 2 s for the two that are left
     assert ends == [12.0, 23.0, 23.0] and not len(engine)
+
+
+def test_of_several_engines_the_next_end_is_found_after_every_change():
+    engines, ends = Engines(SECOND, 3), []
+    assert engines.next_end() == math.inf
+    for index, tokens in ((0, 9), (1, 5), (1, 7), (2, 6)):
+        engines.add(index, 0.0, 0, tokens, ends.append)
+    assert engines.fewest() == 0
+    now, done = engines.end_next()
+    done(now)
+    engines.add(2, 5.0, 0, 1, ends.append)  # two ends at the same time
+    while engines.next_end() < 9:
+        now, done = engines.end_next()
+        done(now)
+    assert ends == [5, 6, 6, 7] and engines.break_off(8.0) == 8 and engines.next_end() == math.inf
+
+
+def test_a_group_stays_together_and_constructions_are_spread():
+    """Two groups on two engines, in batches of two: the second group's responses do not wait for the first's."""
+    two = EngineModel(((1, 1.0), (2, 2.0)))
+    work = Workload(questions=2, group=2, mixed=1.0, responses=Lengths(100, 0, 999), experiences=Lengths(30, 0, 999))
+    (none,), (streaming,) = (simulated(kind, two, work, engines=2) for kind in ("none", "streaming"))
+    assert none.seconds == 200 and streaming.seconds == 330
 
 
 @pytest.mark.parametrize(
