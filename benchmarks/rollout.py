@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,13 +150,15 @@ def measured_model(engines: list[Any], slots: int, script: Script) -> tuple[Engi
     """The engines as the simulation takes them, all of them busy; what a request costs besides is prompt tokens."""
     import ray
 
-    def median(call: Callable[[Any], Any]) -> float:
-        tries = [statistics.fmean(ray.get([call(engine) for engine in engines])) for _ in range(TRIES + 1)]
-        return statistics.median(tries[1:])
+    def seconds(method: str, *args: int) -> float:
+        return statistics.fmean(ray.get([getattr(engine, method).remote(*args) for engine in engines]))
 
     batches = sorted({2**power for power in range(slots.bit_length()) if 2**power <= slots} | {slots})
-    curve = tuple((batch, median(lambda e, b=batch: e.step_s.remote(b, *CURVE))) for batch in batches)
-    short, long = (median(lambda e, t=tokens: e.prefill_s.remote(PREFILLS, t)) / PREFILLS for tokens in (SHORT, LONG))
+    calls = [("step_s", batch, *CURVE) for batch in batches] + [("prefill_s", PREFILLS, t) for t in (SHORT, LONG)]
+    # In turn, so that a disturbance does not hit one figure alone; the first round warms up.
+    rounds = [[seconds(*call) for call in calls] for _ in range(TRIES + 1)][1:]
+    *steps, short, long = map(statistics.median, zip(*rounds, strict=True))
+    curve, short, long = tuple(zip(batches, steps, strict=True)), short / PREFILLS, long / PREFILLS
     rate = (LONG - SHORT) / max(long - short, 1e-9)
     besides = max(0, round(short * rate - SHORT))
     costly = dataclasses.replace(script, prompt=script.prompt + besides, analysis=script.analysis + besides)

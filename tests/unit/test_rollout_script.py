@@ -1,4 +1,4 @@
-"""`benchmarks/rollout_script.py`: answers that depend on nothing but their request, with the toy's tokenizer."""
+"""`benchmarks/rollout.py`: answers that depend on nothing but their request, with the toy's tokenizer; when it fails."""
 
 import statistics
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from benchmarks.rollout import Measured, told
 from benchmarks.rollout_script import HEADINGS, HEADINGS_TOKENS, Script, asked, is_right
-from benchmarks.rollout_simulation import Lengths
+from benchmarks.rollout_simulation import KINDS, Lengths
 from openrlhf_mel.method.experience import read_sections
 from openrlhf_mel.prompts import PromptFormat, Templates
 
@@ -90,3 +91,27 @@ def test_nothing_is_longer_than_the_context(scale, tokenizer, prompts):
     longest = "7" * script.longest("response")
     analysis = size(tokenizer, prompts.analysis(names[-1], longest, longest))
     assert analysis + script.longest("experience") <= script.context
+
+
+@pytest.mark.parametrize(
+    ("deferred", "simulated", "finished", "failed"),
+    [
+        (10.5, 10.0, 16.0, []),
+        (10.8, 10.6, 15.3, []),
+        (10.9, 10.5, 16.0, ["takes 1.090"]),
+        (10.9, 10.5, 15.0, ["takes 1.090", "finishes 15.00"]),
+        (10.0, 10.0, 17.0, ["finishes 17.00"]),
+    ],
+)
+def test_it_fails_beyond_both_limits_of_time_or_on_other_constructions(deferred, simulated, finished, failed):
+    def of(seconds, constructed):
+        return {
+            kind: [
+                Measured(seconds if kind == "deferred" else 10.0, constructed if kind == "deferred" else 16.0, *[0] * 4)
+            ]
+            for kind in KINDS
+        }
+
+    lines, found = told(665, of(deferred, finished), of(simulated, 16.0))
+    assert len(lines) == 4 and len(found) == len(failed)
+    assert all(part in line for part, line in zip(failed, found, strict=True))
