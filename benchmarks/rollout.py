@@ -256,7 +256,7 @@ def main() -> None:
     engines, tokenizer = start(own.slots, script.context)
     print(f"engines answer after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     model, costly = measured_model(engines, own.slots, script)
-    points = ",".join(f"{batch}:{seconds:.5f}" for batch, seconds in model.curve)
+    points = ", ".join(f"{batch}:{seconds:.5f}" for batch, seconds in model.curve)
     print(
         f"Lengths divided by {own.scale:g}; {own.questions} questions x {script.group} responses on {ENGINES} engines of "
         f"{own.slots} slots; {own.repeats} repeats of {own.steps} counted rollouts.\n\nBatch curve (seconds of a step): "
