@@ -5,7 +5,7 @@
 
 Two engines of vLLM's CPU build with the toy model serve the package's own generator. Lengths, verdicts and texts are
 scripted (`rollout_script.py`); what is real is every token's time, the queues, the aborts and Ray. Each repeat runs the
-same questions with each way of construction, first one rollout that is not counted, then `--steps`. Beside the figures
+same questions with each way of construction, first two rollouts that are not counted, then `--steps`. Beside the figures
 are those of the simulation (`rollout_simulation.py`) with the same lengths and the engines' measured batch curve.
 Prints Markdown tables. Fails when deferred construction takes more than 1.05 of the time without construction and more
 than the simulation's figure + 0.03, or finishes 5% fewer or more constructions a step than streaming.
@@ -34,7 +34,7 @@ from openrlhf_mel.settings.mel_options import MELConfig
 ROOT = Path(__file__).resolve().parents[1]
 TOY = ROOT / "data" / "toy"
 ENGINES = 2
-WARM_UP = 1  # rollouts; deferred construction has nothing to go on with in the first
+WARM_UP = 2  # rollouts; deferred construction has nothing to go on with in the first, and more than later in the second
 LIMIT, ABOVE_SIMULATION, FINISHED = 1.05, 0.03, 0.05
 CURVE = (100, 64)  # tokens of each prompt, and new ones: the context of a response under way
 SHORT, LONG, PREFILLS = 16, 128, 64  # tokens of the prompts whose prefill is measured, and their number

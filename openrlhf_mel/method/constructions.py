@@ -27,10 +27,11 @@ class Constructions:
         self._constructor, self._max_carries = constructor, max_carries
         self._tasks: dict[asyncio.Task[None], MetaExperience] = {}
 
-    def start(self, candidates: Iterable[MetaExperience]) -> None:
-        """Start the construction of each."""
+    async def start(self, candidates: Iterable[MetaExperience]) -> None:
+        """Start the construction of each; returns when their first requests are on the way to the engines."""
         for m in candidates:
-            self._tasks[asyncio.get_running_loop().create_task(self._constructor.construct(m))] = m
+            self._tasks[asyncio.create_task(self._constructor.construct(m))] = m
+        await asyncio.sleep(0)  # lets each run up to its first wait
 
     async def finish(self) -> None:
         """Wait for all constructions."""

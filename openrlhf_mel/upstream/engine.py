@@ -34,14 +34,11 @@ class RolloutEngine(_UpstreamEngine):
         """Tokens generated since `begin_counting`."""
         return self._timeline
 
-    def aborted_tokens(self) -> int:
-        """Tokens generated for requests that were aborted since `begin_counting`."""
-        return self._aborted
-
-    async def until_idle(self) -> None:
-        """Wait until no request waits or runs."""
+    async def until_idle(self) -> int:
+        """Wait until no request waits or runs. Returns the tokens of requests aborted since `begin_counting`."""
         while self.get_num_unfinished_requests():
             await asyncio.sleep(_IDLE_POLL_S)
+        return self._aborted
 
     def _counting(self, generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         """vLLM's `generate`, with each request's new tokens counted as they arrive."""

@@ -14,7 +14,7 @@ from openrlhf_mel.upstream.agent_executor import unjudged
 
 
 class RayEngine:
-    """`construction.Engine` over upstream's rollout actors; each request goes to the actor with the fewest requests.
+    """`construction.Engine` over upstream's rollout actors; each request goes to the actor with the fewest of them.
 
     Cancelling a coroutine cancels the actor's call, on which the engine aborts its requests: cancelling the driver's
     future alone would change nothing in the actor.
@@ -57,9 +57,8 @@ class RayEngine:
         """Wait until the cancelled calls have ended and no engine has a request. Returns the tokens they had generated."""
         calls, self._cancelled = self._cancelled, []
         ended = await asyncio.gather(*(asyncio.wrap_future(call.future()) for call in calls), return_exceptions=True)
-        await asyncio.gather(*(asyncio.wrap_future(engine.until_idle.remote().future()) for engine in self._engines))
         aborted = await asyncio.gather(
-            *(asyncio.wrap_future(engine.aborted_tokens.remote().future()) for engine in self._engines)
+            *(asyncio.wrap_future(engine.until_idle.remote().future()) for engine in self._engines)
         )
         return sum(aborted) + sum(map(_generated, ended))
 

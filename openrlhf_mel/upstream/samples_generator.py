@@ -154,10 +154,9 @@ class MetaExperienceGenerator(SamplesGenerator):
         if self.stop_file and self.stop_file.exists():
             raise Stopped
 
-    def _start(self, candidates: Sequence[MetaExperience]) -> None:
-        if candidates:
-            self._first_start = self._first_start or time.monotonic()
-            self._loop.call_soon_threadsafe(self._constructions.start, candidates)
+    def _start(self, candidates: Sequence[MetaExperience]) -> futures.Future:
+        self._first_start = self._first_start or time.monotonic()
+        return asyncio.run_coroutine_threadsafe(self._constructions.start(candidates), self._loop)
 
     def _finished_of(self, candidates: Sequence[MetaExperience]) -> list[MetaExperience]:
         going_on = set(map(id, self.carried))
@@ -167,7 +166,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         """As upstream's; for training it also requests the engine's log-probs where they are compared."""
         if not self._evaluating and self.carried and self._episodes.learns(self.rollouts):
             self._resumed, self.carried = self.carried, []
-            self._start(self._resumed)  # first in the engines' queues
+            self._start(self._resumed).result()  # before the rollout's own requests
         given = self.args
         if not self._evaluating and rollout_log_probs.measured(self.mel, given.rollout.top_p):
             self.args = rollout_log_probs.asking(given)
@@ -191,7 +190,8 @@ class MetaExperienceGenerator(SamplesGenerator):
         group, candidates = self._group([response for response, _ in members]), []
         if self.mel.enable and not self._filtered_out(group):
             candidates = self._constructor.candidates(group)
-            self._start(candidates)
+            if candidates:
+                self._start(candidates)
         self._finished.append(_Finished(members[0][1], group, candidates))
 
     def _filtered_out(self, group: Group) -> bool:

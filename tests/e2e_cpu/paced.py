@@ -35,15 +35,13 @@ class Paced:
     def timeline(self):
         return self._timeline
 
-    def aborted_tokens(self):
-        return self._aborted
-
     async def get_num_unfinished_requests(self):
         return sum(self.running.values())
 
     async def until_idle(self):
         while sum(self.running.values()):
             await asyncio.sleep(STEP_S)
+        return self._aborted
 
     async def weights(self, changing):
         """The policy is about to change them, or has."""

@@ -55,12 +55,10 @@ class Scripted:
         while self.running:
             await asyncio.sleep(0.01)
         self.events.append((time.monotonic(), "idle", ""))
+        return self.aborted
 
     async def begin_counting(self):
         self.aborted = 0
-
-    async def aborted_tokens(self):
-        return self.aborted
 
     async def timeline(self):
         return TokenTimeline()

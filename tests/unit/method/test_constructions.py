@@ -109,7 +109,7 @@ def test_an_m_in_the_making_is_written_anew_and_a_written_one_is_only_replayed()
     async def rollouts():
         made, constructor = constructions(engine)
         ms = {name: constructor.candidates(group(name))[0] for name in "abc"}
-        made.start(ms.values())
+        await made.start(ms.values())
         await asyncio.sleep(5)
         await made.finish_those_at_their_bound()  # none is
         lost = await made.break_off()
@@ -118,7 +118,7 @@ def test_an_m_in_the_making_is_written_anew_and_a_written_one_is_only_replayed()
         assert not ms["a"].token_ids and ms["b"].token_ids and ms["b"].reason is None
         text, engine.requests = ms["b"].text, []
         made.carried, resumed = [], made.carried
-        made.start(resumed)
+        await made.start(resumed)
         await made.finish_those_at_their_bound()
         assert await made.break_off() == 0 and made.carried == []
         assert engine.requests == [("M", "a"), ("replay", "b"), ("replay", "a")]
@@ -133,7 +133,7 @@ def test_a_construction_that_fails_in_the_code_ends_the_run():
     async def rollout():
         made, constructor = constructions(engine)
         constructor._read = lambda m: 1 / 0
-        made.start(constructor.candidates(group("a")))
+        await made.start(constructor.candidates(group("a")))
         await asyncio.sleep(5)
         await made.break_off()
 
@@ -158,11 +158,11 @@ def test_none_is_lost_none_ends_twice_and_lengths_are_those_of_streaming(seed, m
         made.carried = [carried_experiences.from_row(json.loads(row)) for row in saved]
         for step in range(len(learned), len(names)):
             mine, made.carried = made.carried, []
-            made.start(mine)
+            await made.start(mine)
             for name in names[step]:
                 await asyncio.sleep(lasts[step] / 6)
                 mine = [*mine, *constructor.candidates(group(name, step))]
-                made.start(mine[-1:])
+                await made.start(mine[-1:])
             if kills and rng.random() < 0.1:
                 return saved
             if step + 1 == len(names):
