@@ -45,7 +45,7 @@ class Script:
 
     responses: Lengths = RESPONSES
     experiences: Lengths = EXPERIENCES
-    scale: float = 16
+    scale: float = 32
     questions: int = 32
     group: int = 8
     mixed: float = 0.5

@@ -76,9 +76,8 @@ def check(run_dir: Path, config: dict[str, Any], resume: bool) -> bool:
         raise UserError(f"{flag}: not empty and not a run of this package; choose another folder")
     if told.get("finished") and not resume:
         raise UserError(f"{flag}: holds a finished run; choose another folder, or remove it")
-    # What the run's version did not know was as its default is. Tuples are lists in a file.
-    before = mel_options.defaults()
-    old, config = before | told["config"], before | json.loads(json.dumps(config))
+    before = mel_options.of_earlier_versions()
+    old, config = before | told["config"], before | json.loads(json.dumps(config))  # tuples are lists in a file
     differing = [k for k in sorted(old.keys() | config.keys()) if k not in _RUN_KEYS and old.get(k) != config.get(k)]
     if differing:
         k = differing[0]

@@ -198,18 +198,23 @@ def _correction(values: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _deferral(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
-    """What leaves deferred constructions nothing to gain, or may leave them no step to be learned in."""
-    if not mel.enable or mel.construction != "deferred":
-        return
-    flag, advice = "--mel.construction deferred", "use --mel.construction streaming"
+def undeferrable(values: dict[str, Any]) -> list[str]:
+    """Why constructions cannot be deferred: what leaves nothing to gain, or may leave no step to learn their Ms in."""
+    found = []
     if values["train.async_enable"]:
-        yield f"{flag}: not with --train.async_enable, whose rollouts overlap the training already; {advice}"
+        found.append("not with --train.async_enable, whose rollouts overlap the training already")
     if values["algo.dynamic_filtering_enable"]:
-        yield (
-            f"{flag}: not with --algo.dynamic_filtering_enable: the run's last questions may all be filtered out, and no "
-            f"step would be left for the Ms before them; {advice}"
+        found.append(
+            "not with --algo.dynamic_filtering_enable: the run's last questions may all be filtered out, and no step "
+            "would be left for the Ms before them"
         )
+    return found
+
+
+def _deferral(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:
+    if mel.enable and mel.construction == "deferred":
+        for reason in undeferrable(values):
+            yield f"--mel.construction deferred: {reason}; use --mel.construction streaming"
 
 
 def _unsupported(mel: MELConfig, values: dict[str, Any]) -> Iterator[str]:

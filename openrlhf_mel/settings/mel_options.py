@@ -17,6 +17,7 @@ from openrlhf_mel.settings.paradigms import Algorithm
 Runtime = Literal["auto", "cuda", "cpu"]
 Device = Literal["cuda", "cpu"]  # what a run finds on a machine
 Construction = Literal["streaming", "deferred"]
+BEFORE_DEFERRAL: Construction = "streaming"  # of runs that began before there was a choice
 CPUEngine = Literal["auto", "vllm", "transformers"]
 
 
@@ -66,9 +67,10 @@ class MELConfig:
     max_new_tokens: int | None = option(None, "maximum tokens of M; none: a quarter of data.max_len", low=1)
     temperature: float = option(1.0, "sampling temperature of M", low=0.0)
     top_p: float = option(1.0, "top-p of M", above=0.0, high=1.0)
-    construction: Construction = option(
-        "streaming",
-        "what a rollout does with Ms unfinished at its last response: wait for them, or go on with them in the next one",
+    construction: Construction | None = option(
+        None,
+        "what a rollout does with Ms unfinished at its last response: wait for them, or go on with them in the next one; "
+        "none: deferred, where it is possible",
     )
     max_carries: int = option(1, "how often a deferred M may go on in a next rollout; then it is waited for", low=1)
     validation: Literal["replay", "none"] = option("replay", "keep M only if a replay with it succeeds (Eq. 6)")
@@ -188,9 +190,9 @@ def option_names() -> list[str]:
     return [f.name for f in dataclasses.fields(MELConfig)]
 
 
-def defaults() -> dict[str, Any]:
-    """The default of every option, by its dotted name (`mel.seed`)."""
-    return {f"mel.{f.name}": f.default for f in dataclasses.fields(MELConfig)}
+def of_earlier_versions() -> dict[str, Any]:
+    """What a run of a version without an option did: its default, by the option's dotted name (`mel.seed`)."""
+    return {f"mel.{f.name}": f.default for f in dataclasses.fields(MELConfig)} | {"mel.construction": BEFORE_DEFERRAL}
 
 
 def help_lines() -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from openrlhf_mel.errors import UserError, collecting, raise_all
 from openrlhf_mel.settings import flags, mel_options, vllm_build, yaml_and_flags
-from openrlhf_mel.settings.contradictions import find_contradictions
-from openrlhf_mel.settings.mel_options import CPUEngine, Device, MELConfig, Runtime
+from openrlhf_mel.settings.contradictions import find_contradictions, undeferrable
+from openrlhf_mel.settings.mel_options import BEFORE_DEFERRAL, Construction, CPUEngine, Device, MELConfig, Runtime
 from openrlhf_mel.settings.objections import objections
 from openrlhf_mel.settings.paradigms import ESTIMATOR, PARADIGMS, Algorithm
 
@@ -113,6 +113,7 @@ def resolve(
             argv += tokens
     raise_all(found)
     values = vars(flags.parser().parse_args(argv))
+    mel = replace(mel, construction=mel.construction or _construction(values, before))
     for objection in objections(mel.algorithm, values, upstream_given):
         if objection.advice is None:
             warnings.append(objection.fault)
@@ -129,6 +130,13 @@ def resolve(
     else:
         contradictions += found
     return Settings(mel, values, argv, run_dir, tuple(warnings))
+
+
+def _construction(values: dict[str, Any], before: Mapping[str, Any]) -> Construction:
+    """The construction of a run that names none; one that is resumed goes on as it began."""
+    if before:
+        return before.get("mel.construction", BEFORE_DEFERRAL)
+    return "streaming" if undeferrable(values) else "deferred"
 
 
 def _overruled(algorithm: Algorithm, given: dict[str, Any], before: Mapping[str, Any]) -> Iterator[str]:

@@ -135,7 +135,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         Returns:
             Tokens that were generated in vain, and seconds of waiting for what must not be broken off.
         """
-        if self.mel.construction == "streaming" or not self._episodes.can_carry(self.rollouts):
+        if self.mel.construction != "deferred" or not self._episodes.can_carry(self.rollouts):
             self._wait(self._constructions.finish())
             return 0, 0.0
         begun = time.monotonic()

@@ -21,7 +21,8 @@ actor: {{model_name_or_path: {REPO}/data/toy/model, adam: {{lr: 1e-3}}, lr_sched
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384, max_samples: 56}}
 rollout: {{batch_size: 8, n_samples_per_prompt: 8, max_new_tokens: 64, micro_batch_size: 32}}
 train: {{batch_size: 64, micro_batch_size: 32, agent_func_path: {AGENT}}}
-mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: vllm, cpu_dtype: fp32}}
+mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: vllm, cpu_dtype: fp32,
+       construction: streaming}}
 """
 STEPS = 7
 HANDED_OVER = 4  # steps whose rollouts used the policy's weights; the engine drops all later weight syncs

@@ -26,7 +26,8 @@ actor: {{model_name_or_path: {REPO}/data/toy/model, adam: {{lr: 1e-4}}, lr_warmu
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384}}
 rollout: {{batch_size: {QUESTIONS}, n_samples_per_prompt: 8, max_new_tokens: 64, micro_batch_size: 8}}
 train: {{batch_size: 64, micro_batch_size: 8}}
-mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, runtime: cpu, cpu_engine: transformers}}
+mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, runtime: cpu, cpu_engine: transformers,
+       construction: streaming}}
 """
 
 

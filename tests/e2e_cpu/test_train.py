@@ -20,7 +20,8 @@ actor: {{model_name_or_path: {MODEL}, adam: {{lr: 1e-4}}, lr_warmup_ratio: 0}}
 data: {{prompt_dataset: {REPO}/data/toy/train.jsonl, input_key: input, label_key: label, max_len: 384, max_samples: 16}}
 rollout: {{batch_size: 8, n_samples_per_prompt: 8, max_new_tokens: 64, micro_batch_size: 8}}
 train: {{batch_size: 64, micro_batch_size: 8}}
-mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: transformers}}
+mel: {{template_dir: {REPO}/data/toy/templates, max_new_tokens: 96, cpu_engine: transformers,
+       construction: streaming}}
 """
 MINIMAL = """
 actor: {{model_name_or_path: {model}}}

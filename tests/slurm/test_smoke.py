@@ -28,7 +28,8 @@ def whole(project, job, run="smoke", steps=4):
     assert (folder / "model" / "model.safetensors").is_file()
     rows = metrics(project, run)
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
-    assert all(row["mel/kept"] > 0 and row["loss/nll"] > 0 for row in rows)
+    # a construction that outlasts the first rollout is learned in the second step
+    assert all(row["mel/kept"] > 0 and row["loss/nll"] > 0 for row in rows[1:])
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from openrlhf_mel.method.experience import read_sections
 from openrlhf_mel.prompts import PromptFormat, Templates
 
 TOY = Path(__file__).parents[2] / "data" / "toy"
-SCRIPT = Script()
+SCRIPT = Script(scale=16)
 
 
 @pytest.fixture(scope="module")

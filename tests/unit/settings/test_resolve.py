@@ -258,3 +258,28 @@ def test_every_upstream_default_survives_the_way_through_the_command_line(yaml):
     for name, action in flags.actions().items():
         if action.dest == name and values[name] != action.default:
             assert name in ours or name.split(".")[0] in {"actor", "algo", "ckpt", "data", "logger", "rollout", "train"}
+
+
+DYNAMIC = ["--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "0.1", "0.9"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "construction"),
+    [([], "deferred"), (["--train.async_enable"], "streaming"), (DYNAMIC, "streaming"),
+     (["--mel.construction=streaming"], "streaming")],
+)  # fmt: skip
+def test_constructions_are_deferred_where_that_is_possible(yaml, flags, construction):
+    found = resolve(yaml(), flags)
+    assert found.mel.construction == construction == found.as_dict()["mel.construction"]
+
+
+@pytest.mark.parametrize(
+    ("began", "flags", "construction"),
+    [({}, [], "streaming"), ({"mel.construction": "deferred"}, [], "deferred"),
+     ({"mel.construction": "streaming"}, [], "streaming"), ({}, ["--mel.construction=deferred"], "deferred")],
+)  # fmt: skip
+def test_a_run_that_is_resumed_constructs_as_it_began(yaml, began, flags, construction):
+    """A run of a version without the option waited for its constructions."""
+    found = resolve(yaml(), ["--ckpt.load_enable", *flags], begun=lambda _: {"mel.seed": 0} | began)
+    assert found.mel.construction == construction
+    assert resolve(yaml(), ["--ckpt.load_enable"], begun=lambda _: {}).mel.construction == "deferred"
