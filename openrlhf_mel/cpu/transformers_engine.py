@@ -81,7 +81,7 @@ class TransformersEngine(RolloutEngine):
         self._running = asyncio.Event()
         self._running.set()
         self._loop_task = asyncio.create_task(self._serve())
-        self.begin_counting()
+        self._prepare_accounts()
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
         """One continuation in the form of vLLM's `RequestOutput`: `.outputs[0]` with ids, reason and logprobs."""

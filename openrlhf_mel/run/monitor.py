@@ -69,7 +69,7 @@ class RunMonitor:
                 records.keep_up_to(self.folder / name, step)
         for row in disk.read_lines(self.folder / records.METRICS):
             self._guard.observe(row)
-            self._count_empty(row.get("mel/kept", 0))
+            self._count_empty(row)
         kept = (row for row in disk.read_lines(self.folder / records.ARCHIVE) if row["kept"])
         for _, rows in itertools.groupby(kept, lambda row: row["step"]):
             self._recent.new_share([row["text"] for row in rows])
@@ -90,7 +90,7 @@ class RunMonitor:
         self._update_metrics = self._metrics_of(update)
         candidates = constructed(update.made)
         if self.config.enable:
-            self._warn_when_empty(step, sum(m.kept for m in candidates))
+            self._warn_when_empty(step)
         disk.append_lines(self.folder / records.ARCHIVE, (records.archive_row(m, step) for m in candidates))
 
     def record_step(self, step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,11 +139,13 @@ class RunMonitor:
             values["mel/shuffled_left_out"] = update.kept - update.rows
         return values
 
-    def _count_empty(self, kept: int) -> None:
-        self._empty_steps = 0 if kept else self._empty_steps + 1
+    def _count_empty(self, row: Mapping[str, Any]) -> None:
+        """Count a step without a kept M, but not one whose constructions all go on: the first one, or nearly so."""
+        if row.get("mel/candidates", 0) or not row.get("mel/carried_over", 0):
+            self._empty_steps = 0 if row.get("mel/kept", 0) else self._empty_steps + 1
 
-    def _warn_when_empty(self, step: int, kept: int) -> None:
-        self._count_empty(kept)
+    def _warn_when_empty(self, step: int) -> None:
+        self._count_empty(self._update_metrics)
         if self._empty_steps and self._empty_steps % self.config.warn_after_empty_steps == 0:
             counts = {k.removeprefix("mel/"): v for k, v in self._update_metrics.items() if k.startswith("mel/") and v}
             self._warn(

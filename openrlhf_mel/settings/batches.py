@@ -56,51 +56,44 @@ def whole(samples: list[Any], args: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Episodes:
-    """The rollouts of a run: in each episode full ones, then one of the rest of the data.
+    """The rollouts of a run: in each episode full ones, then perhaps one of the rest of the data.
+
+    The rest may not divide, and is then left out with its Ms; with few questions, Ms of earlier rollouts would outweigh its
+    own. So no construction is carried over from it or into it.
 
     Attributes:
         full: full rollouts of an episode.
         rest: whether a last one has fewer questions.
-        learns_rest: whether the policy is updated with that one: where it divides.
         count: episodes.
     """
 
     full: int
     rest: bool
-    learns_rest: bool
     count: int
 
     @classmethod
     def of(cls, questions: int, args: Any) -> Episodes:
         """Those of a data set with so many questions, with upstream's nested arguments."""
         full, rest = divmod(questions, args.rollout.batch_size)
-        learns = bool(whole([None] * (rest * args.rollout.n_samples_per_prompt), args)) if rest else False
-        return cls(full, rest > 0, learns, args.train.num_episodes)
+        return cls(full, rest > 0, args.train.num_episodes)
 
     @property
     def rollouts(self) -> int:
         """Of the whole run."""
         return self._of_an_episode * self.count
 
-    def learns(self, before: int) -> bool:
-        """Whether the policy is updated with the rollout after `before` others."""
-        return self.learns_rest or self._is_full(before)
+    def is_full(self, before: int) -> bool:
+        """Whether the rollout after `before` others is a full one."""
+        return before % max(1, self._of_an_episode) < self.full
 
     def can_carry(self, before: int) -> bool:
-        """Whether what the rollout after `before` others leaves unfinished can be learned later.
-
-        Not what the rest of an episode leaves: its questions may be left out, with their Ms.
-        """
-        last_of_episode = self._of_an_episode if self.learns_rest else self.full
-        last = (self.count - 1) * self._of_an_episode + last_of_episode - 1
-        return self._is_full(before) and before < last
+        """Whether what the rollout after `before` others leaves unfinished can go on in a later one."""
+        last = (self.count - 1) * self._of_an_episode + self.full - 1
+        return self.is_full(before) and before < last
 
     @property
     def _of_an_episode(self) -> int:
         return self.full + self.rest
-
-    def _is_full(self, before: int) -> bool:
-        return before % max(1, self._of_an_episode) < self.full
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def resolve(
             argv += tokens
     raise_all(found)
     values = vars(flags.parser().parse_args(argv))
-    mel = replace(mel, construction=mel.construction or _construction(values, before))
+    mel = replace(mel, construction=mel.construction or _construction(mel, values, before))
     for objection in objections(mel.algorithm, values, upstream_given):
         if objection.advice is None:
             warnings.append(objection.fault)
@@ -132,11 +132,12 @@ def resolve(
     return Settings(mel, values, argv, run_dir, tuple(warnings))
 
 
-def _construction(values: dict[str, Any], before: Mapping[str, Any]) -> Construction:
+def _construction(mel: MELConfig, values: dict[str, Any], before: Mapping[str, Any]) -> Construction:
     """The construction of a run that names none; one that is resumed goes on as it began."""
     if before:
-        return before.get("mel.construction", BEFORE_DEFERRAL)
-    return "streaming" if undeferrable(values) else "deferred"
+        began: Construction = before.get("mel.construction", BEFORE_DEFERRAL)
+        return began
+    return "deferred" if mel.enable and not undeferrable(values) else "streaming"
 
 
 def _overruled(algorithm: Algorithm, given: dict[str, Any], before: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import ray
@@ -23,8 +23,13 @@ class RolloutEngine(_UpstreamEngine):
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray awaits it
         await super().__init__(*args, **kwargs)
-        self.begin_counting()
+        self._prepare_accounts()
         self.llm.generate = self._counting(self.llm.generate)
+
+    def _prepare_accounts(self) -> None:
+        self.begin_counting()
+        self._open = 0  # coroutines that execute a response or read a request's tokens
+        self.executor.execute = self._tracking(self.executor.execute)
 
     def begin_counting(self) -> None:
         """Count tokens from now on."""
@@ -35,16 +40,31 @@ class RolloutEngine(_UpstreamEngine):
         return self._timeline
 
     async def until_idle(self) -> int:
-        """Wait until no request waits or runs. Returns the tokens of requests aborted since `begin_counting`."""
-        while self.get_num_unfinished_requests():
+        """Wait until no response is executed, and no request waits or runs. An agent may go on after its cancellation.
+
+        Returns:
+            Tokens of requests that were aborted since `begin_counting`.
+        """
+        while self._open or self.get_num_unfinished_requests():
             await asyncio.sleep(_IDLE_POLL_S)
         return self._aborted
+
+    def _tracking(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def tracked(*args: Any, **kwargs: Any) -> Any:
+            self._open += 1
+            try:
+                return await execute(*args, **kwargs)
+            finally:
+                self._open -= 1
+
+        return tracked
 
     def _counting(self, generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         """vLLM's `generate`, with each request's new tokens counted as they arrive."""
 
         async def counted(prompt: Any, sampling_params: Any, request_id: str, **more: Any) -> AsyncIterator[Any]:
             generated = 0
+            self._open += 1
             try:
                 async for output in generate(prompt, sampling_params, request_id=request_id, **more):
                     so_far = len(output.outputs[0].token_ids)
@@ -56,6 +76,8 @@ class RolloutEngine(_UpstreamEngine):
                 # vLLM aborts the request itself, but not where it was interrupted while it added the request.
                 await self.llm.abort(request_id)
                 raise
+            finally:
+                self._open -= 1
 
         return counted
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mel.errors import Stopped
 from openrlhf_mel.method import token_timeline
@@ -33,7 +34,9 @@ from openrlhf_mel.upstream.dataset import prompt_format
 from openrlhf_mel.upstream.group_sample import GroupSample
 from openrlhf_mel.upstream.ray_engine import RayEngine, own_tokens
 
+logger = init_logger(__name__)
 _STOP_POLL_S = 0.5
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -135,19 +138,33 @@ class MetaExperienceGenerator(SamplesGenerator):
         Returns:
             Tokens that were generated in vain, and seconds of waiting for what must not be broken off.
         """
-        if self.mel.construction != "deferred" or not self._episodes.can_carry(self.rollouts):
+        if self.mel.construction != "deferred":
             self._wait(self._constructions.finish())
             return 0, 0.0
         begun = time.monotonic()
         self._wait(self._constructions.finish_those_at_their_bound())
         waited = time.monotonic() - begun
-        return self._wait(self._constructions.break_off()), waited
+        if self._episodes.can_carry(self.rollouts):
+            return self._wait(self._constructions.break_off(), "requests that were broken off do not end"), waited
+        self._wait(self._constructions.finish())
+        return 0, waited
 
-    def _wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The result of what runs on the constructions' loop; a stop does not wait for it."""
+    def _wait(self, coroutine: Coroutine[Any, Any, Any], problem: str | None = None) -> Any:
+        """The result of what runs on the constructions' loop; a stop does not wait for it.
+
+        Args:
+            coroutine: what to run.
+            problem: what to warn of when it takes long.
+        """
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        begun = time.monotonic()
         while not futures.wait([future], _STOP_POLL_S).done:
             self._heed_stop()
+            if problem and time.monotonic() - begun > _PATIENCE_S:
+                logger.warning(
+                    f"{problem} after {_PATIENCE_S:.0f} s; waiting on (an agent that ignores its cancellation?)"
+                )
+                problem = None
         return future.result()
 
     def _heed_stop(self) -> None:
@@ -164,7 +181,7 @@ class MetaExperienceGenerator(SamplesGenerator):
 
     def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list[Any]:
         """As upstream's; for training it also requests the engine's log-probs where they are compared."""
-        if not self._evaluating and self.carried and self._episodes.learns(self.rollouts):
+        if not self._evaluating and self.carried and self._episodes.is_full(self.rollouts):
             self._resumed, self.carried = self.carried, []
             self._start(self._resumed).result()  # before the rollout's own requests
         given = self.args

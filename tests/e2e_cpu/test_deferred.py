@@ -95,12 +95,21 @@ class Run:
             self.maybe_killed(0.03)
             self.ray.get([engine.weights.remote(False) for engine in engines])
             self.learned[step + 1] = policy.rows
-            if self.rng and self.rng.random() < 0.06:
+            if self.rng and (self.rng.random() < 0.06 or (step == 30 and not self.ends[Stopped])):
                 threading.Timer(self.rng.random() * 0.2, (self.folder / records.STOP).touch).start()
+            self.maybe_killed(step == 15 and not self.ends[Killed])
             return {"mel/learned": len(policy.rows)}, step + 1
+
+        generator = trainer.samples_generator
+        heed_stop = generator._heed_stop
+
+        def heed_stop_or_be_killed():
+            self.maybe_killed(0.002)
+            heed_stop()
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.module._UpstreamTrainer, "train_step", update)
+            patch.setattr(generator, "_heed_stop", heed_stop_or_be_killed)
             try:
                 trainer.fit()
             finally:
@@ -174,7 +183,7 @@ def fate(m):
 @pytest.fixture(scope="module")
 def streaming(cluster, tmp_path_factory):
     """The archive of the same run with streaming construction."""
-    run = Run(cluster, tmp_path_factory.mktemp("streaming") / "run", ())
+    run = Run(cluster, tmp_path_factory.mktemp("streaming") / "run", ("--mel.construction=streaming",))
     archive = run.finish()
     assert run.faults == [] and all(m["step"] == m["drawn_step"] for m in archive)
     return archive

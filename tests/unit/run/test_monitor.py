@@ -219,6 +219,17 @@ def test_a_steps_line_has_the_trainers_numbers_and_its_own(make):
     assert [(m["step"], m["text"], m["kept"]) for m in archive] == [(2, "M 0", True), (2, "M 1", False)]
 
 
+def test_a_step_whose_constructions_all_go_on_is_not_empty(make):
+    run = make(warn_after_empty_steps=1)
+    run.monitor.record_update(1, update(record(rollout=RolloutInfo(9, carried_over=3))))
+    run.monitor.record_step(1, {})
+    run = make(warn_after_empty_steps=1)
+    run.monitor.restore(1)
+    run.monitor.record_update(2, update(record("leak", rollout=RolloutInfo(9, carried_over=3))))
+    (warning,) = warnings(run)
+    assert "for 1 steps" in warning["warning"]
+
+
 def test_carried_ms_count_in_the_step_in_which_their_construction_ends(make):
     def carried(text, reason=None):
         (m,) = record(reason, texts=[text], question="earlier").candidates

@@ -68,17 +68,13 @@ def test_upstream_chooses_where_dynamic_steps_end():
     assert steps == batches.OptimizerSteps((False, False, True, True, False, True), (16, 16, 16), 1.0)
 
 
-@given(
-    questions=st.integers(0, 30), batch=st.integers(1, 8), group=st.integers(1, 4), ranks=st.integers(1, 3),
-    episodes=st.integers(1, 3),
-)  # fmt: skip
-def test_what_a_rollout_leaves_unfinished_has_a_later_step_to_be_learned_in(questions, batch, group, ranks, episodes):
-    args = arguments(ranks, 1, 1, group)
+@given(questions=st.integers(0, 30), batch=st.integers(1, 8), episodes=st.integers(1, 3))
+def test_what_a_full_rollout_leaves_unfinished_goes_on_in_a_later_full_one(questions, batch, episodes):
+    args = arguments(1, 1, 1, 4)
     args.rollout.batch_size, args.train.num_episodes = batch, episodes
     sizes = [min(batch, questions - done) for done in range(0, questions, batch)] * episodes
     found = batches.Episodes.of(questions, args)
     assert found.rollouts == len(sizes)
-    learns = [size == batch or bool(batches.whole([None] * size * group, args)) for size in sizes]
-    assert [found.learns(before) for before in range(len(sizes))] == learns
     for before, size in enumerate(sizes):
-        assert found.can_carry(before) == (size == batch and any(learns[before + 1 :]))
+        assert found.is_full(before) == (size == batch)
+        assert found.can_carry(before) == (size == batch and batch in sizes[before + 1 :])

@@ -266,7 +266,7 @@ DYNAMIC = ["--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", 
 @pytest.mark.parametrize(
     ("flags", "construction"),
     [([], "deferred"), (["--train.async_enable"], "streaming"), (DYNAMIC, "streaming"),
-     (["--mel.construction=streaming"], "streaming")],
+     (["--mel.construction=streaming"], "streaming"), (["--mel.enable=false"], "streaming")],
 )  # fmt: skip
 def test_constructions_are_deferred_where_that_is_possible(yaml, flags, construction):
     found = resolve(yaml(), flags)
