@@ -31,18 +31,9 @@ def main(name, run_dir):
 
     from openrlhf_mel.upstream.ray_engine import RayEngine
 
-    engines = upstream_ray.create_vllm_engines(
-        ENGINES,
-        1,
-        "data/toy/model",
-        1,
-        False,
-        False,
-        True,
-        384,
-        gpu_memory_utilization=0.5,
-        agent_func_path=AGENT_EXECUTOR,
-    )
+    # by position, as upstream's entry passes them: the tenth is the share of a GPU's memory
+    given = (ENGINES, 1, "data/toy/model", 1, False, False, True, 384, None, 0.5)
+    engines = upstream_ray.create_vllm_engines(*given, agent_func_path=AGENT_EXECUTOR)
     engine = RayEngine(engines, AutoTokenizer.from_pretrained("data/toy/model"), 384)
     asyncio.run(asyncio.wait_for(show(engine, engines), 200))
     launch.stop_ray()

@@ -64,7 +64,7 @@ def test_half_of_a_mixed_group_is_right_and_all_of_another():
 
 def test_lengths_are_those_of_the_distribution_divided_by_the_scale():
     names = [name for number in range(40) for name in SCRIPT.names(0, number)]
-    long = Script(responses=Lengths(1480, 0.9, 8192))
+    long = Script(responses=Lengths(1480, 0.9, 8192), scale=16)
     for script, median in ((SCRIPT, 665 / 16), (long, 1480 / 16)):
         drawn = [script.tokens("response", name, i) for name in names for i in range(2)]
         assert statistics.median(drawn) == pytest.approx(median, rel=0.1)
