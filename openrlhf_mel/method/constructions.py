@@ -36,11 +36,12 @@ class Constructions:
     async def finish(self) -> None:
         """Wait for all constructions."""
         await self._until_done(lambda m: True)
-        self._tasks.clear()
 
     async def finish_those_at_their_bound(self) -> None:
-        """Wait for the constructions that must not be broken off once more. A slow one is waited for, never dropped:
-        which M is learned must not depend on its length."""
+        """Wait for the constructions that must not be broken off once more.
+
+        A slow one is never dropped: which pair is learned from must not depend on a length.
+        """
         await self._until_done(lambda m: m.carries >= self._max_carries)
 
     async def break_off(self) -> int:
@@ -62,4 +63,7 @@ class Constructions:
         return await self._constructor.engine.settle() if self.carried else 0
 
     async def _until_done(self, among: Callable[[MetaExperience], bool]) -> None:
-        await asyncio.gather(*(task for task, m in self._tasks.items() if among(m)))
+        waited = [task for task, m in self._tasks.items() if among(m)]
+        await asyncio.gather(*waited)
+        for task in waited:
+            del self._tasks[task]

@@ -112,14 +112,14 @@ class MetaExperienceGenerator(SamplesGenerator):
             return result
         self.rollouts += 1
         info = RolloutInfo(
-            self._episodes.rollouts,
-            constructed - self._first_start if self._first_start else 0.0,
-            constructed - ended if self._first_start else 0.0,
-            tuple(self._finished_of(self._resumed)),
-            len(self.carried),
-            carried_wait,
-            rewritten,
-            token_timeline.idle(self._engine.timelines(), constructed - begun),
+            steps=self._episodes.rollouts,
+            construction_s=constructed - self._first_start if self._first_start else 0.0,
+            construction_tail_s=constructed - ended if self._first_start else 0.0,
+            carried=tuple(self._finished_of(self._resumed)),
+            carried_over=len(self.carried),
+            carried_wait_s=carried_wait,
+            rewritten_tokens=rewritten,
+            idle=token_timeline.idle(self._engine.timelines(), constructed - begun),
         )
         for each in self._finished:
             own = tuple(self._finished_of(each.candidates))

@@ -25,7 +25,9 @@ def save(
     metric_value: float | None,
     metric_key: str | None,
 ) -> None:
-    """Save `engine` as `folder/tag`, with the Ms carried over in a file of its own, and rotate by `ckpt.max_num` and `ckpt.max_mem` (GiB). Called on every rank.
+    """Save `engine` as `folder/tag`, with the Ms carried over in a file of its own. Called on every rank.
+
+    Rotates by `ckpt.max_num` and `ckpt.max_mem` (GiB).
 
     Raises: checkpoint.Incomplete: on every rank, when the new checkpoint is not whole; older checkpoints are untouched.
         For an old one that cannot be removed there is only a warning.

@@ -127,6 +127,23 @@ def test_an_m_in_the_making_is_written_anew_and_a_written_one_is_only_replayed()
     run(rollouts())
 
 
+def test_what_has_ended_is_not_held():
+    """A run has thousands of Ms, each with its group's responses."""
+
+    async def rollouts():
+        made, constructor = constructions(Engine({"a": (1, 1), "b": (1, 9)}))
+        await made.start(constructor.candidates(group("a")))
+        await made.finish()
+        assert not made._tasks
+        (b,) = constructor.candidates(group("b"))
+        b.carries = 1
+        await made.start([b])
+        await made.finish_those_at_their_bound()
+        assert b.kept and not made._tasks
+
+    run(rollouts())
+
+
 def test_a_construction_that_fails_in_the_code_ends_the_run():
     engine = Engine({"a": (1, 1)})
 
