@@ -56,15 +56,16 @@ class Engine:
         self._now = self._steps = self._prefill_s = 0.0
         self._running: list[tuple[float, int, int, Done]] = []
         self._waiting: deque[tuple[int, int, Done]] = deque()
+        self._ahead: deque[tuple[int, int, Done]] = deque()
         self._order = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._running) + len(self._waiting)
+        return len(self._running) + len(self._waiting) + len(self._ahead)
 
-    def add(self, now: float, prompt: int, tokens: int, done: Done) -> None:
-        """A request of `tokens` new tokens; `done` is called with its end."""
+    def add(self, now: float, prompt: int, tokens: int, done: Done, ahead: bool = False) -> None:
+        """A request of `tokens` new tokens; `done` is called with its end. `ahead`: before all that wait otherwise."""
         self._advance(now)
-        self._waiting.append((prompt, tokens, done))
+        (self._ahead if ahead else self._waiting).append((prompt, tokens, done))
         self._fill()
 
     def next_end(self) -> float:
@@ -87,12 +88,14 @@ class Engine:
         self._advance(now)
         # what is left is a difference of sums: a whole number but for rounding
         lost = sum(tokens - min(tokens, math.ceil(end - self._steps - 1e-6)) for end, _, tokens, _ in self._running)
-        self._running, self._waiting, self._prefill_s = [], deque(), 0.0
+        self._running, self._prefill_s = [], 0.0
+        self._waiting.clear()
+        self._ahead.clear()
         return lost
 
     def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._model.slots:
-            prompt, tokens, done = self._waiting.popleft()
+        while (waiting := self._ahead or self._waiting) and len(self._running) < self._model.slots:
+            prompt, tokens, done = waiting.popleft()
             self._prefill_s += prompt / self._model.prefill
             heapq.heappush(self._running, (self._steps + tokens, next(self._order), tokens, done))
 
@@ -119,9 +122,9 @@ class Engines:
         """The engine with the fewest requests."""
         return min(range(len(self._engines)), key=lambda index: len(self._engines[index]))
 
-    def add(self, index: int, now: float, prompt: int, tokens: int, done: Done) -> None:
-        """A request to one of them."""
-        self._engines[index].add(now, prompt, tokens, done)
+    def add(self, index: int, now: float, prompt: int, tokens: int, done: Done, ahead: bool = False) -> None:
+        """A request to one of them; see `Engine.add`."""
+        self._engines[index].add(now, prompt, tokens, done, ahead)
         self._changed.add(index)
 
     def next_end(self) -> float:

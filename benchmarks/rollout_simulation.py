@@ -3,8 +3,8 @@
     python -m benchmarks.rollout_simulation [--curve 1:0.02,64:0.03,...] [--steps 8] [--seeds 3]
 
 An engine (`engine_model.py`) decodes all of its requests together: one token each in the seconds that its curve gives
-for a batch of that size. It takes at most `slots` requests, the others wait in their order. The prefill of a prompt
-stops its decoding. As in a run, a group goes to the engine with the fewest requests, and a construction to the one with
+for a batch of that size. It takes at most `slots` requests; of the others, constructions go first, then all wait in
+their order. The prefill of a prompt stops its decoding. As in a run, a group goes to the engine with the fewest requests, and a construction to the one with
 the fewest constructions. When a group of responses is finished and mixed, its M is written, then replayed. The ways of
 construction are:
 
@@ -13,7 +13,7 @@ construction are:
     streaming  each as soon as its group is finished; the rollout ends when all are
     deferred   as streaming, but those unfinished at the last response are broken off, and go first in the next rollout:
                an M in the making is written anew, a finished one only replayed; a pair is carried `max_carries` times,
-               then the rollout waits for it
+               then the rollout waits for it; what will probably be broken off is not begun (`RolloutPace`)
 
 Prints generation time against `none`, and constructions that were finished and carried. Takes half a minute.
 """
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from benchmarks.engine_model import Done, EngineModel, Engines
+from openrlhf_mel.method.rollout_pace import RolloutPace
 
 Construction = Literal["none", "barrier", "streaming", "deferred"]
 KINDS: tuple[Construction, ...] = ("none", "barrier", "streaming", "deferred")
@@ -125,11 +126,15 @@ class _Step:
     groups: list[tuple[list[int], Pair | None]]
     prompt: int
     max_carries: int
+    pace: RolloutPace
     left: int = 0  # responses that have not arrived
+    missing: int = 0  # groups that are not finished
     tokens: int = 0
     finished: int = 0
     open: dict[int, Pair] = field(default_factory=dict)
     later: list[Pair] = field(default_factory=list)  # of the barrier
+    held: list[Pair] = field(default_factory=list)  # not begun
+    writing_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._constructing = [0] * len(self.engines)
@@ -141,12 +146,18 @@ class _Step:
             del self.open[id(pair)]
             self.finished += 1
 
-        def written(now: float) -> None:
-            pair.written = True
+        begun = now
+
+        def replay(now: float) -> None:
             self._submit(now, self.prompt + pair.experience, pair.replay, replayed)
 
+        def written(now: float) -> None:
+            pair.written = True
+            self.writing_s.append(now - begun)
+            replay(now)
+
         if pair.written:
-            written(now)
+            replay(now)
         else:
             self._submit(now, pair.context, pair.experience, written)
 
@@ -159,12 +170,13 @@ class _Step:
             self._constructing[index] -= 1
             done(now)
 
-        self.engines.add(index, now, prompt, tokens, ended)
+        self.engines.add(index, now, prompt, tokens, ended, ahead=True)
 
     def respond(self, now: float) -> None:
         """Send all responses' requests, group by group."""
         for lengths, pair in self.groups:
             self.left += len(lengths)
+            self.missing += 1
             self.tokens += sum(lengths)
             arrived, index = self._arrival(len(lengths), pair), self.engines.fewest()
             for length in lengths:
@@ -176,10 +188,16 @@ class _Step:
         def arrived(now: float) -> None:
             nonlocal missing
             missing, self.left = missing - 1, self.left - 1
-            if missing or not pair or self.kind == "none":
+            if missing:
+                return
+            self.missing -= 1
+            self.pace.finish_group(now)
+            if not pair or self.kind == "none":
                 return
             if self.kind == "barrier":
                 self.later.append(pair)
+            elif self.kind == "deferred" and self.max_carries and not self.pace.leaves_time(self.missing):
+                self.held.append(pair)
             else:
                 self.construct(now, pair)
 
@@ -191,8 +209,9 @@ def rollouts(
 ) -> Iterator[Rollout]:
     """Simulate `steps` rollouts in a row. Lengths depend on the seed alone, so that ways of construction are paired."""
     carried: list[Pair] = []
+    pace = RolloutPace()
     for number in range(steps):
-        step = _Step(kind, Engines(model, engines), work.groups(seed, number), work.prompt, max_carries)
+        step = _Step(kind, Engines(model, engines), work.groups(seed, number), work.prompt, max_carries, pace)
         found, carried = _simulate(step, carried, model)
         yield found
 
@@ -217,8 +236,10 @@ def _simulate(step: _Step, carried: list[Pair], model: EngineModel) -> tuple[Rol
         if step.kind == "deferred" and not step.left and all(p.carries < step.max_carries for p in step.open.values()):
             lost = step.engines.break_off(now)
             break
+    step.pace.end_rollout(step.writing_s)
     left = list(step.open.values())
     unborn = sum(pair.replay if pair.written else pair.experience for pair in left)
+    left += step.held
     for pair in left:
         pair.carries += 1
     made = step.tokens - unborn + lost

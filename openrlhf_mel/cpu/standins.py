@@ -32,6 +32,7 @@ class SamplingParams:
     min_tokens: int = 0
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    extra_args: dict[str, Any] | None = None
 
 
 class _CPUDevice(str):

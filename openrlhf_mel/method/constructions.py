@@ -18,7 +18,7 @@ class Constructions:
     Every M that is started ends exactly once: constructed, or in `carried`.
 
     Attributes:
-        carried: Ms whose construction was broken off, in the order in which they were started.
+        carried: Ms whose construction was broken off, in the order in which they were started, then those that were held.
     """
 
     def __init__(self, constructor: Constructor, max_carries: int) -> None:
@@ -26,6 +26,7 @@ class Constructions:
         self.carried: list[MetaExperience] = []
         self._constructor, self._max_carries = constructor, max_carries
         self._tasks: dict[asyncio.Task[None], MetaExperience] = {}
+        self._held: list[MetaExperience] = []
 
     async def start(self, candidates: Iterable[MetaExperience]) -> None:
         """Start the construction of each; returns when their first requests are on the way to the engines."""
@@ -33,8 +34,13 @@ class Constructions:
             self._tasks[asyncio.create_task(self._constructor.construct(m))] = m
         await asyncio.sleep(0)  # lets each run up to its first wait
 
+    def hold(self, candidates: Iterable[MetaExperience]) -> None:
+        """Carry each over unbegun: `break_off` must end this rollout."""
+        self._held += candidates
+
     async def finish(self) -> None:
         """Wait for all constructions."""
+        assert not self._held
         await self._until_done(lambda m: True)
 
     async def finish_those_at_their_bound(self) -> None:
@@ -56,10 +62,12 @@ class Constructions:
         tasks, self._tasks = self._tasks, {}
         for task, m in tasks.items():
             if task.cancelled():
-                m.carries += 1
                 self.carried.append(m)
             else:
                 task.result()  # raises what it raised
+        self.carried, self._held = self.carried + self._held, []
+        for m in self.carried:
+            m.carries += 1
         return await self._constructor.engine.settle() if self.carried else 0
 
     async def _until_done(self, among: Callable[[MetaExperience], bool]) -> None:

@@ -1,9 +1,12 @@
-"""The rollout engine on vLLM: upstream's actor, which also reports its death, counts its tokens and says when it is idle."""
+"""The rollout engine on vLLM: upstream's actor, which also reports its death, counts its tokens, says when it is idle, and
+lets constructions go ahead of waiting responses.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import ray
@@ -14,6 +17,9 @@ from openrlhf_mel.method.token_timeline import TokenTimeline
 _UpstreamEngine: Any = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
 _POLL_S = 1.0
 _IDLE_POLL_S = 0.005  # an aborted request ends with the engine's current step
+AHEAD = {"mel_ahead": True}  # `SamplingParams.extra_args` of a request that is scheduled before the others
+# Tokens of the requests that the response which is executed has completed.
+_completed: ContextVar[list[int]] = ContextVar("completed")
 
 
 class RolloutEngine(_UpstreamEngine):
@@ -22,7 +28,8 @@ class RolloutEngine(_UpstreamEngine):
     _failed: Exception | None = None
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray awaits it
-        await super().__init__(*args, **kwargs)
+        # vLLM's default is the order of arrival: Ms would wait behind all responses that have no slot yet.
+        await super().__init__(*args, **(kwargs | {"scheduling_policy": "priority"}))
         self._prepare_accounts()
         self.llm.generate = self._counting(self.llm.generate)
 
@@ -52,18 +59,25 @@ class RolloutEngine(_UpstreamEngine):
     def _tracking(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def tracked(*args: Any, **kwargs: Any) -> Any:
             self._open += 1
+            completed: list[int] = []
+            _completed.set(completed)
             try:
                 return await execute(*args, **kwargs)
+            except asyncio.CancelledError:  # earlier turns of an agent, or a response that was being judged
+                self._aborted += sum(completed)
+                raise
             finally:
                 self._open -= 1
 
         return tracked
 
     def _counting(self, generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        """vLLM's `generate`, with each request's new tokens counted as they arrive."""
+        """vLLM's `generate`, with each request's new tokens counted as they arrive, and `AHEAD` read as its priority."""
 
         async def counted(prompt: Any, sampling_params: Any, request_id: str, **more: Any) -> AsyncIterator[Any]:
             generated = 0
+            if (sampling_params.extra_args or {}).items() >= AHEAD.items():
+                more["priority"] = -1
             self._open += 1
             try:
                 async for output in generate(prompt, sampling_params, request_id=request_id, **more):
@@ -71,6 +85,7 @@ class RolloutEngine(_UpstreamEngine):
                     self._timeline.add(so_far - generated)
                     generated = so_far
                     yield output
+                _completed.get([]).append(generated)
             except (asyncio.CancelledError, GeneratorExit):
                 self._aborted += generated
                 # vLLM aborts the request itself, but not where it was interrupted while it added the request.

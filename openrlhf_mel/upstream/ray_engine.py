@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import ray
@@ -11,10 +12,13 @@ from vllm import SamplingParams
 from openrlhf_mel.method.construction import EngineSampling, Generation, Replay
 from openrlhf_mel.method.token_timeline import TokenTimeline
 from openrlhf_mel.upstream.agent_executor import unjudged
+from openrlhf_mel.upstream.engine import AHEAD
 
 
 class RayEngine:
     """`construction.Engine` over upstream's rollout actors; each request goes to the actor with the fewest of them.
+
+    It goes ahead of responses that wait for a slot: M and its replay are one chain, longer than a response.
 
     Cancelling a coroutine cancels the actor's call, on which the engine aborts its requests: cancelling the driver's
     future alone would change nothing in the actor.
@@ -24,6 +28,7 @@ class RayEngine:
         self._engines, self._tokenizer, self._max_len = engines, tokenizer, max_len
         self._load = [0] * len(engines)
         self._cancelled: list[Any] = []  # calls that may not have ended
+        self._writing_s: list[float] = []
 
     def encode(self, text: str) -> list[int]:
         """As upstream's executor encodes a prompt."""
@@ -35,7 +40,9 @@ class RayEngine:
 
     async def generate(self, prompt_ids: list[int], sampling: EngineSampling) -> Generation:
         """The engine's plain generation, not scored. Truncated unless M ended by itself: vLLM may abort or fail."""
+        begun = time.monotonic()
         output = await self._call("generate", 1, prompt_ids, _params(sampling))
+        self._writing_s.append(time.monotonic() - begun)
         one = output.outputs[0]
         return Generation(tuple(one.token_ids), one.finish_reason != "stop")
 
@@ -52,6 +59,11 @@ class RayEngine:
             num_samples=count,
         )
         return [self._replay(response) for response in responses]
+
+    def take_writing_s(self) -> list[float]:
+        """Seconds of each call of `generate` that has returned since this was last asked."""
+        taken, self._writing_s = self._writing_s, []
+        return taken
 
     async def settle(self) -> int:
         """Wait until the cancelled calls have ended and no engine has a request. Returns the tokens they had generated."""
@@ -113,4 +125,5 @@ def _params(sampling: EngineSampling) -> SamplingParams:
         max_tokens=sampling.max_new_tokens,
         min_tokens=1,
         skip_special_tokens=False,
+        extra_args=AHEAD,
     )

@@ -26,6 +26,7 @@ from openrlhf_mel.method.construction import Constructor
 from openrlhf_mel.method.constructions import Constructions
 from openrlhf_mel.method.experience import Group, MetaExperience, Trajectory
 from openrlhf_mel.method.group_record import GroupRecord, RolloutInfo
+from openrlhf_mel.method.rollout_pace import RolloutPace
 from openrlhf_mel.run import records
 from openrlhf_mel.settings.batches import Episodes
 from openrlhf_mel.upstream import group_sample, rollout_log_probs
@@ -68,6 +69,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._episodes = Episodes.of(len(self.prompts_dataloader), self.args)
         # Set during a whole evaluation, which never constructs Ms.
         self._evaluating = False
+        self._pace = RolloutPace()
         self._begin()
         dataset = self.prompts_dataloader.dataset
         self._questions = dict(zip(dataset.prompts, dataset.questions, strict=True))
@@ -102,11 +104,12 @@ class MetaExperienceGenerator(SamplesGenerator):
             return super()._generate_vllm(*args, **kwargs)
         self._begin()
         self._engine.begin_counting()
-        begun = time.monotonic()
+        self._begun = begun = time.monotonic()
         result = super()._generate_vllm(*args, **kwargs)
         ended = time.monotonic()
         rewritten, carried_wait = self._end_constructions()
         constructed = time.monotonic()
+        self._pace.end_rollout(self._engine.take_writing_s())
         samples = result[0]
         if not samples:  # a draw from exhausted data is no rollout
             return result
@@ -131,6 +134,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._finished: list[_Finished] = []
         self._resumed: list[MetaExperience] = []  # constructions of earlier rollouts
         self._first_start: float | None = None  # of a construction
+        self._dispatched = 0  # groups
 
     def _end_constructions(self) -> tuple[int, float]:
         """Wait for the rollout's constructions, or break them off.
@@ -188,9 +192,11 @@ class MetaExperienceGenerator(SamplesGenerator):
         if not self._evaluating and rollout_log_probs.measured(self.mel, given.rollout.top_p):
             self.args = rollout_log_probs.asking(given)
         try:
-            return super()._dispatch_prompts_to_vllm(*args, **kwargs)
+            requests = super()._dispatch_prompts_to_vllm(*args, **kwargs)
         finally:
             self.args = given
+        self._dispatched += len(requests)
+        return requests
 
     def _process_response_into_experience(self, response: dict[str, Any], **kwargs: Any) -> Any:
         self._heed_stop()
@@ -207,9 +213,18 @@ class MetaExperienceGenerator(SamplesGenerator):
         group, candidates = self._group([response for response, _ in members]), []
         if self.mel.enable and not self._filtered_out(group):
             candidates = self._constructor.candidates(group)
-            if candidates:
-                self._start(candidates)
         self._finished.append(_Finished(members[0][1], group, candidates))
+        self._pace.finish_group(time.monotonic() - self._begun)
+        if candidates and self._may_hold() and not self._pace.leaves_time(self._dispatched - len(self._finished)):
+            self._constructions.hold(candidates)
+        elif candidates:
+            self._start(candidates)
+
+    def _may_hold(self) -> bool:
+        """Whether this rollout may carry over what it has not begun."""
+        return (
+            self.mel.construction == "deferred" and self.mel.max_carries > 0 and self._episodes.can_carry(self.rollouts)
+        )
 
     def _filtered_out(self, group: Group) -> bool:
         """Whether upstream's dynamic filtering will reject the group, so that it is not trained on."""

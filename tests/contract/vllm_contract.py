@@ -30,11 +30,12 @@ CALLS: dict[str, tuple[str, ...]] = {
         "model=", "enforce_eager=", "worker_extension_cls=", "tensor_parallel_size=", "seed=",
         "distributed_executor_backend=", "max_model_len=", "enable_prefix_caching=", "dtype=", "trust_remote_code=",
         "gpu_memory_utilization=", "enable_sleep_mode=", "limit_mm_per_prompt=", "logprobs_mode=", "max_logprobs=",
+        "scheduling_policy=",
         # needed without a GPU
         "kv_cache_memory_bytes=", "enable_chunked_prefill=", "max_num_batched_tokens=", "disable_log_stats=",
     ),
     f"{ENGINE}.from_engine_args": ("engine_args",),
-    f"{ENGINE}.generate": ("self", "prompt", "sampling_params", "request_id="),
+    f"{ENGINE}.generate": ("self", "prompt", "sampling_params", "request_id=", "priority="),
     f"{ENGINE}.abort": ("self", "request_id"),  # openrlhf_mel/upstream/engine.py
     f"{ENGINE}.is_sleeping": ("self",),
     f"{ENGINE}.collective_rpc": ("self", "method", "args="),
@@ -49,7 +50,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     # openrlhf_mel/upstream/ray_engine.py, openrlhf/trainer/ppo_utils/samples_generator.py; `n` to `output_kind`: eval/
     "vllm.SamplingParams": (
         "temperature=", "top_p=", "top_k=", "max_tokens=", "min_tokens=", "skip_special_tokens=", "logprobs=",
-        "n=", "seed=", "output_kind=",
+        "n=", "seed=", "output_kind=", "extra_args=",
     ),
     # weights: openrlhf/utils/distributed_util.py, openrlhf/trainer/ray/{ppo_actor,vllm_worker_wrap}.py
     "vllm.distributed.utils.StatelessProcessGroup.create": ("host=", "port=", "rank=", "world_size="),
@@ -94,7 +95,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "vllm.RequestOutput": ("request_id", "outputs", "finished"),
     "vllm.CompletionOutput": ("text", "token_ids", "logprobs", "finish_reason"),
     "vllm.logprobs.Logprob": ("logprob",),
-    "vllm.SamplingParams": ("temperature", "top_p", "max_tokens", "logprobs"),
+    "vllm.SamplingParams": ("temperature", "top_p", "max_tokens", "logprobs", "extra_args"),
     **dict.fromkeys(WORKERS, ("device", "model_config", "model_runner")),
     "vllm.config.ModelConfig": ("dtype",),
     "vllm.v1.worker.gpu_model_runner.GPUModelRunner": ("model",),
@@ -103,6 +104,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, tuple[str, ...]] = {
     "vllm.config.model.ModelDType": ("auto", "bfloat16", "float32"),
     "vllm.config.model.LogprobsMode": ("processed_logprobs",),
+    "vllm.config.scheduler.SchedulerPolicy": ("priority",),
     "vllm.config.parallel.DistributedExecutorBackend": ("uni", "ray"),
     "vllm.v1.engine.PauseMode": ("keep",),
     "vllm.v1.engine.FINISH_REASON_STRINGS": ("stop", "length"),

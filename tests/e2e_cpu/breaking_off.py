@@ -1,4 +1,4 @@
-"""Breaks off requests of real rollout engines, and prints as JSON what is left of them.
+"""Breaks off requests of real rollout engines, and lets one go ahead of others; prints as JSON what it found.
 
 python -m e2e_cpu.breaking_off vllm|transformers RUN_DIR
 """
@@ -13,6 +13,7 @@ from openrlhf_mel.settings.resolve import resolve
 from openrlhf_mel.upstream import AGENT_EXECUTOR
 
 MS, REPLAYS, ENGINES, LENGTH = 48, 16, 2, 320
+WAITING = 3 * 128  # requests for the 128 slots of one engine
 
 
 def main(name, run_dir):
@@ -36,6 +37,8 @@ def main(name, run_dir):
     engines = upstream_ray.create_vllm_engines(*given, agent_func_path=AGENT_EXECUTOR)
     engine = RayEngine(engines, AutoTokenizer.from_pretrained("data/toy/model"), 384)
     asyncio.run(asyncio.wait_for(show(engine, engines), 200))
+    alone = RayEngine(engines[:1], AutoTokenizer.from_pretrained("data/toy/model"), 384)
+    asyncio.run(asyncio.wait_for(overtake(alone, engines[0]), 60))
     launch.stop_ray()
 
 
@@ -69,6 +72,20 @@ async def show(engine, engines):
     after = await engine.generate(prompt, sampling)
     found["generates"] = [len(first.token_ids), len(after.token_ids)]
     print(f"FOUND {json.dumps(found)}", flush=True)
+
+
+async def overtake(engine, actor):
+    """Print how many of the requests that were sent before it are unfinished when M's request ends."""
+    from vllm import SamplingParams
+
+    from openrlhf_mel.method.construction import EngineSampling
+
+    prompt = engine.encode("Compute 12+3*4.\n")
+    told = SamplingParams(temperature=1.0, max_tokens=32, min_tokens=32, skip_special_tokens=False)
+    calls = [asyncio.wrap_future(actor.generate.remote(prompt, told).future()) for _ in range(WAITING)]
+    await engine.generate(prompt, EngineSampling(1.0, 1.0, 32))
+    print(f"OVERTAKEN {sum(not call.done() for call in calls)}", flush=True)
+    await asyncio.gather(*calls)
 
 
 if __name__ == "__main__":

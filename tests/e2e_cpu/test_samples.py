@@ -286,6 +286,36 @@ def test_a_construction_that_outlasts_the_rollout_goes_on_in_the_next(engine, ge
     assert {m.group.question for m in g.carried} <= set("efgh")
 
 
+def test_what_would_be_broken_off_is_not_begun_while_it_can_be_carried(engine, generator):
+    class Hurried:
+        def __init__(self):
+            self.missing = []
+
+        def finish_group(self, seconds):
+            assert seconds > 0
+
+        def end_rollout(self, writing_s):
+            assert all(seconds > 0 for seconds in writing_s)
+
+        def leaves_time(self, missing):
+            self.missing.append(missing)
+            return missing >= 2
+
+    seen(engine)
+    g = generator([*"abcdefgh"], mel=DEFERRED, train=SimpleNamespace(**(vars(ARGS.train) | {"num_episodes": 1})))
+    g._pace = Hurried()
+    first, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)
+    held = [m.group.question for m in g.carried[-2:]]
+    order = [group.question for group in (each.group for each in g._finished)]
+    assert g._pace.missing == [3, 2, 1, 0] and held == order[2:]
+    written = [prompt for _, kind, prompt in seen(engine) if kind == "analysis"]
+    assert not any(f"\n{question}\n" in prompt for question in held for prompt in written)
+    second, *_ = g.generate_samples(max_len=4000, max_new_tokens=100)  # the last: there all are begun
+    assert g._pace.missing == [3, 2, 1, 0] and g.carried == []
+    carried = {m.group.question for m in second[0].record.rollout.carried}
+    assert carried >= set(held) and len(collect(first)[1]) + len(carried) == 4 and len(collect(second)[1]) == 4
+
+
 def test_carried_constructions_are_first_in_the_engines_queues(engine, generator):
     g = generator(["[long M] a", "b", "c", "d", "e", "f", "g", "h"], mel=DEFERRED)
     g.generate_samples(max_len=4000, max_new_tokens=100)

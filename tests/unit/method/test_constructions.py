@@ -144,6 +144,25 @@ def test_what_has_ended_is_not_held():
     run(rollouts())
 
 
+def test_what_is_held_goes_on_unbegun_behind_what_is_broken_off():
+    engine = Engine({"a": (10, 1), "b": (1, 1), "c": (1, 1)})
+
+    async def rollouts():
+        made, constructor = constructions(engine)
+        a, b, c = (constructor.candidates(group(name))[0] for name in "abc")
+        await made.start([a])
+        made.hold([b, c])
+        await asyncio.sleep(2)
+        assert await made.break_off() == 2 and made.carried == [a, b, c]
+        assert [m.carries for m in made.carried] == [1, 1, 1] and engine.requests == [("M", "a")]
+        made.carried, resumed = [], made.carried
+        await made.start(resumed)
+        await made.finish_those_at_their_bound()
+        assert await made.break_off() == 0 and made.carried == [] and all(m.kept and m.carries == 1 for m in resumed)
+
+    run(rollouts())
+
+
 def test_a_construction_that_fails_in_the_code_ends_the_run():
     engine = Engine({"a": (1, 1)})
 
