@@ -34,6 +34,7 @@ from openrlhf_mel.upstream.agent_executor import unjudged
 from openrlhf_mel.upstream.dataset import prompt_format
 from openrlhf_mel.upstream.group_sample import GroupSample
 from openrlhf_mel.upstream.ray_engine import RayEngine, own_tokens
+from openrlhf_mel.upstream.sent_once import send_once
 
 logger = init_logger(__name__)
 _STOP_POLL_S = 0.5
@@ -76,6 +77,7 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._references = {
             (prompt, str(label)): label for prompt, label in zip(dataset.prompts, dataset.labels, strict=True)
         }
+        send_once(self.tokenizer)
         self._engine = RayEngine(self.vllm_engines, self.tokenizer, self.args.data.max_len)
         prompts = prompt_format(self.args, self.tokenizer)
         self._constructor = Constructor(self.mel, prompts, self._engine, self.args.data.max_len)

@@ -139,10 +139,13 @@ def test_the_cpu_engine_answers_every_call_that_upstream_makes():
     assert [p for p in create if p != "args"] == [p for p in theirs if p in create]
 
 
-def test_the_sampling_stand_in_has_what_upstream_sets():
+def test_the_sampling_stand_in_has_what_upstream_and_mel_set():
     from openrlhf.trainer.ppo_utils import samples_generator
 
+    from openrlhf_mel.upstream import ray_engine
+
     source = inspect.getsource(samples_generator.SamplesGenerator._dispatch_prompts_to_vllm)
+    source += inspect.getsource(ray_engine._params)
     for field in dataclasses.fields(standins.SamplingParams):
         assert f"{field.name}=" in source
 

@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from types import SimpleNamespace
+from typing import ClassVar
 
 from openrlhf_mel.method.token_timeline import TokenTimeline
 
@@ -28,6 +29,23 @@ def returned(prompt, label, i):
     if "[plain]" in prompt:
         return prompt, f"{label}{' ' * i}"
     return (f"{prompt}{i}", label) if "[changed]" in prompt else (prompt, label)
+
+
+class Counted:
+    """Notes in `states` when one was pickled or read in this process."""
+
+    states: ClassVar[list[str]] = []
+
+    def __init__(self, name):
+        self.name = name
+
+    def __getstate__(self):
+        self.states.append("pickled")
+        return self.__dict__
+
+    def __setstate__(self, state):
+        self.states.append("read")
+        self.__dict__.update(state)
 
 
 class Scripted:
@@ -129,6 +147,9 @@ class Scripted:
     async def seen_labels(self):
         labels, self.labels = self.labels, []
         return labels
+
+    async def given(self, value, number):
+        return value.name, number, id(value), list(Counted.states)
 
     async def seen(self):
         events, self.events = self.events, []

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from e2e_cpu.scripted import Characters, Scripted
+from e2e_cpu.scripted import Characters, Counted, Scripted
 
 from openrlhf_mel.cpu import standins
 from openrlhf_mel.settings import mel_options
@@ -343,3 +343,20 @@ def test_a_stop_does_not_wait_for_constructions(engine, generator, tmp_path):
         g.generate_samples(max_len=4000, max_new_tokens=100)
     (tmp_path / "stop").unlink()
     g._wait(g._constructions.break_off())  # the engine is the next test's
+
+
+def test_the_tokenizer_travels_once_and_others_of_its_type_as_ever(engine):
+    import ray
+
+    from openrlhf_mel.upstream.sent_once import send_once
+
+    value, other = Counted("a"), Counted("b")
+    send_once(value)
+    answers = ray.get([engine.given.remote(value, number) for number in range(20)])
+    assert [answer[:2] for answer in answers] == [("a", number) for number in range(20)]
+    assert len({identity for _, _, identity, _ in answers}) == 1
+    assert Counted.states == ["pickled"] and answers[-1][3] == ["read"]
+    assert ray.get(engine.given.remote(other, 0))[0] == "b" and Counted.states == ["pickled"] * 2
+    replaced = Counted("c")
+    send_once(replaced)
+    assert [ray.get(engine.given.remote(each, 0))[0] for each in (replaced, value, other)] == ["c", "a", "b"]
