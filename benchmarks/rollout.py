@@ -148,16 +148,26 @@ def measure(kind: Construction, script: Script, seed: int, steps: int, engines: 
 
 
 def measured_model(engines: list[Any], slots: int, script: Script) -> tuple[EngineModel, Script]:
-    """The engines as the simulation takes them, all of them busy; what a request costs besides is prompt tokens."""
-    import ray
+    """The engines as the simulation takes them, all of them busy; what a request costs besides is prompt tokens.
 
-    def seconds(method: str, *args: int) -> float:
-        return statistics.fmean(ray.get([getattr(engine, method).remote(*args) for engine in engines]))
+    The latter is measured on the way that requests take, through Ray: here it shares the cores with the engines.
+    """
+    import ray
+    from vllm import SamplingParams
+
+    from benchmarks.rollout_engine import some_ids
+
+    def step_s(batch: int) -> float:
+        return statistics.fmean(ray.get([engine.step_s.remote(batch, *CURVE) for engine in engines]))
+
+    def prefill_s(tokens: int) -> float:
+        begun, one = time.monotonic(), SamplingParams(max_tokens=1)
+        ray.get([engine.plain.remote(some_ids(tokens), one) for _ in range(PREFILLS) for engine in engines])
+        return time.monotonic() - begun
 
     batches = sorted({2**power for power in range(slots.bit_length()) if 2**power <= slots} | {slots})
-    calls = [("step_s", batch, *CURVE) for batch in batches] + [("prefill_s", PREFILLS, t) for t in (SHORT, LONG)]
     # In turn, so that a disturbance does not hit one figure alone; the first round warms up.
-    rounds = [[seconds(*call) for call in calls] for _ in range(TRIES + 1)][1:]
+    rounds = [[*map(step_s, batches), prefill_s(SHORT), prefill_s(LONG)] for _ in range(TRIES + 1)][1:]
     *steps, short, long = map(statistics.median, zip(*rounds, strict=True))
     curve, short, long = tuple(zip(batches, steps, strict=True)), short / PREFILLS, long / PREFILLS
     rate = (LONG - SHORT) / max(long - short, 1e-9)

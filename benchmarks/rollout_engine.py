@@ -17,6 +17,11 @@ from benchmarks.rollout_script import Script, asked, is_right
 from openrlhf_mel.cpu.vllm_engine import VLLMOnCPUInFP32
 
 
+def some_ids(count: int) -> list[int]:
+    """So many token ids of the toy model."""
+    return list(itertools.islice(itertools.cycle(range(10, 200)), count))
+
+
 class ScriptedExecutor(SingleTurnAgentExecutor):
     """Upstream's executor of single turns, with the script's verdict."""
 
@@ -66,18 +71,12 @@ class ScriptedEngine(VLLMOnCPUInFP32):
         await asyncio.gather(*map(one, range(batch)))
         return (time.monotonic() - max(begun)) / (tokens - 1)
 
-    async def prefill_s(self, prompts: int, tokens: int) -> float:
-        """Seconds of `prompts` prompts of `tokens` tokens, with one new token each."""
-
-        async def one(number: int) -> None:
-            async for _ in self._request(f"prefill-{tokens}-{number}", tokens, 1):
-                pass
-
-        begun = time.monotonic()
-        await asyncio.gather(*map(one, range(prompts)))
-        return time.monotonic() - begun
+    async def plain(self, prompt_token_ids: Any, sampling_params: Any) -> Any:
+        """Upstream's `generate`, without the script."""
+        return await super().generate(prompt_token_ids, sampling_params)
 
     def _request(self, name: str, prompt: int, tokens: int) -> Any:
         """A plain request of vLLM, counted and streamed as a rollout's."""
-        ids = {"prompt_token_ids": list(itertools.islice(itertools.cycle(range(10, 200)), prompt))}
-        return self.llm.generate(ids, SamplingParams(max_tokens=tokens, ignore_eos=True), request_id=name)
+        return self.llm.generate(
+            {"prompt_token_ids": some_ids(prompt)}, SamplingParams(max_tokens=tokens, ignore_eos=True), request_id=name
+        )
