@@ -39,6 +39,7 @@ class ScriptedEngine(VLLMOnCPUInFP32):
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray awaits it
         await super().__init__(*args, **kwargs)
         self.executor = ScriptedExecutor()
+        self._prepare_accounts()
         self._tokenizer = AutoTokenizer.from_pretrained(kwargs["model"])
 
     def follow(self, script: Script) -> None:

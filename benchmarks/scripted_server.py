@@ -42,6 +42,7 @@ class Answer:
         tokens: their number; by default words are counted.
         delay_s: seconds before it is sent.
         status: other than 200: an HTTP error whose message is `text`.
+        more: further fields of the message or choice, such as `reasoning_content`.
     """
 
     text: str | None
@@ -49,6 +50,7 @@ class Answer:
     tokens: int | None = None
     delay_s: float = 0.0
     status: int = 200
+    more: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,10 @@ class ScriptedServer:
         if answer.status != 200:
             return _error(answer.status, answer.text or "")
         self.answered += 1
-        said = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
+        more = answer.more or {}
+        said = (
+            {"message": {"role": "assistant", "content": answer.text} | more} if chat else {"text": answer.text} | more
+        )
         reply: dict[str, Any] = {"choices": [{"index": 0, "finish_reason": answer.finish_reason} | said]}
         if self._usage:
             tokens = len((answer.text or "").split()) if answer.tokens is None else answer.tokens

@@ -10,14 +10,14 @@ from data.source_files import HubError, Input, download_command, open_file, open
 from data.sources import Hub, Source
 from openrlhf_mel.errors import UserError
 
-_ENDINGS = (".jsonl", ".parquet")
+_ENDINGS = (".jsonl", ".parquet", ".csv")
 Opener = Callable[[], Input]
 
 
 def from_folder(folder: Path, wanted: dict[str, Source]) -> dict[str, Opener | None]:
     """What opens each benchmark that is wanted; None for one that the folder lacks."""
     if not folder.is_dir():
-        raise UserError(f"--input-dir {folder}: no such folder; expected one with <benchmark>.jsonl or .parquet")
+        raise UserError(f"--input-dir {folder}: no such folder; expected one with <benchmark>.jsonl, .parquet or .csv")
     files = {name: _find(folder, name) for name in wanted}
     return {
         name: functools.partial(open_file, path, wanted[name].hub) if path else None for name, path in files.items()

@@ -20,6 +20,7 @@ from data.earlier_benchmarks import Entry, earlier, in_order
 from data.preparation import content_sha256
 from data.rows import EVAL_ALL, question_id, scorer_column
 from data.sameness import legible
+from data.shuffled_options import SEED, with_options
 from data.source_files import Input
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
@@ -68,7 +69,8 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
             )
     if options.input_dir and options.input_dir.resolve() == options.output_dir.resolve():
         raise UserError(f"--output-dir {options.output_dir}: is --input-dir as well; choose a folder of its own")
-    wanted = {name: known[name] for name in (asked or known)}
+    usual = [name for name, source in known.items() if not source.on_request]
+    wanted = {name: known[name] for name in (asked or usual)}
     inputs = from_folder(options.input_dir, wanted) if options.input_dir else from_hub(wanted)
     absent = [name for name, opened in inputs.items() if opened is None]
     if absent and (asked or len(absent) == len(wanted)):
@@ -144,8 +146,10 @@ def _question_and_gold(cells: dict[str, Any], form: Form, source: Source, place:
     if not isinstance(problem, str) or not (text := source.unwrapped(legible(problem)).strip()):
         raise UserError(f"{place}: {form.question!r}: found {problem!r:.80}, expected the question's text")
     try:
-        gold = golds.READERS[form.read](cells[form.answer])
-    except golds.WrongType as error:
+        gold, *wrong = (golds.READERS[form.read](cells[column]) for column in (form.answer, *form.options))
+        if wrong:
+            text, gold = with_options(text, gold, wrong)
+    except (golds.WrongType, ValueError) as error:
         raise UserError(f"{place}: {form.answer!r}: {error}") from None
     if not without_invisible(gold).strip():
         raise UserError(f"{place}: {form.answer!r}: no answer (read as {form.read}); expected one in every row")
@@ -185,7 +189,7 @@ def _source_fields(row: dict[str, Any], form: Form, own: dict[str, Any]) -> dict
     """
     fields = {}
     for name, cell in row.items():
-        if name in (form.question, form.unit, form.tolerance) or cell == own["problem"]:
+        if name in (form.question, form.unit, form.tolerance, *form.options) or cell == own["problem"]:
             continue
         if name in own or name in (form.answer, SCORER):
             if cell == own["answer"]:
@@ -216,6 +220,7 @@ def _for_training(rows: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
 
 def _report(benchmark: PreparedBenchmark) -> dict[str, Any]:
     content = benchmark.content_sha256
+    shuffled = any(form.options for form in benchmark.source.forms)
     return {
         "questions": len(benchmark.rows),
         "scorer": benchmark.source.answer,
@@ -225,6 +230,7 @@ def _report(benchmark: PreparedBenchmark) -> dict[str, Any]:
         "with_tolerance": sum("tolerance" in row for row in benchmark.rows),
         "repeated": len(benchmark.rows) - len({row["problem"] for row in benchmark.rows}),
         "rewritten_golds": [dict(zip(("id", "from", "to"), change, strict=True)) for change in benchmark.rewritten],
+        **({"options_shuffled_by": SEED} if shuffled else {}),
     }
 
 
@@ -260,6 +266,11 @@ def _print_summary(report: dict[str, Any], folder: Path) -> None:
     print(folder / EVAL_ALL)
 
 
+def _on_request(source: Source) -> str:
+    """The mark of a benchmark that is prepared by its name alone."""
+    return f" (by name alone; {source.license})" if source.on_request else ""
+
+
 def _parser() -> argparse.ArgumentParser:
     known = sources.load(sources.BENCHMARKS)
     parser = argparse.ArgumentParser(
@@ -268,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="\n".join(
             [
                 "benchmarks (your own: add it to data/benchmarks.yaml):",
-                *(f"  {name:<15}{source.about}" for name, source in known.items()),
+                *(f"  {name:<15}{source.about}{_on_request(source)}" for name, source in known.items()),
                 "",
                 "examples:",
                 "  python -m data.prepare_benchmarks --output-dir prepared/benchmarks",
@@ -281,9 +292,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output-dir", required=True, type=Path, metavar="DIR",
         help=f"folder for <benchmark>.jsonl, {EVAL_ALL}, report.json and manifest.json")  # fmt: skip
-    add("--only", default="", metavar="LIST", help="these benchmarks, separated by commas (default: all)")
+    add(
+        "--only",
+        default="",
+        metavar="LIST",
+        help="these benchmarks, separated by commas (default: all that are not marked)",
+    )
     add("--input-dir", type=Path, metavar="DIR",
-        help="read <benchmark>.jsonl, .parquet or <benchmark>__<anything>.jsonl from here instead of the hub; "
+        help="read <benchmark>.jsonl, .parquet, .csv or <benchmark>__<anything>.jsonl from here instead of the hub; "
         "what is not there is left out, unless --only asks for it")  # fmt: skip
     return parser
 

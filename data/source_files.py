@@ -1,4 +1,4 @@
-"""Source files: JSON lines, parquet, or a data set on the hub, read batch by batch.
+"""Source files: JSON lines, parquet, csv, or a data set on the hub, read batch by batch.
 
 Every message names the file and the row (JSON lines: the line), counted from 1.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from data.arrow_columns import column_of, dotted_fields, values_of
@@ -24,6 +25,7 @@ from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 
 _BATCH = 20_000
+_CSV = pa.csv.ParseOptions(newlines_in_values=True)
 # Row numbers, and these rows' cells, column by column.
 Batch = tuple[list[int], list[list[Any]]]
 
@@ -195,6 +197,23 @@ class Parquet(Tables):
         return column if column in self._file.schema_arrow.names else column.partition(".")[0]
 
 
+class Csv(Tables):
+    """A csv file with a line of names, read as a whole: every cell is a text, an empty one too."""
+
+    def __init__(self, path: Path):
+        try:
+            names = pa.csv.open_csv(path, parse_options=_CSV).schema.names
+            texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+            self._table = pa.csv.read_csv(path, parse_options=_CSV, convert_options=texts)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: cannot be read as csv ({_short(error)}); fetch it again") from None
+        origin = {"file": path.name, "sha256": file_sha256(path)}
+        super().__init__(str(path), origin, self._table.schema, self._table.num_rows)
+
+    def tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        yield self._table if columns is None else self._table.select(sorted(set(columns)))
+
+
 class HubTables(Tables):
     """A split of a data set, from the hub or from a folder that holds a copy of it."""
 
@@ -207,7 +226,7 @@ class HubTables(Tables):
 
 
 def open_file(path: Path, hub: Hub | None = None) -> Input:
-    """The rows of a .jsonl or .parquet file, or of a folder with a copy of the hub's data set.
+    """The rows of a .jsonl, .parquet or .csv file, or of a folder with a copy of the hub's data set.
 
     Raises:
         UserError: it is not there, of another kind, damaged, or empty.
@@ -216,13 +235,14 @@ def open_file(path: Path, hub: Hub | None = None) -> Input:
         return _folder(path, hub)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file, or none that can be read twice; expected .jsonl, .parquet, or a folder with a copy of the hub's data set"
+            f"{path}: no such file, or none that can be read twice; expected .jsonl, .parquet, .csv, or a folder with a copy of the hub's data set"
         )
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise UserError(f"{path}: found the ending {path.suffix!r}, expected .jsonl or .parquet")
+    readers: dict[str, Callable[[Path], Input]] = {".jsonl": JsonLines, ".parquet": Parquet, ".csv": Csv}
+    if path.suffix not in readers:
+        raise UserError(f"{path}: found the ending {path.suffix!r}, expected .jsonl, .parquet or .csv")
     if not path.stat().st_size:
         raise UserError(f"{path}: empty; expected rows")
-    return Parquet(path) if path.suffix == ".parquet" else JsonLines(path)
+    return readers[path.suffix](path)
 
 
 class HubError(UserError):
@@ -260,7 +280,7 @@ def open_hub(hub: Hub, revision: str | None = None) -> Input:
 
 def _folder(path: Path, hub: Hub | None) -> Input:
     if hub is None:
-        raise UserError(f"{path}: found a folder, expected a .jsonl or .parquet file")
+        raise UserError(f"{path}: found a folder, expected a .jsonl, .parquet or .csv file")
     try:
         dataset = _load(str(path), hub)
     except Exception as error:  # as above

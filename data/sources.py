@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Form:
         read: where the answer is in its cell: `plain` (the whole cell), `boxed`, `hashes` (after "####"), `list`.
         where: column -> values; rows with another value are left out.
         unit, tolerance: columns with the answer's unit, and with the allowed distance from it.
+        options: columns of a choice's wrong options; `answer` is then the right one's text. The question gets all of
+            them, shuffled (`data/shuffled_options.py`), and the answer is its letter.
     """
 
     question: str
@@ -45,11 +48,13 @@ class Form:
     where: dict[str, list[str]] = field(default_factory=dict)
     unit: str | None = None
     tolerance: str | None = None
+    options: list[str] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
         """The columns that a row must have."""
-        return [self.question, self.answer, *self.where, *filter(None, (self.unit, self.tolerance))]
+        extent = filter(None, (self.unit, self.tolerance))
+        return [self.question, self.answer, *self.where, *extent, *self.options]
 
     def selects(self, cells: Mapping[str, Any]) -> bool:
         """Whether `where` selects a row with these cells."""
@@ -66,6 +71,10 @@ class Source:
         answer: the scorer that judges answers (docs/verifier.md): `math`, `choice`, or one's own by its dotted path.
         questions: a benchmark's number of questions; several numbers when copies differ.
         known: content hash -> the copy that it was computed from. It lists only copies that were seen.
+        license: as its publisher names it.
+        published: the first day on which any of its questions was public; None: not known.
+        on_request: prepared only where `--only` names it.
+        withheld: its authors ask that questions are not published in plain text.
     """
 
     name: str
@@ -77,6 +86,10 @@ class Source:
     answer: str = MATH
     questions: tuple[int, ...] = ()
     known: dict[str, str] = field(default_factory=dict)
+    license: str = ""
+    published: date | None = None
+    on_request: bool = False
+    withheld: bool = False
 
     def unwrapped(self, text: str) -> str:
         """The question without the source's prefix and suffix."""
@@ -115,6 +128,8 @@ def _source(path: Path, name: str, entry: Any) -> Source:
         values["hub"] = Hub(**_checked(f"{path}: {name}: hub", values["hub"], Hub))
     if not isinstance(values.get("known", {}), dict):
         raise UserError(f"{path}: {name}: known: found {values['known']!r:.80}, expected `hash: what it is`")
+    if not isinstance(values.get("published"), date | None):  # YAML reads 2026-02-05 as a date
+        raise UserError(f"{path}: {name}: published: found {values['published']!r:.80}, expected YYYY-MM-DD")
     try:
         check_scorer_name(values.get("answer", MATH))
     except UserError as error:
@@ -131,6 +146,8 @@ def _form(where: str, entry: Any) -> Form:
             raise UserError(f"{where}: {name}: found {getattr(form, name)!r}, expected the name of a column")
     if not isinstance(form.where, dict) or not all(isinstance(values, list) for values in form.where.values()):
         raise UserError(f"{where}: where: found {form.where!r:.80}, expected `column: [value, ...]`")
+    if not isinstance(form.options, list) or not all(isinstance(column, str) for column in form.options):
+        raise UserError(f"{where}: options: found {form.options!r:.80}, expected a list of columns")
     if form.read not in READERS:
         raise UserError(f"{where}: read: found {form.read!r}, expected one of {', '.join(READERS)}")
     return form

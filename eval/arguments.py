@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from data import sources
-from eval import backends
+from eval import backends, sample_plan, seed_folders, thinking_end
 from eval.backends.number_format import AUTO, FORMATS
 from eval.benchmark_questions import DEFAULT, TEMPLATES
 from eval.messages import Sampling
@@ -18,7 +20,7 @@ from openrlhf_mel.errors import UserError
 
 PAPER_BENCHMARKS = "aime24,aime25,amc23,math500,olympiadbench"
 LAST = "last"
-# Flags that only some backends take, by the names of their classes' arguments.
+# Flags that only some backends take: by the names of their classes' arguments, and others.
 _BACKENDS_OF = {
     "base_url": ("openai",),
     "concurrency": ("openai",),
@@ -28,6 +30,7 @@ _BACKENDS_OF = {
     "dtype": ("vllm", "hf"),
     "token_budget": ("hf",),
 }
+_TAKERS = _BACKENDS_OF | {"shorten": ("vllm", "hf")}
 _COUNTS = ("max_tokens", "limit", "concurrency", "tensor_parallel", "data_parallel", "token_budget")
 
 
@@ -38,7 +41,7 @@ def backend_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def check_backend(options: argparse.Namespace) -> None:
     """Refuse flags that the backend does not take, and require those that it needs."""
-    for flag, takers in _BACKENDS_OF.items():
+    for flag, takers in _TAKERS.items():
         if getattr(options, flag) is not None and options.backend not in takers:
             raise UserError(
                 f"--{flag.replace('_', '-')}: is for --backend {' or '.join(takers)}, found --backend {options.backend}"
@@ -48,20 +51,31 @@ def check_backend(options: argparse.Namespace) -> None:
             raise UserError("--backend openai: needs --base-url, for example http://localhost:8000/v1")
         if options.run:
             raise UserError("--run: needs a backend that loads weights (vllm or hf), found --backend openai")
+    for flag in ("run", "seeds"):
+        if options.templates and getattr(options, flag):
+            raise UserError(f"--templates: is for one model and one seed, found --{flag}; use --template")
     if (options.checkpoints != LAST or options.keep_models) and not options.run:
         flag = "--keep-models" if options.checkpoints == LAST else "--checkpoints"
         raise UserError(f"{flag}: needs --run, a training run's folder")
 
 
-def check_output(options: argparse.Namespace) -> None:
-    """Refuse a folder with other files than evaluations."""
-    folder = options.output_dir
+def check_output(options: argparse.Namespace, seeds: Sequence[int]) -> None:
+    """Refuse a folder with other files than evaluations, and one with the other kind: of several seeds, or not."""
+    folder: Path = options.output_dir
     for flag, path in (("--data-dir", options.data_dir), ("--run", options.run), ("--model", options.model)):
         if path and folder.resolve() == Path(path).resolve():
             raise UserError(f"--output-dir {folder}: is {flag} as well; choose a folder of its own")
     own = (folder / name for name in (SETTINGS, SAMPLES, CHECKPOINTS))
     inside = (path for pattern in (SETTINGS, SAMPLES) for path in folder.glob(f"*/{pattern}"))
-    if folder.is_dir() and any(folder.iterdir()) and not any(path.exists() for path in (*own, *inside)):
+    several = seed_folders.existing(folder)
+    one = any(path.exists() for path in own) or any(path.parent not in several for path in inside)
+    if several and not seeds:
+        raise UserError(
+            f"--output-dir {folder}: holds evaluations of several seeds; add --seeds or choose another folder"
+        )
+    if one and seeds:
+        raise UserError(f"--output-dir {folder}: holds an evaluation without --seeds; choose another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (one or several):
         raise UserError(f"--output-dir {folder}: not empty, and no evaluation; choose another folder")
 
 
@@ -89,6 +103,13 @@ def names(text: str) -> list[str]:
     return names
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected YYYY-MM-DD") from None
+
+
 def comma_list(text: str) -> list[str]:
     """The names in a text that separates them by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -98,6 +119,12 @@ def add_scorers(parser: argparse._ActionsContainer) -> None:
     """The flag that allows functions as scorers, which prepared data name."""
     parser.add_argument("--scorers", type=comma_list, default=[], metavar="LIST",
         help="your own functions that the data may name as their scorer (package.module:function)")  # fmt: skip
+
+
+def add_thinking_end(parser: argparse._ActionsContainer, auto: str) -> None:
+    """The flag for the end tag of thinking that prompts leave open; `auto`: what its default means."""
+    parser.add_argument("--thinking-end", default=thinking_end.AUTO, metavar="TAG",
+        help=f"the tag that ends a thinking which prompts begin, such as </think>; none; or auto: {auto} (default: auto)")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,20 +168,34 @@ def _add_questions(parser: argparse.ArgumentParser, templates: str) -> None:
     add("--benchmarks", default=PAPER_BENCHMARKS, metavar="LIST",
         help=f"known are {', '.join(sources.load(sources.BENCHMARKS))} and files of your own (default: {PAPER_BENCHMARKS})")  # fmt: skip
     add("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
-    add("--template", metavar="NAME",
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--template", metavar="NAME",
         help=f"the question's prompt: {templates}, a file, or a template folder (default: the run's, else {DEFAULT})")  # fmt: skip
+    which.add_argument("--templates", metavar="LIST",
+        help="several, such as default,boxed,dapo: each is evaluated into OUT/template-<name>, and compared with the first")  # fmt: skip
     add("--chat", action="store_true",
         help="send the prompt as a user's message (default: as text; with --run as it was trained)")  # fmt: skip
+    add_thinking_end(group, "by the model's chat template")
     add_scorers(group)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("sampling").add_argument
-    add("--n", type=int, default=8, metavar="N", help="sampled responses a question (default: 8)")
+    group = parser.add_argument_group("sampling")
+    add = group.add_argument
+    add("--n", type=int, metavar="N", help="sampled responses a question (default: 8)")
+    add("--samples", choices=sample_plan.PRESETS,
+        help="paper: 1 greedy and 8 sampled responses; standard: 1 and 16, of benchmarks with up to 40 questions 1 and 32")  # fmt: skip
     add("--temperature", type=float, default=0.6, metavar="T", help="of the sampled ones (default: 0.6)")
     add("--top-p", type=float, default=1.0, metavar="P", help="of the sampled ones (default: 1)")
     add("--max-tokens", type=int, default=4096, metavar="N", help="where a response is cut (default: 4096)")
-    add("--seed", type=int, default=0, metavar="S", help="of the sampled ones (default: 0)")
+    add("--shorten", action="store_true", default=None,
+        help="shorten --max-tokens to what fits beside the longest prompt, for --backend vllm or hf (default: refuse)")  # fmt: skip
+    which = group.add_mutually_exclusive_group()
+    # The default is a text, since argparse takes a value that is the default itself for one that was not given.
+    which.add_argument("--seed", type=int, default="0", metavar="S", help="of the sampled ones (default: 0)")
+    which.add_argument(
+        "--seeds", metavar="LIST", help="several, such as 0,1,2: each is evaluated into OUT/seed-<N>; their mean and spread go "
+        "into OUT/seeds.json and OUT/summary.md")  # fmt: skip
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
@@ -176,5 +217,8 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     add("--metrics", metavar="LIST", help="some of pass@1 (greedy), avg@<n>, pass@<k>, maj@<n> (default: these, with k = n)")  # fmt: skip
     add("--train-report", type=Path, metavar="FILE",
         help="report.json of data/prepare_train.py: shows contamination beside the scores")  # fmt: skip
+    add("--model-date", type=_day, metavar="YYYY-MM-DD",
+        help="the last day from which the model's data may be, its training's included: benchmarks published later are clean "
+        "(default: known of the presets' models)")  # fmt: skip
     add("--paper", metavar="SIZE:METHOD",
         help="the paper's row to compare with, such as 8B:mel (default: told by the model's name)")  # fmt: skip

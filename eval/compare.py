@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.paired import compare, load
-from eval.store import single
 from openrlhf_mel.disk import write_json
 from openrlhf_mel.errors import UserError
 from toolkit.cli import run
@@ -25,7 +24,9 @@ def table(found: Mapping[str, Any]) -> str:
     if found["n"]:
         most = Counter(count for side in found["samples"].values() for count in side.values() if count)
         drawn = ", ".join(map(str, sorted(most)))
-        lines += [f"n = {found['n']}, the fewest samples a question of both (drawn: {drawn})", ""]
+        n = found["n"]
+        named = ", ".join(f"{name} {count}" for name, count in n.items()) if isinstance(n, dict) else n
+        lines += [f"n = {named}, the fewest samples a question of both (drawn: {drawn})", ""]
     head = "benchmark", "metric", "questions", "baseline", "other", "difference [95%]", "p", "won", "lost"
     lines += [_line(head), "|" + "---|" * len(head)]
     notes: list[str] = []
@@ -59,7 +60,7 @@ def _work(options: argparse.Namespace) -> None:
         raise UserError(f"found the one folder {options.folders[0]}, expected a baseline and at least one other")
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise UserError(f"--output {output}: expected a file in a folder that is there")
-    baseline, *others = (load(single(folder)) for folder in options.folders)
+    baseline, *others = map(load, options.folders)
     found = [compare(baseline, other) for other in others]
     for comparison in found:
         for warning in comparison["warnings"]:

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from eval.messages import Question, Response
-from eval.store import Sample, Store
+from eval.store import ReasonedSample, Sample, Store
+from eval.thinking_end import opening, unfinished
 from openrlhf_mel import __version__
 from openrlhf_mel.verifier import MATH, Verdict, Verifier, as_number
 
@@ -42,8 +43,11 @@ class Grader:
         verifier: Verifier,
         threads: int = 3,
         written: Callable[[int], object] = lambda _: None,
+        thinking_end: str | None = None,
     ):
+        """`thinking_end`: the closing mark of the thinking that the prompts leave open, if they do."""
         self._store, self._questions, self._verifier, self._written = store, questions, verifier, written
+        self._thinking_end = thinking_end
         self._waiting: queue.Queue[Response | None] = queue.Queue(_WAITING)
         self._failure: BaseException | None = None
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
@@ -117,7 +121,8 @@ class Grader:
 
     def _write(self, batch: list[Response]) -> None:
         questions = [self._questions[r.request.benchmark, r.request.question] for r in batch]
-        verdicts = judge(self._verifier, [(r.text, q) for r, q in zip(batch, questions, strict=True)])
+        openings = [opening(self._thinking_end, response.reasoning) for response in batch]
+        verdicts = judge(self._verifier, [(r.text, q) for r, q in zip(batch, questions, strict=True)], openings)
         by_benchmark: dict[str, list[Sample]] = defaultdict(list)
         for response, both in zip(batch, verdicts, strict=True):
             by_benchmark[response.request.benchmark].append(_sample(response, *both))
@@ -126,13 +131,20 @@ class Grader:
             self._written(len(samples))
 
 
-def judge(verifier: Verifier, answers: Iterable[tuple[str, Question]]) -> list[tuple[Verdict, Verdict]]:
+def judge(
+    verifier: Verifier, answers: Iterable[tuple[str, Question]], openings: Sequence[str] | None = None
+) -> list[tuple[Verdict, Verdict]]:
     """The anchored and the lenient verdict on each (response, question), by the question's scorer.
 
     For other scorers than `math` the two are the same, and the scorer is asked once.
+
+    Args:
+        openings: the mark of thinking that stands open before each response, "" for none (all, where not given).
     """
     answers = list(answers)
-    anchored = verifier.verify_many([(text, question.reference) for text, question in answers], "anchored")
+    before = [""] * len(answers) if openings is None else openings
+    whole = [(mark + text, question.reference) for mark, (text, question) in zip(before, answers, strict=True)]
+    anchored = verifier.verify_many(whole, "anchored")
     # In a box: Math-Verify misreads every fifth of MATH500's answers as bare LaTeX.
     boxed = [(text, f"\\boxed{{{question.answer}}}") for text, question in answers if question.scorer == MATH]
     lenient = iter(verifier.verify_many(boxed, "lenient"))
@@ -154,6 +166,20 @@ def regraded(sample: Sample, anchored: Verdict, lenient: Verdict) -> Sample:
     return replace(sample, **_verdicts(anchored, lenient))
 
 
+def judged_as_thinking(sample: Sample, scorer: str, end: str) -> Sample:
+    """A sample from before its end tag was recorded, with the verdict of one that has it; see `thinking_end`.
+
+    Only a response that ends in its thinking is judged differently: it has no answer.
+    """
+    if sample.status == "no_answer" or not unfinished(sample, end):
+        return sample
+    anchored = Verdict("no_answer")
+    found = regraded(sample, anchored, anchored)
+    if scorer == MATH:
+        return replace(found, lenient_status=sample.lenient_status, lenient_extracted=sample.lenient_extracted)
+    return found
+
+
 def prompt_sha256(prompt: str) -> str:
     """The fingerprint of a prompt."""
     return hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
@@ -161,18 +187,21 @@ def prompt_sha256(prompt: str) -> str:
 
 def _sample(response: Response, anchored: Verdict, lenient: Verdict) -> Sample:
     request = response.request
-    return Sample(
-        question=request.question,
-        sample=request.sample,
-        greedy=request.greedy,
-        seed=request.seed,
-        prompt_sha256=prompt_sha256(request.prompt),
-        response=_encodable(response.text),
-        finish_reason=response.finish_reason,
-        prompt_tokens=response.prompt_tokens,
-        tokens=response.tokens,
+    fields: dict[str, Any] = {
+        "question": request.question,
+        "sample": request.sample,
+        "greedy": request.greedy,
+        "seed": request.seed,
+        "prompt_sha256": prompt_sha256(request.prompt),
+        "response": _encodable(response.text),
+        "finish_reason": response.finish_reason,
+        "prompt_tokens": response.prompt_tokens,
+        "tokens": response.tokens,
         **_verdicts(anchored, lenient),
-    )
+    }
+    if response.reasoning is None:
+        return Sample(**fields)
+    return ReasonedSample(**fields, reasoning=_encodable(response.reasoning))
 
 
 def _verdicts(anchored: Verdict, lenient: Verdict) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from openrlhf_mel.verifier import MATH
 _METRIC = re.compile(r"(pass|avg|maj)@(0|[1-9][0-9]{0,8})")  # one form for each, so that none occurs twice
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 GREEDY = "pass@1"
+_UNCOMPARED = {"template": {"name"}, "sampling": {"shortened_from"}}
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,18 @@ def seed_of(seed: int, benchmark: str, question: str, sample: int) -> int:
     return int.from_bytes(digest[:4]) >> 1
 
 
-def requests(benchmarks: Iterable[Benchmark], template: Template, draws: Draws, seed: int) -> list[Request]:
-    """Every sample of a run: of each question the greedy one, then the sampled ones."""
+def requests(
+    benchmarks: Iterable[Benchmark], template: Template, draws: Mapping[str, Draws], seed: int
+) -> list[Request]:
+    """Every sample of a run: of each question the greedy one, then the sampled ones; `draws` by benchmark."""
     found = []
     for benchmark in benchmarks:
+        own_draws = draws[benchmark.name]
         for question in benchmark.questions:
             prompt = template.prompt(question.problem)
-            if draws.greedy:
+            if own_draws.greedy:
                 found.append(Request(benchmark.name, question.id, 0, True, 0, prompt))
-            for sample in range(draws.n):
+            for sample in range(own_draws.n):
                 own = seed_of(seed, benchmark.name, question.id, sample)
                 found.append(Request(benchmark.name, question.id, sample, False, own, prompt))
     return found
@@ -99,12 +103,19 @@ def settings(
     data: dict[str, str],
     scorers: dict[str, str],
     versions: dict[str, str],
+    thinking: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Everything that could change a sample or its verdict, but not the number of samples."""
+    """Everything that could change a sample or its verdict, but not the number of samples.
+
+    `thinking`: what `thinking_end.recorded` gives.
+    """
+    shortened = {} if sampling.shortened_from is None else {"shortened_from": sampling.shortened_from}
     return {
         "model": model,
-        "template": {"name": template.name, "sha256": template.sha256, "chat": chat},
-        "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens},
+        "template": {"name": template.name, "sha256": template.sha256, "chat": chat, **(thinking or {})},
+        "sampling": {
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens, **shortened,
+        },
         "seed": seed,
         "data_sha256": data,
         "scorers": scorers,
@@ -115,13 +126,14 @@ def settings(
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """The differences between two settings, as `name: old -> new`.
 
-    A benchmark that only one of them has, and another name for the same template, are no differences.
+    A benchmark that only one of them has, another name for the same template, and the length that was asked for where
+    it was shortened, are no differences.
     """
     if not name and isinstance(old, dict) and isinstance(new, dict):
         old, new = with_scorers(old), with_scorers(new)
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() & new.keys() if name in ("data_sha256", "scorers") else old.keys() | new.keys()
-        keys = keys - {"name"} if name == "template" else keys
+        keys = keys - _UNCOMPARED.get(name, set())
         found = (differences(old.get(k), new.get(k), f"{name}.{k}" if name else k) for k in sorted(keys))
         return [line for lines in found for line in lines]
     return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]

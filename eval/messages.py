@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from openrlhf_mel.verifier import MATH, Reference
 
 STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
+THINKING_CUT = "thinking_cut"  # a share in metrics.json
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Response:
         finish_reason: `stop`; `length` when the response was cut at the maximal length; else a server's own word
             (`content_filter`), or `unknown` when it gives none.
         prompt_tokens, tokens: their numbers, if the backend reports them.
+        reasoning: the thinking that a server gave apart from `text`, if any.
     """
 
     request: Request
@@ -68,15 +70,41 @@ class Response:
     finish_reason: str
     prompt_tokens: int | None
     tokens: int | None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How sampled responses are drawn; greedy ones are drawn at temperature 0, and cut at the same length (tokens)."""
+    """How sampled responses are drawn; greedy ones are drawn at temperature 0, and cut at the same length (tokens).
+
+    Attributes:
+        shortened_from: the length that was asked for, where `--shorten` made it fit into the model.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
+    shortened_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """The room for a response.
+
+    Attributes:
+        positions: the most tokens of prompt and response together that the model holds.
+        prompt_tokens: of the longest prompt.
+        question: the question of that prompt, as messages name it.
+    """
+
+    positions: int
+    prompt_tokens: int
+    question: str
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a response, whatever its prompt; 0 or less where the prompt fills the model."""
+        return self.positions - self.prompt_tokens
 
 
 class BackendError(Exception):
@@ -101,3 +129,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model. May be called twice."""
+
+
+@runtime_checkable
+class PromptingBackend(Backend, Protocol):
+    """A backend that makes the model's prompts itself, by its tokenizer; a server does not show them."""
+
+    def thinking_end(self) -> str | None:
+        """The closing mark of the thinking that the model's chat template opens before a response.
+
+        None where it opens none, or prompts are no chat.
+        """
+
+    def room(self, requests: Sequence[Request]) -> Room | None:
+        """The room beside the longest prompt of `requests`; None where the model's length is not known."""

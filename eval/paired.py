@@ -1,7 +1,7 @@
 """Two evaluations over the questions that both have: values side by side, differences with interval and p-value.
 
-A difference is the other's value minus the baseline's. avg@n and pass@n take n from the evaluation with fewer samples.
-The one with more samples contributes all of them: their mean, and the unbiased estimate of Pass@n.
+A difference is the other's value minus the baseline's. avg@n and pass@n take n from the evaluation with fewer samples of
+that benchmark; over benchmarks of different n they are called avg and pass. The one with more samples contributes all of them: their mean, and the unbiased estimate of Pass@n.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eval import estimators
+from eval import estimators, seed_folders
 from eval.identity import GREEDY, differences
 from eval.question_values import question_means, question_passes
-from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples
+from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples, single
 from openrlhf_mel.errors import UserError
 
 _SHOWN = 3  # entries of a list in a message
@@ -77,7 +77,7 @@ class ComparedMetric:
         return [i for i, lost in zip(self.ids, self.after < self.before, strict=True) if lost]
 
 
-def load(folder: Path) -> ComparedEvaluation:
+def _load_one(folder: Path) -> ComparedEvaluation:
     """Read an evaluation.
 
     Samples of questions that are not in `questions/` (from an earlier, larger run) are ignored.
@@ -100,8 +100,25 @@ def load(folder: Path) -> ComparedEvaluation:
                 question.greedy = right
             else:
                 question.sampled[sample.sample] = right
-    n = {name: max((len(q.sampled) for q in rows.values()), default=0) for name, rows in found.items()}
+    n = {name: _most(rows) for name, rows in found.items()}
     return ComparedEvaluation(folder, settings, found, n)
+
+
+def load(folder: Path) -> ComparedEvaluation:
+    """The only evaluation in a folder; of several seeds (`eval.run --seeds`) the samples together, as of one evaluation.
+
+    Raises:
+        UserError: the folder holds no evaluation, or several checkpoints.
+    """
+    first, *others = (_load_one(single(own)) for own in seed_folders.existing(folder) or [folder])
+    for other in others:
+        for name, ids in common_questions(first, other, []).items():
+            for i in ids:
+                sampled, more = (e.questions[name][i].sampled for e in (first, other))
+                sampled |= dict(enumerate(more.values(), start=len(sampled)))
+    n = {name: _most(rows) for name, rows in first.questions.items()}
+    seeds = {"seed": [e.settings.get("seed") for e in (first, *others)]} if others else {}
+    return ComparedEvaluation(folder if others else first.folder, first.settings | seeds, first.questions, n)
 
 
 def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str, Any]:
@@ -111,11 +128,12 @@ def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str
         UserError: no question is in both, or one has different texts.
     """
     warnings: list[str] = []
-    common = _common(baseline, other, warnings)
-    n = min((count for e in (baseline, other) for count in (e.n[name] for name in common) if count), default=0)
+    common = common_questions(baseline, other, warnings)
+    fewest = {name: min(filter(None, (e.n[name] for e in (baseline, other))), default=0) for name in common}
+    ns = set(filter(None, fewest.values()))
     rows: dict[str, dict[str, ComparedMetric]] = {}
     for name, ids in common.items():
-        before, after = baseline.questions[name], other.questions[name]
+        before, after, n = baseline.questions[name], other.questions[name], fewest[name]
         rows[name] = {}
         drawn = [{i: q.greedy is not None for i, q in side.items()} for side in (before, after)]
         if whole := _whole(ids, drawn):
@@ -137,11 +155,12 @@ def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str
     by_metric: dict[str, dict[str, ComparedMetric]] = defaultdict(dict)
     for name, found in rows.items():
         for metric, row in found.items():
-            by_metric[metric][name] = row
+            kind = metric if len(ns) < 2 or metric == GREEDY else metric.partition("@")[0]
+            by_metric[kind][name] = row
     return {
         "baseline": str(baseline.folder),
         "other": str(other.folder),
-        "n": n or None,
+        "n": fewest if len(ns) > 1 else next(iter(ns), None),
         "samples": {side: {name: e.n[name] for name in common} for side, e in _sides(baseline, other)},
         "warnings": warnings,
         "settings_that_differ": differences(baseline.settings, other.settings),
@@ -151,12 +170,23 @@ def compare(baseline: ComparedEvaluation, other: ComparedEvaluation) -> dict[str
     }
 
 
+def _most(questions: Mapping[str, Answered]) -> int:
+    """The most sampled responses that one of them has."""
+    return max((len(question.sampled) for question in questions.values()), default=0)
+
+
 def _sides(baseline: ComparedEvaluation, other: ComparedEvaluation) -> tuple[tuple[str, ComparedEvaluation], ...]:
     return ("baseline", baseline), ("other", other)
 
 
-def _common(baseline: ComparedEvaluation, other: ComparedEvaluation, warnings: list[str]) -> dict[str, list[str]]:
-    """The ids in both, by benchmark, in the baseline's order; `warnings` gets those left out."""
+def common_questions(
+    baseline: ComparedEvaluation, other: ComparedEvaluation, warnings: list[str]
+) -> dict[str, list[str]]:
+    """The ids in both, by benchmark, in the baseline's order; `warnings` gets those left out.
+
+    Raises:
+        UserError: no question is in both, or one has different texts.
+    """
     both = [name for name in baseline.questions if name in other.questions]
     if not both:
         raise UserError(

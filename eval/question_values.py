@@ -1,4 +1,4 @@
-"""The value of each question from its samples: their mean, Pass@k, whether the most frequent answer is right. Pure.
+"""The value of each question from its samples: their mean, Pass@k, Pass^k, whether the most frequent answer is right. Pure.
 
 Everything starts from a matrix `correct` of shape (questions, n): 1 where that sample of that question was right, else 0.
 """
@@ -31,6 +31,18 @@ def question_passes(correct: ArrayLike) -> Floats:
     wrong = n - matrix.sum(axis=1, keepdims=True)
     drawn = np.arange(n)
     return 1 - np.cumprod(np.maximum(wrong - drawn, 0) / (n - drawn), axis=1)
+
+
+def question_alls(correct: ArrayLike) -> Floats:
+    """Pass^k: the probability that k samples, drawn without replacement, are all correct: (questions, n), column k - 1.
+
+    Unbiased: `C(c, k) / C(n, k)` with c correct of n, computed as a product like `question_passes`.
+    """
+    matrix = _matrix(correct)
+    n = matrix.shape[1]
+    right = matrix.sum(axis=1, keepdims=True)
+    drawn = np.arange(n)
+    return np.cumprod(np.maximum(right - drawn, 0) / (n - drawn), axis=1)
 
 
 def question_majorities(labels: Sequence[Sequence[Hashable | None]], correct: ArrayLike) -> Floats:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from data import sources
 from eval.page import by_length, plots, reading, tables
 from eval.page.browser import Browser
 from eval.page.by_length import Bin, Measured
+from eval.page.content_policy import source_hash
 from eval.page.reading import Evaluation
 from openrlhf_mel.errors import UserError
 from toolkit import cli
@@ -26,6 +27,7 @@ PAGE = "index.html"
 PICTURES = ("pass_at_k.png", "accuracy_by_length.png", "score_by_step.png", "radar.png")
 _SOURCES = Path(__file__).parent / "page"
 _LEAST_CHARACTERS = 200
+_WITHHELD = "(left out: the benchmark's authors ask that its questions are not published; --show-withheld shows it)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     paths = [path for out in options.out for path in reading.find(out)]
     evaluations = [reading.read(path, label) for path, label in zip(paths, _labels(paths, options.labels), strict=True)]
     browser = Browser([e.label for e in evaluations], options.max_characters, options.max_megabytes * 10**6)
-    measured = read_questions(evaluations, browser)
+    measured = read_questions(evaluations, browser, frozenset() if options.show_withheld else withheld())
     pictures = draw(evaluations, measured)
     page = render(evaluations, browser, measured, pictures).encode("utf-8", "xmlcharrefreplace")
     write(options.output, {p.name: p.light for p in pictures} | {PAGE: page}, outdated=PICTURES)
@@ -87,10 +89,18 @@ def _labels(paths: Sequence[Path], text: str | None) -> list[str]:
     return labels
 
 
-def read_questions(evaluations: Sequence[Evaluation], browser: Browser) -> Lengths:
+def withheld() -> frozenset[str]:
+    """The benchmarks whose authors ask that questions are not published in plain text."""
+    return frozenset(name for name, source in sources.load(sources.BENCHMARKS).items() if source.withheld)
+
+
+def read_questions(
+    evaluations: Sequence[Evaluation], browser: Browser, hidden: Collection[str] = frozenset()
+) -> Lengths:
     """Read every sample once, into the browser and the statistics of lengths.
 
-    Lengths are of the sampled responses, or of the greedy ones if there are none.
+    Lengths are of the sampled responses, or of the greedy ones if there are none. Of the benchmarks `hidden` the browser
+    gets no text of a question or a response.
     """
     found: dict[str, dict[str, list[Measured]]] = {name: {} for name in tables.benchmark_names(evaluations)}
     for model, evaluation in enumerate(evaluations):
@@ -98,7 +108,11 @@ def read_questions(evaluations: Sequence[Evaluation], browser: Browser) -> Lengt
             greedy = evaluation.drawn(name)[1] == 0
             rows = found[name].setdefault(evaluation.label, [])
             for number, (question, samples) in enumerate(evaluation.questions(name)):
-                browser.add(model, number, question, samples)
+                if name in hidden:
+                    question = replace(question, problem=_WITHHELD)
+                    browser.add(model, number, question, [replace(s, response=_WITHHELD) for s in samples])
+                else:
+                    browser.add(model, number, question, samples)
                 rows += [
                     Measured(number, sample.tokens, len(sample.response), sample.status == "correct")
                     for sample in samples
@@ -148,8 +162,8 @@ def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Length
     style, script = ((_SOURCES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     policy = {
         "default-src": "'none'",
-        "script-src": _hash(script),
-        "style-src": _hash(style),
+        "script-src": source_hash(script),
+        "style-src": source_hash(style),
         "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -206,10 +220,6 @@ def write(target: Path, files: Mapping[str, bytes], outdated: Sequence[str]) -> 
         (target / name).unlink(missing_ok=True)
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 def _data_url(picture: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
@@ -227,6 +237,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder that python -m eval.run wrote, also with --run: then every checkpoint in it",
     )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder of the page")
+    parser.add_argument(
+        "--show-withheld",
+        action="store_true",
+        help="show questions and responses of benchmarks whose authors ask that they are not published (gpqa_diamond)",
+    )
     parser.add_argument("--labels", metavar="A,B", help="names of the evaluations (default: of their folders)")
     parser.add_argument(
         "--max-characters",

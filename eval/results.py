@@ -4,65 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval import estimators, question_values, summary
+from eval import estimators, extended, question_values, sample_plan, summary
+from eval.drawn import Drawn, collect
 from eval.estimators import Estimate
 from eval.identity import GREEDY, Draws
-from eval.messages import LENGTH, STOP, Question
-from eval.store import METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
+from eval.messages import LENGTH, STOP, THINKING_CUT, Question
+from eval.publication import DataEnd, published_days
+from eval.store import EXTENDED, METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
+from eval.thinking_end import recorded_end, seen, unfinished
 from openrlhf_mel import disk
-from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import MATH, answer_key
 
 CHECKPOINTS = "checkpoints.json"
 _KINDS = ("no_answer", "timeout", "error")
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A benchmark's samples in the order of its questions.
+def benchmark_metrics(
+    drawn: Drawn, draws: Draws, thinking_end: str | None = None
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    """A benchmark's entry in metrics.json, and its estimates by metric.
 
-    Attributes:
-        greedy: one per question, or none.
-        sampled: n per question, in the order of their numbers.
+    `thinking_end`: the closing mark of the thinking that the prompts left open, if they did.
     """
-
-    questions: Sequence[Question]
-    greedy: list[Sample]
-    sampled: list[list[Sample]]
-
-    @property
-    def all(self) -> list[Sample]:
-        """Every sample."""
-        return [*self.greedy, *(sample for samples in self.sampled for sample in samples)]
-
-
-def collect(samples: Iterable[Sample], questions: Sequence[Question], draws: Draws) -> Drawn:
-    """The samples that `draws` asks for; others in the folder, from an earlier command, are ignored.
-
-    Raises:
-        UserError: one is missing.
-    """
-    there = {sample.key: sample for sample in samples}
-    wanted_greedy = [(question.id, 0, True) for question in questions if draws.greedy]
-    wanted = [[(question.id, i, False) for i in range(draws.n)] for question in questions if draws.n]
-    keys = [*wanted_greedy, *(key for row in wanted for key in row)]
-    if missing := [key for key in keys if key not in there]:
-        question, sample, _ = missing[0]
-        raise UserError(
-            f"{questions[0].benchmark}: {len(missing)} of {len(keys)} samples are missing, among them sample {sample} of "
-            f"{question}; run eval.run again"
-        )
-    return Drawn(questions, [there[key] for key in wanted_greedy], [[there[key] for key in row] for row in wanted])
-
-
-def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[str, Estimate]]:
-    """A benchmark's entry in metrics.json, and its estimates by metric."""
     estimates = _estimates(drawn, draws, lenient=False)
     lenient = _estimates(drawn, draws, lenient=True)
     samples = drawn.all
@@ -76,6 +44,7 @@ def benchmark_metrics(drawn: Drawn, draws: Draws) -> tuple[dict[str, Any], dict[
         "ci95_method": {metric: estimate.method for metric, estimate in estimates.items()},
         "ci95_note": {metric: estimate.note for metric, estimate in estimates.items() if estimate.note},
         "truncated": _share(sample.finish_reason == LENGTH for sample in samples),
+        **_thinking_cut(samples, thinking_end),
         **{kind: _share(sample.status == kind for sample in samples) for kind in _KINDS},
         "ended_otherwise": dict(Counter(s.finish_reason for s in samples if s.finish_reason not in (STOP, LENGTH))),
         "tokens_mean": _mean([sample.tokens for sample in samples if sample.tokens is not None]),
@@ -89,22 +58,35 @@ def write_results(
     store: Store,
     model: str,
     questions: Mapping[str, Sequence[Question]],
-    draws: Draws,
+    draws: Mapping[str, Draws],
     manifest: Mapping[str, Any],
     paper: summary.PaperRow | None = None,
+    end: DataEnd | None = None,
 ) -> dict[str, Any]:
-    """Compute, write `metrics.json` and `summary.md`, and return the content of the former.
+    """Compute and write `metrics.json`, `summary.md` and the extended results; returns the content of metrics.json.
+
+    Averages are of the metrics that all benchmarks have.
+
+    Args:
+        draws: by benchmark.
+        end: of the model's data; None: not known.
 
     Raises:
         UserError: a sample is missing.
     """
+    end = end or DataEnd()
     entries: dict[str, Any] = {}
-    parts: dict[str, list[Estimate]] = {metric: [] for metric in draws.metrics}
+    common = [m for m in next(iter(draws.values())).metrics if all(m in own.metrics for own in draws.values())]
+    estimates: dict[str, dict[str, Estimate]] = {}
+    values: dict[str, extended.BenchmarkValues] = {}
+    days = published_days()
+    settings = read_json(store.folder / SETTINGS)
+    thinking_end = recorded_end(settings)
     for name, own in questions.items():
-        entries[name], estimates = benchmark_metrics(collect(store.samples(name), own, draws), draws)
-        for metric, estimate in estimates.items():
-            parts[metric].append(estimate)
-    averages = {metric: estimators.macro_average(estimates) for metric, estimates in parts.items()}
+        drawn = collect(store.samples(name), own, draws[name])
+        entries[name], estimates[name] = benchmark_metrics(drawn, draws[name], thinking_end)
+        values[name] = extended.values(drawn, days.get(name), end)
+    averages = {metric: estimators.macro_average([own[metric] for own in estimates.values()]) for metric in common}
     result = {
         "model": model,
         "benchmarks": entries,
@@ -112,9 +94,12 @@ def write_results(
         "average_se": {metric: average.se for metric, average in averages.items()},
         "average_ci95": {metric: list(average.interval) for metric, average in averages.items()},
         "average_ci95_note": {metric: average.note for metric, average in averages.items() if average.note},
-        "settings": read_json(store.folder / SETTINGS) | {"n": draws.n, "metrics": list(draws.metrics)},
+        "settings": settings | sample_plan.recorded(draws),
         "manifest": dict(manifest),
     }
+    more = extended.extended(values, end)
+    disk.write_json(store.folder / EXTENDED, more)
+    disk.write_text(store.folder / EXTENDED.replace(".json", ".md"), extended.markdown(more))
     disk.write_json(store.folder / METRICS, result)
     disk.write_text(store.folder / SUMMARY, summary.markdown(result, paper))
     return result
@@ -129,7 +114,7 @@ def write_checkpoints(folder: Path) -> None:
             "step": result["manifest"].get("step"),
             **{key: result[key] for key in ("average", "average_ci95")},
             "benchmarks": {
-                name: {metric: values.get(metric) for metric in result["average"]}
+                name: {metric: values.get(metric) for metric in sample_plan.metrics(result, name)}
                 for name, values in result["benchmarks"].items()
             },
         }
@@ -175,6 +160,13 @@ def _estimates(drawn: Drawn, draws: Draws, lenient: bool) -> dict[str, Estimate]
 def _correct(samples: Sequence[Sequence[Sample]], lenient: bool) -> np.ndarray:
     """(questions, n), 1 where correct."""
     return np.array([[(s.lenient_status if lenient else s.status) == "correct" for s in row] for row in samples], int)
+
+
+def _thinking_cut(samples: Sequence[Sample], end: str | None) -> dict[str, float]:
+    """The share of responses that were cut while thinking; nothing where there is no thinking."""
+    if end is None and not any(map(seen, samples)):
+        return {}
+    return {THINKING_CUT: _share(s.finish_reason == LENGTH and unfinished(s, end) for s in samples)}
 
 
 def _share(found: Iterable[bool]) -> float:

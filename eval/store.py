@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval import seed_folders
 from eval.messages import Question, Request
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import MATH, STATUSES
@@ -23,6 +24,7 @@ from toolkit.outputs import json_lines, write_lines
 
 SAMPLES, QUESTIONS = "samples", "questions"
 SETTINGS, METRICS, SUMMARY = "settings.json", "metrics.json", "summary.md"
+EXTENDED = "extended.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,27 @@ class Sample:
     def key(self) -> tuple[str, int, bool]:
         """The key of question and sample."""
         return self.question, self.sample, self.greedy
+
+    @property
+    def thought(self) -> str | None:
+        """The thinking that a server gave apart from the response, if any."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonedSample(Sample):
+    """A sample whose line has one more field.
+
+    Attributes:
+        reasoning: the thinking that a server gave apart from the response; it is never graded.
+    """
+
+    reasoning: str
+
+    @property
+    def thought(self) -> str | None:
+        """See `Sample`."""
+        return self.reasoning
 
 
 def request_key(request: Request) -> tuple[str, int, bool]:
@@ -168,7 +191,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """The samples of a file without a truncated last line; none if the file does not exist."""
     for number, row in _rows(path):
         try:
-            sample = Sample(**row)
+            sample = (ReasonedSample if "reasoning" in row else Sample)(**row)
         except TypeError as error:
             raise UserError(f"{path}, line {number}: not a sample of this version ({error})") from None
         if damaged := _damaged(sample):
@@ -186,6 +209,8 @@ def _damaged(sample: Sample) -> str | None:
         value = getattr(sample, name)
         if not isinstance(value, kind) and not (name in optional and value is None):
             return name
+    if isinstance(sample, ReasonedSample) and not isinstance(sample.reasoning, str):
+        return "reasoning"
     return next((name for name in ("status", "lenient_status") if getattr(sample, name) not in STATUSES), None)
 
 
@@ -214,10 +239,11 @@ def evaluated(folder: Path) -> list[str]:
 
 
 def evaluations(folder: Path) -> list[Path]:
-    """The folder itself, or the checkpoints' folders in that of a `--run`. Raises UserError when there is none."""
+    """The folder itself, or those of the checkpoints of a `--run` or of `--seeds` in it. Raises UserError when there is none."""
     if (folder / QUESTIONS).is_dir():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{QUESTIONS}") if path.is_dir())
+    below = [path for own in (folder, *seed_folders.existing(folder)) for path in sorted(own.glob(f"*/{QUESTIONS}"))]
+    found = [path.parent for path in below if path.is_dir()]
     if not found:
         raise UserError(f"{folder}: no evaluation in this folder; expected one that eval.run wrote")
     return found

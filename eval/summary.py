@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.markdown_table import one_line, table
+from eval.messages import THINKING_CUT
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import MATH
 
@@ -34,17 +36,17 @@ def paper_row(model: str, method: str | None = None) -> PaperRow | None:
     Args:
         method: `base`, `grpo` or `mel`: the training of a checkpoint of that model.
     """
-    table = json.loads(PAPER.read_text(encoding="utf-8"))
+    paper = json.loads(PAPER.read_text(encoding="utf-8"))
     size, _, named = model.partition(":")
-    if size not in table["rows"]:
+    if size not in paper["rows"]:
         last = model.rstrip("/").rpartition("/")[2].lower()
-        size = next((size for size, name in table["models"].items() if name.lower() == last), "")
+        size = next((size for size, name in paper["models"].items() if name.lower() == last), "")
         named = method or "base"
-    row = table["rows"].get(size, {}).get(named.lower())
+    row = paper["rows"].get(size, {}).get(named.lower())
     if row is None:
         return None
-    values = {name: dict(zip(table["metrics"], cells, strict=True)) for name, cells in row.items()}
-    return PaperRow(f"{size}:{named.lower()}", f"{table['models'][size]}, {named.lower()}", values)
+    values = {name: dict(zip(paper["metrics"], cells, strict=True)) for name, cells in row.items()}
+    return PaperRow(f"{size}:{named.lower()}", f"{paper['models'][size]}, {named.lower()}", values)
 
 
 def check_paper_row(text: str) -> PaperRow:
@@ -76,7 +78,8 @@ def checkpoints_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """One row per checkpoint: each metric on average, then on each benchmark."""
     names = list(dict.fromkeys(name for row in rows for name in row["benchmarks"]))
     parts = ["# Checkpoints\n"]
-    for metric in dict.fromkeys(metric for row in rows for metric in row["average"]):
+    places = [place for row in rows for place in (row["average"], *row["benchmarks"].values())]
+    for metric in dict.fromkeys(metric for place in places for metric in place):
         cells = [
             [
                 row["label"],
@@ -86,16 +89,38 @@ def checkpoints_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             ]
             for row in rows
         ]
-        parts.append(f"## {metric}\n\n{_table(['checkpoint', 'step', 'average', *names], cells)}")
+        parts.append(f"## {metric}\n\n{table(['checkpoint', 'step', 'average', *names], cells)}")
     last = "Percent; the average with its 95% interval. Each checkpoint's own summary has the notes on these.\n"
     return "\n".join([*parts, last])
+
+
+def seeds_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of each model a table: mean and standard deviation of each metric between the seeds."""
+    parts = ["# Several seeds\n"]
+    for row in rows:
+        metrics = list(dict.fromkeys(m for own in row["benchmarks"].values() for m in own["mean"]))
+        cells = [
+            [name, *(_spread(own["mean"], own["mean_sd"], metric) for metric in metrics)]
+            for name, own in row["benchmarks"].items()
+        ]
+        cells.append(["average", *(_spread(row["average"], row["average_sd"], metric) for metric in metrics)])
+        count, seeds = len(row["seeds"]), ", ".join(map(str, row["seeds"]))
+        parts.append(f"## {one_line(row['model'])}: {count} seed{'' if count == 1 else 's'} ({seeds})\n")
+        if limit := row["limit"]:
+            parts.append(f"Only the first {limit} questions of each benchmark: not to be compared with whole ones.\n")
+        parts.append(table(["benchmark", *metrics], cells))
+    parts.append(
+        "Percent: mean and, after ±, the standard deviation between seeds. It is the noise of the sampled responses alone "
+        "(of a greedy one there is none); each seed's own summary has the intervals over questions.\n"
+    )
+    return "\n".join(parts)
 
 
 def markdown(result: Mapping[str, Any], paper: PaperRow | None) -> str:
     """The whole file, from the content of metrics.json."""
     contamination = result["manifest"].get("near_in_training")
-    metrics = [metric for metric, value in result["average"].items() if value is not None]
-    parts = [f"# {_line(result['model'])}\n"]
+    metrics = _metrics(result)
+    parts = [f"# {one_line(result['model'])}\n"]
     if limit := result["manifest"].get("limit"):
         parts.append(f"Only the first {limit} questions of each benchmark: not to be compared with whole ones.\n")
     parts += [_scores(result, metrics, contamination)]
@@ -105,37 +130,59 @@ def markdown(result: Mapping[str, Any], paper: PaperRow | None) -> str:
     return "\n".join(parts)
 
 
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    """Those with an average."""
+    return [metric for metric, value in result["average"].items() if value is not None]
+
+
+def _columns(result: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Heading -> benchmark -> metric: the metrics themselves, or, where benchmarks differ in n, their kinds."""
+    named = result["settings"].get("metrics")
+    if not isinstance(named, dict):
+        return {metric: dict.fromkeys(result["benchmarks"], metric) for metric in metrics}
+    found: dict[str, dict[str, str]] = {}
+    for name, own in named.items():
+        for metric in own:
+            found.setdefault(metric if metric in metrics else metric.partition("@")[0], {})[name] = metric
+    return found
+
+
 def _scores(result: Mapping[str, Any], metrics: Sequence[str], contamination: Mapping[str, Any] | None) -> str:
-    head = ["benchmark", "questions", *metrics, *(["near copies in training"] if contamination is not None else [])]
+    columns = _columns(result, metrics)
+    mixed = list(columns) != list(metrics)
+    head = ["benchmark", "questions", *columns, *(["near copies in training"] if contamination is not None else [])]
     rows: list[list[str]] = []
     notes: list[str] = []
     for name, found in result["benchmarks"].items():
         cells = [name, str(found["n_questions"])]
-        for metric in metrics:
+        for heading, by_benchmark in columns.items():
+            metric = by_benchmark.get(name, heading)
             mark = _mark(found["ci95_note"].get(metric), notes)
-            cells.append(_cell(found.get(metric), found["ci95"].get(metric)) + mark)
+            n = "" if metric == heading else f" ({metric.partition('@')[2]})"
+            cells.append(_cell(found.get(metric), found["ci95"].get(metric)) + n + mark)
         if contamination is not None:
             near = contamination.get(name)
             cells.append("not compared" if near is None else f"{near['near']} of {near['questions']}")
         rows.append(cells)
     average = [
-        _cell(result["average"][metric], result["average_ci95"].get(metric))
+        _cell(result["average"].get(metric), result["average_ci95"].get(metric))
         + _mark(result["average_ci95_note"].get(metric), notes)
-        for metric in metrics
+        for metric in columns
     ]
     rows.append(["average", "", *average, *([""] if contamination is not None else [])])
     methods = {
-        metric: dict.fromkeys(found["ci95_method"][metric] for found in result["benchmarks"].values())
-        for metric in metrics
+        heading: dict.fromkeys(result["benchmarks"][name]["ci95_method"][metric] for name, metric in own.items())
+        for heading, own in columns.items()
     }
     lines = [
         "Percent, with 95% intervals over questions. "
-        + "; ".join(f"{metric}: {' or '.join(methods[metric])}" for metric in metrics)
+        + "; ".join(f"{heading}: {' or '.join(found)}" for heading, found in methods.items())
         + ".",
+        *(["In brackets n; extended.md has averages over benchmarks of different n."] if mixed else []),
         *(f"[{i}] {note}" for i, note in enumerate(notes, start=1)),
         *_scorers(result),
     ]
-    return f"{_table(head, rows)}\n" + "\n".join(lines) + "\n"
+    return f"{table(head, rows)}\n" + "\n".join(lines) + "\n"
 
 
 def _scorers(result: Mapping[str, Any]) -> list[str]:
@@ -162,7 +209,7 @@ def _beside_the_paper(result: Mapping[str, Any], metrics: Sequence[str], paper: 
         )
     if not rows or len(head) == 1:
         return f"The paper's row ({paper.name}) has none of these benchmarks and metrics.\n"
-    return f"## Beside the paper: {paper.name}\n\n{_table(head, rows)}\nIn or out: whether the paper's value lies in the 95% interval here.\n"
+    return f"## Beside the paper: {paper.name}\n\n{table(head, rows)}\nIn or out: whether the paper's value lies in the 95% interval here.\n"
 
 
 def _same_benchmarks(result: Mapping[str, Any], paper: PaperRow) -> bool:
@@ -171,13 +218,14 @@ def _same_benchmarks(result: Mapping[str, Any], paper: PaperRow) -> bool:
 
 
 def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    kinds = ("truncated", "no_answer", "timeout", "error")
+    thinking = any(THINKING_CUT in found for found in result["benchmarks"].values())
+    kinds = ("truncated", *([THINKING_CUT] if thinking else []), "no_answer", "timeout", "error")
     head = ["benchmark", "samples", *kinds, *(f"lenient {metric}" for metric in metrics)]
     rows = [
         [
             name,
             str(found["n_samples"]),
-            *(_percent(found[kind]) for kind in kinds),
+            *(_percent(found.get(kind)) for kind in kinds),
             *(_percent(found["lenient"].get(m)) for m in metrics),
         ]
         for name, found in result["benchmarks"].items()
@@ -185,28 +233,15 @@ def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
     ends = {name: found.get("ended_otherwise") or {} for name, found in result["benchmarks"].items()}
     told = [f"{name}: {reason} {count}" for name, own in ends.items() for reason, count in sorted(own.items())]
     return (
-        f"## Samples\n\n{_table(head, rows)}\n"
+        f"## Samples\n\n{table(head, rows)}\n"
         "Shares of all samples. Lenient extraction also counts answers that are not marked as final, even of responses that were cut.\n"
+        + ("thinking_cut: cut while thinking; these are truncated, and have no answer.\n" if thinking else "")
         + (f"Ended neither by `stop` nor by `length`, in the server's words: {'; '.join(told)}.\n" if told else "")
     )
 
 
 def _settings(result: Mapping[str, Any]) -> str:
     return f"## Settings\n\n```json\n{json.dumps(result['settings'], indent=2, ensure_ascii=False)}\n```\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
-
-
-def _escaped(cell: str) -> str:
-    return _line(cell).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    """The text in one line: a name from outside must not break a row or a heading."""
-    return " ".join(text.split())
 
 
 def _mark(note: str | None, notes: list[str]) -> str:
@@ -222,6 +257,11 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "-"
     return _percent(value) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _spread(means: Mapping[str, float], deviations: Mapping[str, float | None], metric: str) -> str:
+    deviation = deviations.get(metric)
+    return _percent(means.get(metric)) + (f" ± {_percent(deviation)}" if deviation is not None else "")
 
 
 def _against(ours: float | None, theirs: float, interval: Sequence[float] | None) -> str:

@@ -8,9 +8,16 @@ from typing import Any
 
 import torch
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, locate, warn_of_endless_turns
+from eval.backends.model_folder import (
+    Encoder,
+    context_of,
+    fingerprint,
+    locate,
+    read_encoder,
+    warn_of_endless_turns,
+)
 from eval.backends.number_format import AUTO, number_format
-from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
+from eval.messages import LENGTH, STOP, BackendError, Request, Response, Room, Sampling
 from openrlhf_mel.errors import first_line
 
 _ROWS = 256  # of a batch, at most
@@ -51,6 +58,7 @@ class HFBackend:
             warn_of_endless_turns(model, self._folder)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._dtype = number_format(dtype, cpu=self._device.type == "cpu")
+        self._encoder: Encoder | None = None
         self._loaded: _Loaded | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -64,12 +72,20 @@ class HFBackend:
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
 
+    def thinking_end(self) -> str | None:
+        """See `messages.PromptingBackend`."""
+        return self._read_encoder().thinking_end() if self._chat else None
+
+    def room(self, requests: Sequence[Request]) -> Room | None:
+        """See `messages.PromptingBackend`."""
+        return self._read_encoder().room(requests)
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`. Batch by batch, the longest prompts first, so that too little memory fails at once."""
+        """See `messages.Backend`. Batch by batch, the longest prompts first, so that too little memory fails at once."""
         if not requests:
             return
+        prompts = self._read_encoder().encode(requests, sampling.max_tokens)
         loaded = self._loaded = self._loaded or self._load()
-        prompts = loaded.encoder.encode(requests, sampling.max_tokens)
         for batch in _batches([len(ids) for ids in prompts], sampling.max_tokens, self._budget):
             chosen = [requests[i] for i in batch]
             try:
@@ -87,28 +103,35 @@ class HFBackend:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _read_encoder(self) -> Encoder:
+        if self._encoder is None:
+            context = context_of(self._folder)
+            self._encoder = read_encoder(self._model_name, self._folder, self._chat, self._trust, context)
+        return self._encoder
+
     def _load(self) -> _Loaded:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # the command has its own
+        encoder = self._read_encoder()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
             model = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, self._dtype), trust_remote_code=self._trust
             )
             model = model.to(self._device).eval()
         except Exception as error:  # a damaged file raises many kinds of errors
             raise BackendError(f"--model {self._model_name}: cannot be loaded: {first_line(error)}") from error
-        return _Loaded(model, tokenizer, Encoder(tokenizer, self._chat, context_of(self._folder)))
+        return _Loaded(model, encoder)
 
 
 class _Loaded:
     """A model in memory."""
 
-    def __init__(self, model: Any, tokenizer: Any, encoder: Encoder) -> None:
+    def __init__(self, model: Any, encoder: Encoder) -> None:
         from transformers import GenerationConfig
 
+        tokenizer = encoder.tokenizer
         self.encoder, self._model, self._tokenizer = encoder, model, tokenizer
         ends = model.generation_config.eos_token_id
         self._ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}

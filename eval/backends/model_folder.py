@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.messages import Request
+from eval.backends.engine_context import engine_context
+from eval.messages import BackendError, Request, Room
+from eval.response_room import check_room
 from openrlhf_mel import turns
 from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError, first_line
 from openrlhf_mel.prompts import without_special_tokens
+from openrlhf_mel.verifier import left_open
 
 _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 _CONFIG = ("config.json", "generation_config.json", "*.py")
@@ -30,6 +33,7 @@ _TOKENIZER = (
     "chat_template.*",
     "chat_templates/*",
 )
+_QUESTION = "QUESTION"  # a text that no template treats specially
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that exists is loaded
 
 
@@ -90,7 +94,7 @@ class Encoder:
         """`context`: the most tokens that the model can hold, prompt and response together."""
         if chat and not getattr(tokenizer, "chat_template", None):
             raise UserError("--model: its tokenizer has no chat template; expected one, or prompts without a chat")
-        self._tokenizer, self._chat, self._context = tokenizer, chat, context
+        self.tokenizer, self._chat, self._context = tokenizer, chat, context
 
     def encode(self, requests: Iterable[Request], max_tokens: int) -> list[list[int]]:
         """The prompt's ids of each request; requests with the same prompt share theirs.
@@ -99,6 +103,34 @@ class Encoder:
             UserError: a prompt and a response of `max_tokens` would not fit into the model; the message names the
             length that would fit.
         """
+        rows, room = self._encoded(requests)
+        if room:
+            check_room(max_tokens, room)
+        return rows
+
+    def room(self, requests: Iterable[Request]) -> Room | None:
+        """The room beside the longest prompt; None where the model's context is not known, or nothing is requested."""
+        return self._encoded(requests)[1]
+
+    def thinking_end(self) -> str | None:
+        """The closing mark of the thinking that the chat template opens before a response; None where it opens none.
+
+        None as well, with a warning, where the mark is a special token: a response is text without these, so that its
+        thinking cannot be told from its answer.
+        """
+        if not self._chat:
+            return None
+        end = left_open(self._in_chat(_QUESTION).rpartition(_QUESTION)[2])
+        if end in {token.lower() for token in self._special_tokens()}:
+            print(
+                f"warning: --model: its thinking ends with {end}, a special token, which is left out of responses: those "
+                "that were cut while thinking are judged by their thinking",
+                file=sys.stderr,
+            )
+            return None
+        return end
+
+    def _encoded(self, requests: Iterable[Request]) -> tuple[list[list[int]], Room | None]:
         known: dict[str, list[int]] = {}
         rows = []
         longest: tuple[int, Request] | None = None
@@ -110,34 +142,56 @@ class Encoder:
                     longest = len(ids), request
                 self._check_not_empty(request, ids)
             rows.append(ids)
-        if longest:
-            self._check_room(*longest, max_tokens)
-        return rows
+        if longest is None or self._context is None:
+            return rows, None
+        length, request = longest
+        return rows, Room(self._context, length, _where(request))
 
     def _ids(self, text: str) -> list[int]:
-        text = without_special_tokens(text, self._tokenizer)
+        text = without_special_tokens(text, self.tokenizer)
         if self._chat:
-            messages = [{"role": "user", "content": text}]
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            text = self._in_chat(text)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _in_chat(self, text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def _special_tokens(self) -> set[str]:
+        """Those that decoding leaves out."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        return {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
 
     def _check_not_empty(self, request: Request, ids: list[int]) -> None:
         if not ids:
             raise UserError(f"{_where(request)}: its prompt has no tokens; expected a text")
 
-    def _check_room(self, length: int, request: Request, max_tokens: int) -> None:
-        if self._context is not None and length + max_tokens > self._context:
-            room = self._context - length
-            advice = f"pass --max-tokens {room} or less" if room > 0 else "leave the question out"
-            raise UserError(
-                f"--max-tokens {max_tokens}: the model's context holds {self._context} tokens, and the longest prompt "
-                f"({_where(request)}) has {length}; {advice}"
-            )
-
 
 def _where(request: Request) -> str:
     return f"question {request.question} of {request.benchmark}"
+
+
+def read_encoder(model: str, folder: Path, chat: bool, trust_remote_code: bool, context: int | None) -> Encoder:
+    """The encoder of a model's folder; `context` as there.
+
+    Raises:
+        BackendError: its tokenizer cannot be loaded.
+        UserError: `chat`, and it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged file raises many kinds of errors
+        raise BackendError(f"--model {model}: no tokenizer: {first_line(error)}") from error
+    return Encoder(tokenizer, chat, context)
+
+
+def context_of_engine(folder: Path) -> int | None:
+    """The most tokens for which vLLM starts an engine, by the model's config.json; see `engine_context`."""
+    return engine_context(_read(folder / "config.json"))
 
 
 def context_of(folder: Path) -> int | None:

@@ -97,6 +97,7 @@ class OpenAIBackend:
         self._loop = LoopThread("openai")
         self._session: aiohttp.ClientSession | None = None
         self._silent_until = 0.0
+        self._holds: int | None = None  # tokens, prompt and response together, if the server says so
 
     def identity(self) -> dict[str, Any]:
         """The model's name and what the server's `/models` says of it; null there if it has no such list.
@@ -119,10 +120,21 @@ class OpenAIBackend:
                 found = self._clean(", ".join(sorted(models))) or "none"
                 raise UserError(f"--model {self._model}: not served at {self._base_url}; found {found}")
             served = models[self._model]
+            holds = served.get("max_model_len")
+            self._holds = holds if type(holds) is int else None
         return {"backend": "openai", "model": self._model, "chat": self._chat, "served": served}
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`, and `LoopThread.map` for what happens when a request fails for good."""
+        """See `messages.Backend`, and `LoopThread.map` for what happens when a request fails for good.
+
+        Raises:
+            UserError: responses longer than all that the server's model holds, if `identity` has found that.
+        """
+        if self._holds is not None and sampling.max_tokens >= self._holds:
+            raise UserError(
+                f"--max-tokens {sampling.max_tokens}: the server's model holds {self._holds} tokens (max_model_len), prompt "
+                f"and response together; expected {self._holds} less the longest prompt's, or fewer"
+            )
 
         async def answer(request: Request, stopping: asyncio.Event) -> Response | None:
             return await self._answer(request, sampling, stopping)

@@ -17,6 +17,7 @@ from openrlhf_mel.errors import UserError
 
 _LONGEST_RETRY_AFTER_S = 300.0
 _REASON = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+_REASONING = ("reasoning_content", "reasoning")  # the second in newer servers
 _SERVED = ("id", "max_model_len")  # a server's other fields change with its start
 
 
@@ -25,12 +26,15 @@ class Unusable(Exception):
 
 
 class Completion(NamedTuple):
-    """A response's text (valid UTF-8), its finish reason, and its number of tokens, if the server reports it."""
+    """A response's text (valid UTF-8), its finish reason, and what the server may report: its number of tokens, and the
+    thinking that it gives apart from the text.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None
     tokens: int | None
+    reasoning: str | None = None
 
 
 def parse_json(content: bytes | bytearray) -> Any:
@@ -45,7 +49,10 @@ def read_completion(data: Any, chat: bool) -> Completion:
     """The first choice of an answer. Raises Unusable."""
     try:
         choice = data["choices"][0]
-        text = choice["message"]["content"] if chat else choice["text"]
+        said = choice["message"] if chat else choice
+        reasoning = _reasoning(said)
+        name = "content" if chat else "text"
+        text = said[name] if reasoning is None else said.get(name)  # some servers leave out what is empty
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Unusable("an answer without choices") from None
@@ -58,9 +65,7 @@ def read_completion(data: Any, chat: bool) -> Completion:
     usage = data.get("usage")
     counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
     prompt_tokens, tokens = (count if type(count) is int and count >= 0 else None for count in counts)
-    # JSON may contain half of a surrogate pair, a UTF-8 file may not.
-    text = (text or "").encode("utf-8", "replace").decode()
-    return Completion(text, reason, prompt_tokens, tokens)
+    return Completion(_encodable(text or ""), reason, prompt_tokens, tokens, reasoning)
 
 
 def read_models(data: Any) -> dict[str, dict[str, str | int]]:
@@ -70,6 +75,18 @@ def read_models(data: Any) -> dict[str, dict[str, str | int]]:
     except (KeyError, TypeError):
         raise Unusable("no list of models") from None
     return {str(name): {k: v for k, v in row.items() if isinstance(v, str | int)} for name, row in rows.items()}
+
+
+def _reasoning(said: Any) -> str | None:
+    """The thinking that vLLM, SGLang or DeepSeek take out of a message; an empty one is none."""
+    found = (said.get(name) for name in _REASONING)
+    text = next((value for value in found if isinstance(value, str) and value), None)
+    return None if text is None else _encodable(text)
+
+
+def _encodable(text: str) -> str:
+    """JSON may contain half of a surrogate pair, a UTF-8 file may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def error_words(content: bytes | bytearray) -> str:

@@ -9,13 +9,20 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from eval.backends.model_folder import Encoder, context_of, fingerprint, locate, warn_of_endless_turns
+from eval.backends.model_folder import (
+    Encoder,
+    context_of_engine,
+    fingerprint,
+    locate,
+    read_encoder,
+    warn_of_endless_turns,
+)
 from eval.backends.number_format import AUTO, number_format
 from eval.backends.vllm_child import ROWS, Done, Job
 from eval.backends.vllm_process import Place, Process, end
-from eval.messages import LENGTH, STOP, BackendError, Request, Response, Sampling
+from eval.messages import LENGTH, STOP, BackendError, Request, Response, Room, Sampling
 from openrlhf_mel.cpu import vllm_arguments
-from openrlhf_mel.errors import UserError, first_line
+from openrlhf_mel.errors import UserError
 from openrlhf_mel.settings import vllm_build
 from openrlhf_mel.settings.vllm_build import Build
 
@@ -90,12 +97,19 @@ class VLLMBackend:
             "versions": {self._build.distribution: self._build.version, **versions},
         }
 
+    def thinking_end(self) -> str | None:
+        """See `messages.PromptingBackend`."""
+        return self._read_encoder().thinking_end() if self._chat else None
+
+    def room(self, requests: Sequence[Request]) -> Room | None:
+        """See `messages.PromptingBackend`."""
+        return self._read_encoder().room(requests)
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Response, None, None]:
-        """See `records.Backend`. Each engine gets its next request when it has room, so all are busy to the end."""
+        """See `messages.Backend`. Each engine gets its next request when it has room, so all are busy to the end."""
         if not requests:
             return
-        self._encoder = self._encoder or self._read_tokenizer()
-        prompts = self._encoder.encode(requests, sampling.max_tokens)
+        prompts = self._read_encoder().encode(requests, sampling.max_tokens)
         needed = max(map(len, prompts)) + sampling.max_tokens
         if not self._workers or needed > self._context:
             self.close()
@@ -128,14 +142,11 @@ class VLLMBackend:
         workers, self._workers = self._workers, []
         end(workers)
 
-    def _read_tokenizer(self) -> Encoder:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust)
-        except Exception as error:  # a damaged file raises many kinds of errors
-            raise BackendError(f"--model {self._model_name}: no tokenizer: {first_line(error)}") from error
-        return Encoder(tokenizer, self._chat, context_of(self._folder))
+    def _read_encoder(self) -> Encoder:
+        if self._encoder is None:
+            context = context_of_engine(self._folder)
+            self._encoder = read_encoder(self._model_name, self._folder, self._chat, self._trust, context)
+        return self._encoder
 
     def _start(self, context: int) -> None:
         """Engines that hold sequences of `context` tokens."""

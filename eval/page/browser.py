@@ -11,6 +11,7 @@ from eval.messages import Question
 from eval.store import Sample
 
 _FIELDS = ("greedy", "sample", "status", "extracted", "lenient_status", "lenient_extracted", "finish_reason", "tokens")
+_TEXTS = len(_FIELDS)  # the place of a row's response, and behind it of the thinking that a server gave apart, if any
 _SHORTEST, _EXTRACTED = (
     200,
     300,
@@ -45,7 +46,11 @@ class Browser:
         if self.first is not None and number >= self.first:
             return
         rows = [
-            [*(getattr(sample, name) for name in _FIELDS), shorten(sample.response, self.limit)] for sample in samples
+            [
+                *(getattr(sample, name) for name in _FIELDS),
+                *(shorten(text, self.limit) for text in (sample.response, sample.thought) if text is not None),
+            ]
+            for sample in samples
         ]
         for row in rows:
             for name in ("extracted", "lenient_extracted"):
@@ -59,12 +64,13 @@ class Browser:
 
     def json(self) -> str:
         """For a <script type="application/json">: no `<` in it, so nothing that ends or opens an element."""
+        reasoned = any(len(row) > _TEXTS + 1 for item in self._items for row in item["samples"])
         numbers = {question: i for i, question in enumerate(dict.fromkeys(item["question"] for item in self._items))}
         return dump(
             {
                 "labels": self._labels,
                 "benchmarks": list(dict.fromkeys(question.benchmark for question in numbers)),
-                "fields": [*_FIELDS, "response"],
+                "fields": [*_FIELDS, "response", *(["reasoning"] if reasoned else [])],
                 "questions": [_question_row(question, self.limit) for question in numbers],
                 "items": [
                     [item["model"], numbers[item["question"]], item["samples"]] for item in self._ordered(numbers)
@@ -82,7 +88,7 @@ class Browser:
             self.size += _bytes(_question_row(item["question"], self.limit))
         self.size += _bytes(item["samples"]) + 16
         self.responses += len(item["samples"])
-        self.shortened += sum(isinstance(row[-1], list) for row in item["samples"])
+        self.shortened += sum(isinstance(row[_TEXTS], list) for row in item["samples"])
 
     def _tighten(self) -> bool:
         """Make the page smaller by one step; False when nothing is left to remove."""
@@ -90,7 +96,7 @@ class Browser:
             self.limit = max(_SHORTEST, self.limit * 7 // 8)
             for item in self._items:
                 for row in item["samples"]:
-                    row[-1] = shorten(row[-1], self.limit)
+                    row[_TEXTS:] = [shorten(text, self.limit) for text in row[_TEXTS:]]
         else:
             last = max(item["number"] for item in self._items)
             self.first = min(last, (last + 1) * 7 // 8)

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.messages import Question
+from eval import seed_folders
+from eval.messages import THINKING_CUT, Question
 from eval.store import METRICS, SAMPLES, Sample, read_json, read_questions, read_samples
 from openrlhf_mel.errors import UserError
 
@@ -114,10 +115,16 @@ class Evaluation:
 
 
 def find(folder: Path) -> list[Path]:
-    """The folder itself, or the checkpoints' folders in it that `eval.run --run` made, in the order of their steps."""
+    """The folder itself, or those of a run's checkpoints or a model's seeds in it, in the order of their steps or numbers.
+
+    Raises:
+        UserError: it holds several seeds of a run's checkpoints: a run's curve is drawn of one seed.
+    """
     if (folder / METRICS).exists():
         return [folder]
     inner = [path.parent for path in folder.glob(f"*/{METRICS}")]
+    if not inner and (seeds := seed_folders.existing(folder)):
+        raise UserError(f"{folder}: holds several seeds; name one of {', '.join(map(str, seeds))}")
     # Every second part is a number: 20 comes before 100.
     parts = {path: re.split(r"(\d+)", path.name) for path in inner}
     return sorted(inner, key=lambda p: [int(x) if i % 2 else x for i, x in enumerate(parts[p])]) or [folder]
@@ -185,7 +192,9 @@ def _check_numbers(path: Path, where: str, values: Any, intervals: Any) -> None:
     """Every metric and share is a fraction or null, every interval two of them."""
     numbers: dict[str, Any] = {}
     if isinstance(values, dict):
-        numbers = {k: v for k, v in values.items() if _METRIC.fullmatch(k) or k in SHARES or k.isdigit()}
+        numbers = {
+            k: v for k, v in values.items() if _METRIC.fullmatch(k) or k in (*SHARES, THINKING_CUT) or k.isdigit()
+        }
     for name, pair in (intervals or {}).items():
         low, high = pair if isinstance(pair, list) and len(pair) == 2 else (pair, pair) if pair is None else ("", "")
         numbers |= {f"{name} (ci95)": low, f"{name} (ci95, high)": high}

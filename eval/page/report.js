@@ -18,7 +18,7 @@
   };
   const items = data.items.map(([model, number, rows]) => {
     const [benchmark, id, problem, answer, unit, tolerance] = data.questions[number];
-    const samples = rows.map((row) => Object.fromEntries(data.fields.map((field, i) => [field, row[i]])));
+    const samples = rows.map((row) => Object.fromEntries(data.fields.map((field, i) => [field, row[i] ?? null])));
     return { model, benchmark, id, problem, answer, unit, tolerance, samples };
   });
   let shown = items;
@@ -54,7 +54,7 @@
   const matches = (text) => pieces(text).some((piece) => piece.search(query) >= 0);
   const found = (item) =>
     [item.id, item.problem, item.answer].some(matches) ||
-    item.samples.some((sample) => matches(sample.response) || matches(sample.extracted));
+    item.samples.some((sample) => matches(sample.response) || matches(sample.extracted) || matches(sample.reasoning ?? null));
 
   function sampleElement(sample, index) {
     const name = sample.greedy ? "greedy" : `sample ${sample.sample}`;
@@ -70,7 +70,12 @@
     summary.append(create("span", cut ? "finish cut" : "finish", cut ? "cut at the limit (length)" : sample.finish_reason));
     if (sample.tokens !== null) summary.append(create("span", "tokens", `${sample.tokens.toLocaleString("en")} tokens`));
     const element = create("details", "sample", summary, create("pre", "response", ...show(sample.response)));
-    element.open = at("open").checked || index === 0 || (query !== null && matches(sample.response));
+    if (sample.reasoning) {
+      const thinking = create("details", "", create("summary", "", "thinking, not graded"), create("pre", "response reasoning", ...show(sample.reasoning)));
+      thinking.open = query !== null && matches(sample.reasoning);
+      summary.after(thinking);
+    }
+    element.open = at("open").checked || index === 0 || (query !== null && (matches(sample.response) || matches(sample.reasoning ?? null)));
     return element;
   }
 

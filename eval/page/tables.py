@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.messages import THINKING_CUT
 from eval.page.reading import SHARES, Evaluation, flatten, metric_names, pass_at_k
 
 # The most important settings, by the last part of their names; the table of settings has all of them.
@@ -63,12 +64,13 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Table:
     values = [evaluation.benchmarks[benchmark] for evaluation in holders]
     metrics = metric_names(values)
     counts = ("n_questions", "n_samples")
-    beside = [*(share.replace("_", " ") for share in SHARES), "questions", "samples"]
+    shares = [*SHARES, *([THINKING_CUT] if any(THINKING_CUT in row for row in values) else [])]
+    beside = [*(share.replace("_", " ") for share in shares), "questions", "samples"]
     rows = [
         ModelRow(
             evaluation.label,
             [_cell(metric, row, row.get("ci95"), row.get("lenient"), row.get("ci95_note")) for metric in metrics],
-            [percent(row.get(share), 1) for share in SHARES] + [_count(row.get(key)) for key in counts],
+            [percent(row.get(share), 1) for share in shares] + [_count(row.get(key)) for key in counts],
         )
         for evaluation, row in zip(holders, values, strict=True)
     ]

@@ -88,7 +88,9 @@ class TransformersEngine(RolloutEngine):
         request = _Request(list(prompt_token_ids), sampling_params, asyncio.get_running_loop().create_future())
         self._unfinished += 1
         await self._queue.put(request)
-        return await request.answer
+        answer = await request.answer
+        self._note_completed(len(answer.outputs[0].token_ids))
+        return answer
 
     def get_num_unfinished_requests(self) -> int:
         """Requests that wait or run. An aborted one runs until the batch's next token."""

@@ -13,7 +13,7 @@ from openrlhf_mel.method.experience import MetaExperience
 
 
 class Constructions:
-    """Runs constructions as tasks of an event loop, in which all methods are called.
+    """Runs constructions as tasks of an event loop, in which all methods but `hold` are called.
 
     Every M that is started ends exactly once: constructed, or in `carried`.
 
@@ -22,7 +22,7 @@ class Constructions:
     """
 
     def __init__(self, constructor: Constructor, max_carries: int) -> None:
-        """A construction may be broken off `max_carries` times."""
+        """A construction may be broken off, or held, `max_carries` times."""
         self.carried: list[MetaExperience] = []
         self._constructor, self._max_carries = constructor, max_carries
         self._tasks: dict[asyncio.Task[None], MetaExperience] = {}
@@ -60,14 +60,16 @@ class Constructions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         tasks, self._tasks = self._tasks, {}
+        late = []
         for task, m in tasks.items():
             if task.cancelled():
-                self.carried.append(m)
+                late.append(m)
             else:
                 task.result()  # raises what it raised
-        self.carried, self._held = self.carried + self._held, []
-        for m in self.carried:
+        late, self._held = late + self._held, []
+        for m in late:
             m.carries += 1
+        self.carried += late
         return await self._constructor.engine.settle() if self.carried else 0
 
     async def _until_done(self, among: Callable[[MetaExperience], bool]) -> None:

@@ -23,19 +23,25 @@ class RolloutPace:
         """A group is finished, so many seconds after the rollout's begin."""
         self._now.append(seconds)
 
-    def end_rollout(self, writing_s: Sequence[float]) -> None:
-        """The rollout's last group is finished. `writing_s`: the seconds of each M that was written."""
-        self._finished, self._now = self._now, []
+    def end_rollout(self, writing_s: Sequence[float], full: bool = True) -> None:
+        """The rollout's last group is finished; one that is not full says nothing of the pace of others.
+
+        Args:
+            writing_s: the seconds of each M that was written; those that were broken off took longer.
+            full: whether it had as many groups as the next one.
+        """
+        if full:
+            self._finished = self._now
+        self._now = []
         if writing_s:
             self._writing_s = median(writing_s)
 
     def leaves_time(self, missing: int) -> bool:
         """Whether an M that starts while `missing` groups are unfinished will probably be written before the last of them is.
 
-        True while nothing is known: in the first rollout, and before an M was written.
+        True while nothing is known: in the first rollout, before an M was written, and with more groups unfinished than
+        that rollout had.
         """
-        if not self._finished or self._writing_s is None:
+        if missing >= len(self._finished) or self._writing_s is None:
             return True
-        last = self._finished[-1]
-        then = self._finished[-1 - missing] if missing < len(self._finished) else 0.0
-        return last - then >= self._writing_s
+        return self._finished[-1] - self._finished[-1 - missing] >= self._writing_s

@@ -170,16 +170,24 @@ def policy(plan: MemoryPlan, moment: str) -> Parts:
 
 def engine(plan: MemoryPlan, asleep: bool = False) -> Parts:
     """An engine GPU's parts: vLLM takes its share of the card, and fills the rest of it with KV cache."""
-    other = _ENGINE_OTHER if plan.engine_ranks == 1 else _ENGINE_NCCL
     if asleep:
-        return {ENGINE_REST: other + _ENGINE_ASLEEP}
-    weights = BF16 * plan.shape.parameters / plan.engine_ranks
-    rest = other + _ENGINE_WORK + plan.graphs * _ENGINE_GRAPHS
+        return {ENGINE_REST: _engine_other(plan.engine_ranks) + _ENGINE_ASLEEP}
+    return awake(plan.shape, plan.card, plan.engine_ranks, plan.utilization, plan.graphs)
+
+
+def awake(shape: Shape, card: float, ranks: int, utilization: float, graphs: bool = True) -> Parts:
+    """The parts of a GPU of `card` bytes, one of the `ranks` of a vLLM engine."""
+    weights = BF16 * shape.parameters / ranks
+    rest = _engine_other(ranks) + _ENGINE_WORK + graphs * _ENGINE_GRAPHS
     return {
         ENGINE_WEIGHTS: weights,
-        KV_CACHE: max(0.0, plan.utilization * plan.card - weights - rest),
+        KV_CACHE: max(0.0, utilization * card - weights - rest),
         ENGINE_REST: rest,
     }
+
+
+def _engine_other(ranks: int) -> float:
+    return _ENGINE_OTHER if ranks == 1 else _ENGINE_NCCL
 
 
 def kv_tokens(plan: MemoryPlan) -> int:

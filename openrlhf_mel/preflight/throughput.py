@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from openrlhf_mel.preflight.lengths import Budget, Responses
 from openrlhf_mel.preflight.shapes import Shape
@@ -45,6 +46,21 @@ class Card:
 
     flops: float
     bandwidth: float
+
+
+class Decoder(Protocol):
+    """An engine of `engine_ranks` GPUs that decodes at most `at_once` sequences, with a cache of `kv_tokens` tokens."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def card(self) -> Card: ...
+    @property
+    def engine_ranks(self) -> int: ...
+    @property
+    def kv_tokens(self) -> int: ...
+    @property
+    def at_once(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,9 @@ class StepEstimate:
         return sum(self.seconds.values())
 
 
-def decode_seconds(work: Work, sequences: float, prompt: float, longer: Callable[[float], float], span: float) -> float:
+def decode_seconds(
+    work: Decoder, sequences: float, prompt: float, longer: Callable[[float], float], span: float
+) -> float:
     """Seconds in which one engine decodes `sequences` responses to prompts of `prompt` tokens.
 
     Each decoding step reads the weights and the running sequences' KV cache once (memory-bound), or multiplies (compute-
@@ -109,7 +127,7 @@ def decode_seconds(work: Work, sequences: float, prompt: float, longer: Callable
     return full + tail * step + prefill
 
 
-def _step_seconds(work: Work, running: float, context: float) -> float:
+def _step_seconds(work: Decoder, running: float, context: float) -> float:
     shape, n = work.shape, work.engine_ranks
     read = 2 * shape.multiplied / n + running * context * shape.kv_bytes(n)
     multiply = 2 * shape.multiplied * running / n

@@ -18,7 +18,7 @@ _UpstreamEngine: Any = vllm_engine.RolloutRayActor.__ray_metadata__.modified_cla
 _POLL_S = 1.0
 _IDLE_POLL_S = 0.005  # an aborted request ends with the engine's current step
 AHEAD = {"mel_ahead": True}  # `SamplingParams.extra_args` of a request that is scheduled before the others
-# Tokens of the requests that the response which is executed has completed.
+# Tokens of the requests that a call of `generate_responses` has completed; its responses' tasks inherit the list.
 _completed: ContextVar[list[int]] = ContextVar("completed")
 
 
@@ -56,16 +56,37 @@ class RolloutEngine(_UpstreamEngine):
             await asyncio.sleep(_IDLE_POLL_S)
         return self._aborted
 
+    async def generate_responses(
+        self,
+        prompt: str,
+        label: str,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        num_samples: int = 1,
+        images: Any = None,
+    ) -> Any:
+        """Upstream's. Where it is cancelled, what its responses have completed is lost as well: nobody gets it."""
+        completed: list[int] = []
+        token = _completed.set(completed)
+        try:
+            return await super().generate_responses(
+                prompt, label, sampling_params, max_length, hf_tokenizer, num_samples, images
+            )
+        except asyncio.CancelledError:  # earlier turns, and responses that were judged or being judged
+            self._aborted += sum(completed)
+            raise
+        finally:
+            _completed.reset(token)
+
+    def _note_completed(self, tokens: int) -> None:
+        _completed.get([]).append(tokens)
+
     def _tracking(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def tracked(*args: Any, **kwargs: Any) -> Any:
             self._open += 1
-            completed: list[int] = []
-            _completed.set(completed)
             try:
                 return await execute(*args, **kwargs)
-            except asyncio.CancelledError:  # earlier turns of an agent, or a response that was being judged
-                self._aborted += sum(completed)
-                raise
             finally:
                 self._open -= 1
 
@@ -85,7 +106,7 @@ class RolloutEngine(_UpstreamEngine):
                     self._timeline.add(so_far - generated)
                     generated = so_far
                     yield output
-                _completed.get([]).append(generated)
+                self._note_completed(generated)
             except (asyncio.CancelledError, GeneratorExit):
                 self._aborted += generated
                 # vLLM aborts the request itself, but not where it was interrupted while it added the request.

@@ -108,12 +108,14 @@ class MetaExperienceGenerator(SamplesGenerator):
         self._engine.begin_counting()
         self._begun = begun = time.monotonic()
         result = super()._generate_vllm(*args, **kwargs)
+        if not self._dispatched:  # a draw from exhausted data is no rollout
+            return result
         ended = time.monotonic()
         rewritten, carried_wait = self._end_constructions()
         constructed = time.monotonic()
-        self._pace.end_rollout(self._engine.take_writing_s())
+        self._pace.end_rollout(self._engine.take_writing_s(), self._episodes.is_full(self.rollouts))
         samples = result[0]
-        if not samples:  # a draw from exhausted data is no rollout
+        if not samples:
             return result
         self.rollouts += 1
         info = RolloutInfo(

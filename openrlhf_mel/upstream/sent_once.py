@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+_sent: dict[type, Any] = {}  # of this process, by type
 _received: dict[str, Any] = {}  # of this process, by reference
 
 
@@ -19,7 +20,10 @@ def send_once(value: Any) -> None:
 
     Receivers share the object between their calls. Other objects of its type travel as before.
     """
-    reference = ray.put(value)  # before its type has another serializer
+    if _sent.get(type(value)) is value:
+        return
+    reference = ray.put(value)
+    _sent[type(value)] = value
 
     def serialized(other: Any) -> tuple[Any, bytes | None]:
         return (reference, None) if other is value else (None, pickle.dumps(other))

@@ -18,6 +18,7 @@ from openrlhf_mel.verifier.scorers import (
     check_scorer_name,
     states_option,
 )
+from openrlhf_mel.verifier.thinking import ends_in_thinking, has_thinking, left_open, opening_mark
 from openrlhf_mel.verifier.verdict import EXTRACTIONS, STATUSES, Extraction, Verdict, VerifierError
 from openrlhf_mel.verifier.verifier import Verifier
 
@@ -38,6 +39,10 @@ __all__ = [
     "check_named_by_data",
     "check_scorer",
     "check_scorer_name",
+    "ends_in_thinking",
+    "has_thinking",
+    "left_open",
+    "opening_mark",
     "shared_verifier",
     "states_option",
     "unwrap_box",

@@ -3,7 +3,7 @@
 `slurm/eval.sbatch` runs it. A YAML file defines the evaluation, with the flags of `python -m eval.run` as keys, and:
 
   over:   benchmarks | seeds | checkpoints   what is divided into parts (default: benchmarks)
-  seeds:  [0, 1, 2]                          for `over: seeds`
+  seeds:  [0, 1, 2]                          for `over: seeds`: as `--seeds 0,1,2` of eval.run, each seed a part
   sbatch: "--array=0-4 ..."                  read by submit_experiment.sh
 
 The elements take the parts in turn, so any number of elements, also one, covers all of them.
@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ from typing import Any
 
 import yaml
 
-from eval import arguments, checkpoint_models, results, run, selection, store
+from eval import arguments, checkpoint_models, results, run, seed_folders, selection, store
+from eval.seeds import SEEDS, write_seeds
 from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 
@@ -91,10 +91,11 @@ def evaluate(argv: list[str]) -> int:
 
 
 def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
-    """The flags of eval.run, `over`, and the seeds: from the YAML, then from the command line, which wins."""
+    """The flags of eval.run but `--seeds`, `over`, and the seeds: from the YAML, then from the command line, which wins."""
     parser = argparse.ArgumentParser(prog="slurm/eval.sbatch", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=DEFAULT)
     parser.add_argument("--over", choices=OVER)
+    parser.add_argument("--seeds")
     own, rest = parser.parse_known_args(argv)
     try:
         chosen = yaml.safe_load(own.config.read_text(encoding="utf-8")) or {}
@@ -105,7 +106,11 @@ def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
     chosen.pop("over", None)
     if over not in OVER:
         raise UserError(f"{own.config}: over: found {over!r}, expected one of {', '.join(OVER)}")
-    seeds = chosen.pop("seeds", None) or [0]
+    listed = chosen.pop("seeds", None)
+    seeds = seed_folders.parse(joined(listed) if own.seeds is None and listed is not None else own.seeds)
+    if (over == "seeds") != bool(seeds):
+        there = f"the seeds {joined(seeds)}" if seeds else "no seeds"
+        raise UserError(f"over: {over}: found {there}; expected seeds with over: seeds, and with it alone")
     if chosen.get("train_report") and not Path(chosen["train_report"]).exists():
         del chosen["train_report"]  # only shown beside the scores
     flags = [token for key, value in chosen.items() for token in flag(key, value)]
@@ -121,15 +126,21 @@ def flag(key: str, value: Any) -> list[str]:
     name = f"--{key.replace('_', '-')}"
     if isinstance(value, bool):
         return [name] if value else []
-    return [name, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return [name, joined(value)]
+
+
+def joined(value: Any) -> str:
+    """A value of the YAML as that of a flag."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def parts(options: argparse.Namespace, over: str, seeds: list[int]) -> list[Part]:
     """All parts, in the same order for every element."""
     out: Path = options.output_dir
     if over == "seeds":
-        made = ((f"seed-{seed}", ["--seed", str(seed)]) for seed in seeds)
-        return [Part(name, out / name, [*flags, "--output-dir", str(out / name)]) for name, flags in made]
+        arguments.check_output(options, seeds)
+        places = ((seed, seed_folders.place(out, seed)) for seed in seeds)
+        return [Part(to.name, to, ["--seed", str(seed), "--output-dir", str(to)]) for seed, to in places]
     if over == "checkpoints":
         if not options.run:
             raise UserError("over: checkpoints needs --run, a training run's folder")
@@ -191,34 +202,10 @@ def merge_checkpoints(_: list[str], options: argparse.Namespace, __: list[Part])
 
 
 def merge_seeds(_: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
-    """Write means and standard deviations over the seeds, for each model."""
-    by_model: dict[Path, list[dict[str, Any]]] = {}
-    for part in everything:
-        for folder in store.evaluations(part.folder):
-            by_model.setdefault(folder.relative_to(part.folder), []).append(store.read_json(folder / store.METRICS))
-    for model, found in by_model.items():
-        merged = {
-            "model": found[0]["model"],
-            "seeds": [result["settings"]["seed"] for result in found],
-            **_spread([result["average"] for result in found], "average"),
-            "benchmarks": {
-                name: _spread([result["benchmarks"][name] for result in found], "mean", found[0]["average"])
-                for name in found[0]["benchmarks"]
-            },
-        }
-        target = options.output_dir / model
-        target.mkdir(exist_ok=True)
-        disk.write_json(target / store.METRICS, merged)
-        print(target / store.METRICS)
-        for metric, mean in merged["average"].items():
-            print(f"  {metric:<10}{mean:.4f} +- {merged['average_sd'][metric]:.4f}")
+    """Write means and standard deviations over the seeds, as eval.run does with `--seeds`."""
+    write_seeds(options.output_dir, [part.folder for part in everything])
+    print(options.output_dir / SEEDS)
     return 0
-
-
-def _spread(found: list[dict[str, Any]], name: str, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-    columns = {metric: [result[metric] for result in found] for metric in (metrics or found[0])}
-    deviations = {m: statistics.stdev(v) if len(v) > 1 else 0.0 for m, v in columns.items()}
-    return {name: {m: statistics.fmean(v) for m, v in columns.items()}, f"{name}_sd": deviations}
 
 
 MERGE: dict[str, Callable[[list[str], argparse.Namespace, list[Part]], int]] = {

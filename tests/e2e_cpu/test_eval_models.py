@@ -135,6 +135,18 @@ def test_checkpoints_of_a_run(tmp_path, changed_model, capsys):
     assert samples(alone) == samples(out / "model") != samples(out / "global_step4")
     assert known.metrics(alone)["benchmarks"] == known.metrics(out / "model")["benchmarks"]
 
+    seeds = command(tmp_path / "seeds", "--run", folder, "--checkpoints", "all", *few, "--seeds", "0,3")
+    assert run.main(seeds) == 0
+    assert {path.name for path in (tmp_path / "seeds").iterdir()} == {"seed-0", "seed-3", "seeds.json", "summary.md"}
+    for label in ("global_step4", "model"):
+        assert samples(tmp_path / "seeds" / "seed-0" / label) == samples(out / label)
+    assert (tmp_path / "seeds" / "seed-0" / "checkpoints.json").read_text() == (out / "checkpoints.json").read_text()
+    found = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert [(row["model"], row["step"], row["seeds"]) for row in found] == [
+        ("my-run/global_step4", 4, [0, 3]),
+        ("my-run/model", 8, [0, 3]),
+    ]
+
     files = known.snapshot(out / "model" / "samples")
     capsys.readouterr()
     assert run.main(asked) == 0

@@ -12,6 +12,7 @@ from evaluation_folder import question, sample, write_evaluation, write_random
 from PIL import Image
 
 from eval import report
+from eval.page.content_policy import source_hash
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LIMIT = 90  # seconds per browser run
@@ -138,7 +139,7 @@ def drive(page: Path, target: Path, steps: str) -> Path:
     """Add a second script that operates the page; the policy allows only this addition."""
     text = page.read_text(encoding="utf-8")
     script = f"addEventListener('load', () => {{ {steps} }});"
-    digest = report._hash(script).replace("'", "&#39;")
+    digest = source_hash(script).replace("'", "&#39;")
     assert text.count("script-src ") == 1
     text = text.replace("script-src ", f"script-src {digest} ").replace("</body>", f"<script>{script}</script></body>")
     target.write_text(text, encoding="utf-8")
@@ -196,3 +197,18 @@ def test_nothing_is_wider_than_a_phone(page, tmp_path):
     driven = drive(page, tmp_path / "driven.html", steps)
     dom = Dom(browse(tmp_path, driven, "--dump-dom", "--window-size=500,800", "--virtual-time-budget=3000"))
     assert dom.texts["title"] == ["500 of 500"]
+
+
+def test_a_servers_reasoning_is_folded_beside_its_response(tmp_path):
+    rows = [sample("q1", 0, True, "", status="no_answer", extracted=None, reasoning=HOSTILE), sample("q1", 0)]
+    write_evaluation(tmp_path / "a", {"b": [(question("q1"), rows)]}, 1)
+    assert report.main([str(tmp_path / "a"), "--output", str(tmp_path / "page")]) == 0
+    dom = Dom(browse(tmp_path, tmp_path / "page" / "index.html", "--dump-dom", "--virtual-time-budget=3000"))
+    assert dom.texts["pre.response reasoning"] == [HOSTILE]
+    assert dom.texts["pre.response"] == ["", "It is \\boxed{2}."]
+    assert "thinking, not graded" in dom.texts["summary"]
+    assert dom.texts["title"] == ["Evaluation report: a"] and not [v for v in dom.attributes if RUN in v]
+    driven = drive(
+        tmp_path / "page" / "index.html", tmp_path / "driven.html", CHOOSE + "choose('search', 'x onerror');"
+    )
+    assert Dom(browse(tmp_path, driven, "--dump-dom", "--virtual-time-budget=5000")).texts["span.count"] == ["of 1"]

@@ -28,18 +28,26 @@ class LLM:
 
 @pytest.fixture
 def engine():
-    """An engine whose agent requests `turns` completions, then judges for ever."""
+    """An engine whose agent requests two completions of `max_length` tokens for each response, then judges.
+
+    "quick": that is done at once; else it takes for ever.
+    """
     standins.install()
     from openrlhf_mel.upstream.engine import RolloutEngine
 
     made = object.__new__(RolloutEngine)
     made.judging = asyncio.Event()
 
-    async def execute(turns, tokens):
-        for turn in range(turns):
-            await read(made, f"turn {turn}", tokens)
-        made.judging.set()
-        await asyncio.Event().wait()
+    made.made = 0
+
+    async def execute(prompt, max_length, **_):
+        made.made += 1
+        number = made.made
+        for turn in range(2):
+            await read(made, f"{number}, turn {turn}", max_length)
+        if prompt == "slow" or number > 1:
+            made.judging.set()
+            await asyncio.Event().wait()
 
     made.llm, made.executor = LLM(), SimpleNamespace(execute=execute)
     made.get_num_unfinished_requests = lambda: 0
@@ -82,15 +90,17 @@ def test_tokens_of_an_aborted_request_are_counted_as_lost(engine):
     assert engine.llm.aborted == ["a"]
 
 
-def test_tokens_of_a_response_that_is_being_judged_are_counted_as_lost(engine):
-    """Its requests have ended: there is nothing to abort."""
+@pytest.mark.parametrize(("prompt", "responses"), [("slow", 1), ("quick", 2)])
+def test_tokens_of_responses_that_are_judged_or_being_judged_are_counted_as_lost(engine, prompt, responses):
+    """Their requests have ended: there is nothing to abort. Nobody gets the one that is done."""
 
     async def run():
         await read(engine, "alone", 3)  # a request of no response, as M's, and one that ends
-        task = asyncio.create_task(engine.executor.execute(2, 7))
+        given = {"label": "1", "sampling_params": None, "hf_tokenizer": None, "max_length": 7}
+        task = asyncio.create_task(engine.generate_responses(prompt, num_samples=responses, **given))
         await engine.judging.wait()
         await cancelled(task)
         return await engine.until_idle()
 
-    assert asyncio.run(run()) == 14
-    assert engine.timeline().tokens == 17 and not engine.llm.aborted
+    assert asyncio.run(run()) == 14 * responses
+    assert engine.timeline().tokens == 3 + 14 * responses and not engine.llm.aborted

@@ -294,8 +294,8 @@ def test_what_would_be_broken_off_is_not_begun_while_it_can_be_carried(engine, g
         def finish_group(self, seconds):
             assert seconds > 0
 
-        def end_rollout(self, writing_s):
-            assert all(seconds > 0 for seconds in writing_s)
+        def end_rollout(self, writing_s, full):
+            assert full and all(seconds > 0 for seconds in writing_s)
 
         def leaves_time(self, missing):
             self.missing.append(missing)

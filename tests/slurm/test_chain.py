@@ -248,7 +248,7 @@ TOY = {"data_dir": "data/toy", "benchmarks": ["test"], "backend": "hf", "limit":
 @pytest.mark.timeout(200)
 def test_seeds_give_means_and_spreads(evaluate, tmp_path):
     evaluate(TOY | {"over": "seeds", "seeds": [5, 6]}, "--output-dir", tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    [found] = json.loads((tmp_path / "out" / "seeds.json").read_text())
     single = [json.loads((tmp_path / "out" / f"seed-{s}" / "metrics.json").read_text()) for s in (5, 6)]
     assert found["seeds"] == [5, 6]
     assert found["average"]["avg@2"] == pytest.approx(sum(s["average"]["avg@2"] for s in single) / 2)
@@ -270,6 +270,10 @@ def test_an_element_alone_does_not_merge(evaluate, tmp_path):
     [
         ({"over": "questions"}, "over: found 'questions', expected one of benchmarks, seeds, checkpoints"),
         ({"over": "checkpoints"}, "over: checkpoints needs --run"),
+        ({"over": "seeds"}, "over: seeds: found no seeds; expected seeds with over: seeds, and with it alone"),
+        ({"seeds": [0, 1]}, "over: benchmarks: found the seeds 0,1; expected seeds with over: seeds"),
+        ({"over": "seeds", "seeds": [0, 0]}, "--seeds 0,0: found 0 twice"),
+        ({"over": "seeds", "seeds": "x"}, "--seeds x: found 'x', expected whole numbers"),
         ({"temprature": 1}, "--temprature"),
     ],
 )

@@ -39,6 +39,7 @@ SHARED = {
     "cpu.vllm_arguments",
     "disk",
     "errors",
+    "preflight.evaluation",
     "prompts",
     "provenance",
     "run",

@@ -1,5 +1,6 @@
 """The benchmarks' command on small sources: forms, golds, ids, bad input."""
 
+import csv
 import json
 import math
 from datetime import date
@@ -247,7 +248,78 @@ def test_a_faulty_entry(own, capsys, entry, message):
 
 
 def test_shipped_files_load():
-    assert [*KNOWN] == ["aime24", "aime25", "amc23", "math500", "olympiadbench", "minerva", "gsm8k", "amc83"]
+    usual = [name for name, source in KNOWN.items() if not source.on_request]
+    assert usual == ["aime24", "aime25", "amc23", "math500", "olympiadbench", "minerva", "gsm8k", "amc83"]
     assert [*sources.load(sources.TRAINING)] == ["dapo-math-17k", "math-level3to5", "math-train", "gsm8k-train"]
     for source in (*KNOWN.values(), *sources.load(sources.TRAINING).values()):
-        assert source.hub and Path(source.hub.file).suffix in (".jsonl", ".parquet")
+        assert source.hub and Path(source.hub.file).suffix in (".jsonl", ".parquet", ".csv")
+
+
+def test_sets_that_are_prepared_by_name_alone(prepare, tmp_path):
+    """The default stays what it was."""
+    for name in ("aime26", "hmmt_feb26"):
+        rows = [{"problem_idx": i, "problem": f"Find {i}+{i}.", "answer": 2 * i} for i in range(33)]
+        jsonl(tmp_path / "in" / f"{name}.jsonl", rows[: KNOWN[name].questions[0]])
+    jsonl(tmp_path / "in" / "aime24.jsonl", AIME)
+    code, err, out = prepare()
+    assert code == 0 and "aime26" not in err and not (out / "aime26.jsonl").exists()
+    code, err, out = prepare("--only", "aime26,hmmt_feb26")
+    assert code == 0, err
+    assert [(row["answer"], row["problem_idx"]) for row in lines(out / "aime26.jsonl")][:3] == [
+        ("0", 0),
+        ("2", 1),
+        ("4", 2),
+    ]
+    assert len(lines(out / "hmmt_feb26.jsonl")) == 33 and (out / "aime24.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, source in KNOWN.items() if source.on_request])
+def test_every_set_by_name_has_licence_date_and_number_of_questions(name):
+    source = KNOWN[name]
+    assert source.license and source.published and source.hub and len(source.questions) == 1
+    assert not source.known, "nobody has seen its file"
+
+
+def test_a_choice_from_right_and_wrong_answers_in_a_csv(prepare, tmp_path):
+    """In the form of GPQA's file, with other text."""
+    columns = ["Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)), "Explanation"]
+    rows = [columns] + [
+        [f"Which, of\n{i}?", f"right {i}", f"{i} a", f'{i} "b"', f"{i}, c", "because"] for i in range(198)
+    ]
+    path = tmp_path / "in" / "gpqa_diamond.csv"
+    path.parent.mkdir(parents=True)
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    code, err, out = prepare("--only", "gpqa_diamond")
+    assert code == 0, err
+    found = lines(out / "gpqa_diamond.jsonl")
+    assert len(found) == 198 and {row["scorer"] for row in found} == {"choice"}
+    for i, row in enumerate(found):
+        assert row["problem"].startswith(f"Which, of\n{i}?\n\nA) ") and f"{row['answer']}) right {i}" in row["problem"]
+        assert row["Explanation"] == "because" and not any(name.startswith("Incorrect") for name in row)
+    assert len({row["answer"] for row in found}) == 4
+    assert json.loads((out / "report.json").read_text())["benchmarks"]["gpqa_diamond"]["options_shuffled_by"] == 0
+
+
+def test_two_equal_options_are_named(prepare, tmp_path):
+    columns = ["Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))]
+    rows = [dict(zip(columns, [f"q{i}", "a", "b", "c", "a" if i == 7 else "d"], strict=True)) for i in range(198)]
+    jsonl(tmp_path / "in" / "gpqa_diamond.jsonl", rows)
+    code, err, _ = prepare("--only", "gpqa_diamond")
+    assert code == 2 and "line 8" in err and "two options are equal" in err
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"published": "soon"}, "published: found 'soon', expected YYYY-MM-DD"),
+        (
+            {"forms": [{"question": "q", "answer": "a", "options": "b"}]},
+            "options: found 'b', expected a list of columns",
+        ),
+    ],
+)
+def test_entries_with_bad_dates_and_options(own, prepare, entry, message):
+    own(**entry)
+    code, err, _ = prepare("--only", "mine")
+    assert code == 2 and message in err

@@ -138,12 +138,12 @@ def test_a_parquet_file_damaged_inside(tmp_path):
     ("name", "message"),
     [
         ("none.jsonl", "no such file"),
-        ("a.csv", "ending '.csv', expected .jsonl or .parquet"),
+        ("a.tsv", "ending '.tsv', expected .jsonl, .parquet or .csv"),
         ("folder", "found a folder"),
     ],
 )
 def test_what_is_no_source_file(tmp_path, name, message):
-    (tmp_path / "a.csv").write_text("q\n")
+    (tmp_path / "a.tsv").write_text("q\n")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=message):
         open_file(tmp_path / name)

@@ -250,7 +250,7 @@ def test_byte_order_marks(tmp_path):
 
 def test_a_template_that_is_none_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"--template qwen: no such template; expected boxed, default, question, a file,"
+        UserError, match=r"--template qwen: no such template; expected boxed, dapo, default, question, a file,"
     ):
         load_template("qwen")
     with pytest.raises(UserError, match=r"--template .*: no such template"):

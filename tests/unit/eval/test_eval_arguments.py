@@ -24,7 +24,13 @@ def parsed(*flags: str, model: str | None = "m"):
 def test_defaults_are_the_papers():
     options = parsed()
     assert arguments.names(options.benchmarks) == ["aime24", "aime25", "amc23", "math500", "olympiadbench"]
-    assert (options.n, options.seed, options.backend, options.checkpoints) == (8, 0, "vllm", "last")
+    assert (options.n, options.samples, options.seed, options.backend, options.checkpoints) == (
+        None,
+        None,
+        0,
+        "vllm",
+        "last",
+    )
     assert arguments.sampling(options) == Sampling(temperature=0.6, top_p=1.0, max_tokens=4096)
     assert (options.metrics, options.limit, options.template, options.chat, options.paper) == (
         None,
@@ -61,6 +67,8 @@ def test_every_flag_reaches_its_place():
         ([*NEEDED, "--model", "m", "--n", "eight"], "invalid int value: 'eight'"),
         ([*NEEDED, "--model", "m", "--bench", "a"], "unrecognized arguments: --bench"),
         ([*NEEDED, "--model", "m", "--dtype", "int8"], "invalid choice: 'int8'"),
+        ([*NEEDED, "--model", "m", "--seed", "0", "--seeds", "1,2"], "--seeds: not allowed with argument --seed"),
+        ([*NEEDED, "--model", "m", "--seeds", "1,2", "--seed", "0"], "--seed: not allowed with argument --seeds"),
     ],
 )
 def test_a_command_line_that_is_none_is_refused(capsys, flags, message):
@@ -155,3 +163,12 @@ def test_help_names_what_may_be_chosen(capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.split())
     for word in ("olympiadbench", "gsm8k", "default", "boxed", "OPENAI_API_KEY", "maj@<n>", "vllm", "--train-report"):
         assert word in shown, word
+
+
+def test_shorten_is_for_backends_that_have_the_tokenizer():
+    for backend in ("vllm", "hf"):
+        options = parsed("--backend", backend, "--shorten")
+        arguments.check_backend(options)
+        assert options.shorten and arguments.backend_options(options) == {}
+    with pytest.raises(UserError, match="--shorten: is for --backend vllm or hf, found --backend openai"):
+        arguments.check_backend(parsed("--backend", "openai", "--base-url", URL, "--shorten"))

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval import estimators
+from eval.drawn import Drawn, collect
 from eval.identity import Draws
 from eval.messages import Question
-from eval.results import Drawn, answer_label, benchmark_metrics, collect, write_results
+from eval.results import answer_label, benchmark_metrics, write_results
 from eval.store import Sample, Store
 from openrlhf_mel.errors import UserError
 
@@ -272,7 +273,7 @@ def test_the_results_of_a_folder(tmp_path):
         store.append("b", [sample("q0", j, g, RIGHT) for j, g in ((0, True), (0, False), (1, False), (2, False))])
         by_name = {"b": questions(1), "a": [Question("a", f"q{i}", "p", "2") for i in range(4)]}
         draws = Draws.parse(2, "pass@1,avg@2")
-        result = write_results(store, "org/model", by_name, draws, {"commit": "abc"})
+        result = write_results(store, "org/model", by_name, dict.fromkeys(by_name, draws), {"commit": "abc"})
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     assert (result["model"], result["manifest"]) == ("org/model", {"commit": "abc"})
     assert result["settings"] == {"seed": 5, "n": 2, "metrics": ["pass@1", "avg@2"]}
@@ -286,16 +287,15 @@ def test_the_results_of_a_folder(tmp_path):
     assert result["average_ci95_note"] == {}
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("# org/model\n") and "| average |  | 62.50 [" in summary
-    assert {"samples", "questions", "settings.json", "metrics.json", "summary.md", ".lock"} == {
-        p.name for p in tmp_path.iterdir()
-    }
+    files = {"settings.json", "metrics.json", "summary.md", "extended.json", "extended.md", ".lock"}
+    assert files | {"samples", "questions"} == {p.name for p in tmp_path.iterdir()}
 
 
 def test_an_average_near_the_edge_is_noted(tmp_path):
     with Store(tmp_path) as store:
         (tmp_path / "settings.json").write_text("{}")
         store.append("b", [sample(f"q{i}", 0, True) for i in range(3)])
-        result = write_results(store, "m", {"b": questions(3)}, Draws.parse(1, "pass@1"), {})
+        result = write_results(store, "m", {"b": questions(3)}, {"b": Draws.parse(1, "pass@1")}, {})
     average = estimators.macro_average([estimators.estimate([1, 1, 1])])
     assert result["average_ci95_note"] == {"pass@1": average.note} and average.note
     assert average.note in (tmp_path / "summary.md").read_text()
@@ -306,5 +306,25 @@ def test_results_are_not_written_while_a_sample_is_missing(tmp_path):
         (tmp_path / "settings.json").write_text("{}")
         store.append("b", [sample("q0", 0, True)])
         with pytest.raises(UserError, match="b: 1 of 2 samples are missing"):
-            write_results(store, "m", {"b": questions(2)}, Draws.parse(1, "pass@1"), {})
+            write_results(store, "m", {"b": questions(2)}, {"b": Draws.parse(1, "pass@1")}, {})
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_benchmarks_of_different_n_have_their_own_metrics(tmp_path):
+    with Store(tmp_path) as store:
+        (tmp_path / "settings.json").write_text("{}")
+        drawn = ((0, True), *((j, False) for j in range(3)))
+        store.append("a", [sample("q0", j, g, RIGHT if j < 2 else WRONG) for j, g in drawn])
+        store.append("b", [sample("q0", j, g) for j, g in drawn[:3]])
+        by_name = {name: [Question(name, "q0", "p", "2")] for name in "ab"}
+        draws = {"a": Draws.parse(3, None), "b": Draws.parse(2, None)}
+        result = write_results(store, "m", by_name, draws, {})
+    assert result["settings"]["n"] == {"a": 3, "b": 2}
+    assert result["settings"]["metrics"]["b"] == ["pass@1", "avg@2", "pass@2", "maj@2"]
+    assert result["benchmarks"]["a"]["avg@3"] == 2 / 3 and result["benchmarks"]["b"]["avg@2"] == 1
+    assert list(result["average"]) == ["pass@1"]
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    head, _, a, b, average = [line for line in lines if line.startswith("|")][:5]
+    assert [cell.strip() for cell in head.split("|")][3:7] == ["pass@1", "avg", "pass", "maj"]
+    assert "66.67" in a and "(3)" in a and "(2)" in b and average.count("| - ") == 3
+    assert "averages over benchmarks of different n" in "\n".join(lines)

@@ -99,7 +99,9 @@ def test_seeds_spread_evenly_and_differ_in_every_part():
 
 
 def test_requests_of_a_run():
-    found = requests([benchmark("a", "q1", "q2"), benchmark("b", "q1")], TEMPLATE, Draws.parse(2, None), seed=5)
+    found = requests(
+        [benchmark("a", "q1", "q2"), benchmark("b", "q1")], TEMPLATE, dict.fromkeys("ab", Draws.parse(2, None)), seed=5
+    )
     prompts = {"q1": "Q: What is q1?\nA:", "q2": "Q: What is q2?\nA:"}
     assert found == [
         request
@@ -117,14 +119,16 @@ def test_a_sample_has_the_same_seed_whatever_else_is_drawn(few, many, questions,
     """A larger --n or --limit, further benchmarks, no greedy response: none changes existing samples."""
     few, many = sorted((few, many))
     ids = [f"q{i}" for i in range(questions + more + 1)]
-    small = requests([benchmark("a", *ids[: questions + 1])], TEMPLATE, Draws.parse(few, f"avg@{few}"), seed=1)
-    large = requests([benchmark("z", "x"), benchmark("a", *ids)], TEMPLATE, Draws.parse(many, None), seed=1)
+    small = requests([benchmark("a", *ids[: questions + 1])], TEMPLATE, {"a": Draws.parse(few, f"avg@{few}")}, seed=1)
+    large = requests(
+        [benchmark("z", "x"), benchmark("a", *ids)], TEMPLATE, dict.fromkeys("za", Draws.parse(many, None)), seed=1
+    )
     assert set(small) <= set(large)
     assert len(set(large)) == len(large) == (len(ids) + 1) * (many + 1)
 
 
 def test_greedy_alone_draws_one_of_each_question():
-    found = requests([benchmark("a", "q1", "q2")], TEMPLATE, Draws.parse(8, "pass@1"), seed=1)
+    found = requests([benchmark("a", "q1", "q2")], TEMPLATE, {"a": Draws.parse(8, "pass@1")}, seed=1)
     assert [(r.question, r.sample, r.greedy, r.seed) for r in found] == [("q1", 0, True, 0), ("q2", 0, True, 0)]
 
 

@@ -19,7 +19,19 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "message", "content", "text", "finish_reason", "usage", "completion_tokens", "data", "id"]
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "text",
+                    "reasoning",
+                    "reasoning_content",
+                    "finish_reason",
+                    "usage",
+                    "completion_tokens",
+                    "data",
+                    "id",
+                ]
             ),
             inner,
             max_size=4,
@@ -41,6 +53,34 @@ JSON = st.recursive(
 def test_a_reason_is_the_servers_word(said, recorded, chat):
     said = {"choices": [{"message": {"content": "x"}, "text": "x", "finish_reason": said}]}
     assert openai_answers.read_completion(said, chat).finish_reason == recorded
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "reasoning"),
+    [
+        ({"content": "a", "reasoning_content": "r"}, "a", "r"),
+        ({"content": "a", "reasoning": "r"}, "a", "r"),
+        ({"content": "a", "reasoning_content": "r", "reasoning": "r"}, "a", "r"),
+        ({"content": None, "reasoning_content": "r"}, "", "r"),
+        ({"content": "", "reasoning_content": "r"}, "", "r"),
+        ({"reasoning_content": "r"}, "", "r"),  # a server that leaves out what is empty
+        ({"content": "a", "reasoning_content": "\n\n"}, "a", "\n\n"),  # the parser has taken out an empty thinking
+        ({"content": "a", "reasoning_content": ""}, "a", None),
+        ({"content": "a", "reasoning_content": None, "reasoning": None}, "a", None),
+        ({"content": "a", "reasoning": {"text": "r"}}, "a", None),
+        ({"content": "a", "reasoning": "\ud800"}, "a", "?"),
+    ],
+)
+def test_thinking_that_a_server_gives_apart(message, text, reasoning):
+    found = openai_answers.read_completion({"choices": [{"message": message, "finish_reason": "length"}]}, chat=True)
+    assert (found.text, found.reasoning, found.finish_reason) == (text, reasoning, "length")
+
+
+def test_no_content_and_no_thinking_is_unusable():
+    with pytest.raises(openai_answers.Unusable, match="without choices"):
+        openai_answers.read_completion(
+            {"choices": [{"message": {"reasoning": ""}, "finish_reason": "stop"}]}, chat=True
+        )
 
 
 def test_no_reason_at_all():

@@ -25,7 +25,9 @@ def rows(folder, config):
     shutil.copytree("data/toy/model", folder / "model")
     (folder / "metrics.jsonl").write_text('{"step": 8}\n')
     (folder / "manifest.json").write_text(json.dumps({"config": config}))
-    options = SimpleNamespace(run=folder, paper=None, output_dir=folder / "out", checkpoints="all", keep_models=False)
+    options = SimpleNamespace(
+        run=folder, paper=None, output_dir=folder / "out", checkpoints="all", keep_models=False, model_date=None
+    )
     return [target.paper and target.paper.key for target in evaluation._targets(options, read_run(folder))]
 
 

@@ -163,6 +163,20 @@ def test_what_is_held_goes_on_unbegun_behind_what_is_broken_off():
     run(rollouts())
 
 
+def test_what_no_rollout_has_touched_is_not_carried_once_more():
+    """At an episode's end a draw without questions takes nothing of what is carried."""
+
+    async def rollouts():
+        made, constructor = constructions(Engine({"a": (1, 1)}), max_carries=2)
+        (a,) = constructor.candidates(group("a"))
+        made.hold([a])
+        await made.break_off()
+        await made.break_off()
+        assert made.carried == [a] and a.carries == 1
+
+    run(rollouts())
+
+
 def test_a_construction_that_fails_in_the_code_ends_the_run():
     engine = Engine({"a": (1, 1)})
 

@@ -41,8 +41,16 @@ def test_a_rollout_without_written_ms_keeps_the_time_that_they_took():
     assert not pace.leaves_time(1)
 
 
+def test_a_short_rollout_says_nothing_of_the_pace():
+    pace = paced([10, 60, 90], [40])
+    pace.finish_group(5)
+    pace.end_rollout([20], full=False)
+    assert [pace.leaves_time(missing) for missing in (2, 1, 0)] == [True, True, False]  # by the shorter Ms
+
+
 @given(TIMES, st.lists(st.floats(0, 1e6), min_size=1), st.integers(0, 60))
 def test_fewer_missing_groups_never_leave_more_time(finished, writing, missing):
     pace = paced(finished, writing)
     assert pace.leaves_time(missing) or not pace.leaves_time(max(0, missing - 1))
-    assert pace.leaves_time(10**9) == (finished[-1] >= median(writing))
+    assert pace.leaves_time(0) == (median(writing) == 0)
+    assert pace.leaves_time(len(finished))  # earlier than all that is known
