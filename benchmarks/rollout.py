@@ -1,6 +1,6 @@
 """Generation time of rollouts with meta-experiences against rollouts without, by way of construction, on real vLLM.
 
-    python -m benchmarks.rollout [--repeats 5] [--steps 4] [--medians 665,1480] [--scale 32] [--questions 32]
+    python -m benchmarks.rollout [--repeats 5] [--steps 4] [--medians 665,1480] [--scale 16] [--questions 32]
         [--slots 128]
 
 Two engines of vLLM's CPU build with the toy model serve the package's own generator. Lengths, verdicts and texts are
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="counted rollouts of a repeat and a way of construction")
     parser.add_argument("--medians", default="665,1480", help="of responses' lengths, before the scale")
-    parser.add_argument("--scale", type=float, default=32, help="all lengths are divided by it")
+    parser.add_argument("--scale", type=float, default=16, help="all lengths are divided by it")
     parser.add_argument("--questions", type=int, default=32, help="of a rollout, with 8 responses each")
     parser.add_argument("--slots", type=int, default=128, help="of an engine")
     own = parser.parse_args()

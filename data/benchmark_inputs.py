@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from data.source_files import HubError, Input, download_command, open_file, open_hub
-from data.sources import Hub, Source
+from data.source_files import HubError, Input, open_file, open_hub
+from data.sources import Hub, Source, download_command
 from openrlhf_mel.errors import UserError
 
 _ENDINGS = (".jsonl", ".parquet", ".csv")

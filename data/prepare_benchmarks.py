@@ -18,13 +18,12 @@ from data import golds, sources
 from data.benchmark_inputs import from_folder, from_hub
 from data.earlier_benchmarks import Entry, earlier, in_order
 from data.preparation import content_sha256
+from data.question_and_gold import question_and_gold
 from data.rows import EVAL_ALL, question_id, scorer_column
-from data.sameness import legible
-from data.shuffled_options import SEED, with_options
+from data.shuffled_options import SEED
 from data.source_files import Input
 from data.sources import Form, Source
 from openrlhf_mel.errors import UserError
-from openrlhf_mel.text import without_invisible
 from openrlhf_mel.verifier import MATH, SCORER, Reference, check_golds, check_scorer
 from toolkit import cli
 from toolkit.outputs import REPORT, OutputFolder, json_lines
@@ -90,7 +89,8 @@ def _run(options: argparse.Namespace) -> Callable[[], None]:
         report = {"benchmarks": {name: entry.report for name, entry in entries.items()}, "absent": absent}
         for name, entry in entries.items():
             output.write(f"{name}.jsonl", json_lines(entry.rows))
-        output.write(EVAL_ALL, json_lines(_for_training([row for entry in entries.values() for row in entry.rows])))
+        usual_rows = [row for name, e in entries.items() if name in usual or name not in known for row in e.rows]
+        output.write(EVAL_ALL, json_lines(_for_training(usual_rows)))
         output.write_json(REPORT, report)
         output.commit(_manifest(entries))
     _print_notes(report, known, options)
@@ -113,7 +113,7 @@ def prepare(rows: Input, source: Source) -> PreparedBenchmark:
         if not form.selects(cells):
             continue
         place = rows.place(number)
-        problem, gold = _question_and_gold(cells, form, source, place)
+        problem, gold = question_and_gold(cells, form, source, place)
         answer = golds.normalise(gold, source.answer)
         identity = question_id(source.name, problem)
         ids[identity] += 1
@@ -139,21 +139,6 @@ def _cells(rows: Input, form: Form) -> Iterator[dict[str, Any]]:
     for _, columns in rows.batches(form.columns):
         for cells in zip(*columns, strict=True):
             yield dict(zip(form.columns, cells, strict=True))
-
-
-def _question_and_gold(cells: dict[str, Any], form: Form, source: Source, place: str) -> tuple[str, str]:
-    problem = cells[form.question]
-    if not isinstance(problem, str) or not (text := source.unwrapped(legible(problem)).strip()):
-        raise UserError(f"{place}: {form.question!r}: found {problem!r:.80}, expected the question's text")
-    try:
-        gold, *wrong = (golds.READERS[form.read](cells[column]) for column in (form.answer, *form.options))
-        if wrong:
-            text, gold = with_options(text, gold, wrong)
-    except (golds.WrongType, ValueError) as error:
-        raise UserError(f"{place}: {form.answer!r}: {error}") from None
-    if not without_invisible(gold).strip():
-        raise UserError(f"{place}: {form.answer!r}: no answer (read as {form.read}); expected one in every row")
-    return text, gold
 
 
 def _check_golds(name: str, answers: list[Reference], places: list[str]) -> None:

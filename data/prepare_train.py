@@ -17,8 +17,8 @@ from data.near_benchmarks import ReferenceBenchmark, read_benchmarks
 from data.preparation import Options, Prepared, prepare
 from data.rows import question_row, scorer_column
 from data.sameness import LANGUAGES
-from data.source_files import HubError, Input, download_command, open_file, open_hub
-from data.sources import CUSTOM, Form, Source
+from data.source_files import HubError, Input, open_file, open_hub
+from data.sources import CUSTOM, Form, Source, download_command
 from openrlhf_mel.errors import UserError
 from openrlhf_mel.verifier import MATH, check_scorer, check_scorer_name
 from toolkit import cli

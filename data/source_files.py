@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from data.arrow_columns import column_of, dotted_fields, values_of
+from data.csv_table import csv_table
 from data.sources import Hub
 from openrlhf_mel.conversation import Unreadable, user_message
 from openrlhf_mel.disk import file_sha256
 from openrlhf_mel.errors import UserError
 
 _BATCH = 20_000
-_CSV = pa.csv.ParseOptions(newlines_in_values=True)
 # Row numbers, and these rows' cells, column by column.
 Batch = tuple[list[int], list[list[Any]]]
 
@@ -201,12 +200,7 @@ class Csv(Tables):
     """A csv file with a line of names, read as a whole: every cell is a text, an empty one too."""
 
     def __init__(self, path: Path):
-        try:
-            names = pa.csv.open_csv(path, parse_options=_CSV).schema.names
-            texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-            self._table = pa.csv.read_csv(path, parse_options=_CSV, convert_options=texts)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: cannot be read as csv ({_short(error)}); fetch it again") from None
+        self._table = csv_table(path)
         origin = {"file": path.name, "sha256": file_sha256(path)}
         super().__init__(str(path), origin, self._table.schema, self._table.num_rows)
 
@@ -247,12 +241,6 @@ def open_file(path: Path, hub: Hub | None = None) -> Input:
 
 class HubError(UserError):
     """The hub cannot be read. The message says why; the caller adds what to do."""
-
-
-def download_command(hub: Hub, revision: str | None = None) -> str:
-    """The download command for a node with internet."""
-    at = f" --revision {revision}" if revision else ""
-    return f"hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}"
 
 
 def open_hub(hub: Hub, revision: str | None = None) -> Input:

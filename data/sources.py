@@ -73,6 +73,7 @@ class Source:
         known: content hash -> the copy that it was computed from. It lists only copies that were seen.
         license: as its publisher names it.
         published: the first day on which any of its questions was public; None: not known.
+        older: its questions are older than that: they were collected, and `published` is the set's own day.
         on_request: prepared only where `--only` names it.
         withheld: its authors ask that questions are not published in plain text.
     """
@@ -88,6 +89,7 @@ class Source:
     known: dict[str, str] = field(default_factory=dict)
     license: str = ""
     published: date | None = None
+    older: bool = False
     on_request: bool = False
     withheld: bool = False
 
@@ -104,6 +106,12 @@ class Source:
         expected = " | ".join(" + ".join(form.columns) for form in self.forms)
         hint = "; name yours by --question-column and --answer-column" if self.name == CUSTOM else ""
         raise UserError(f"{name}: no known columns of {self.name}; found {', '.join(there)}; expected {expected}{hint}")
+
+
+def download_command(hub: Hub, revision: str | None = None) -> str:
+    """The download command for a node with internet."""
+    at = f" --revision {revision}" if revision else ""
+    return f"hf download {hub.repo} {hub.file} --repo-type dataset --local-dir FOLDER{at}"
 
 
 def load(path: Path) -> dict[str, Source]:

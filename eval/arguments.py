@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import sources
-from eval import backends, sample_plan, seed_folders, thinking_end
+from eval import backends, prompt_comparison, sample_plan, seed_folders, thinking_end
 from eval.backends.number_format import AUTO, FORMATS
 from eval.benchmark_questions import DEFAULT, TEMPLATES
 from eval.messages import Sampling
@@ -51,9 +51,11 @@ def check_backend(options: argparse.Namespace) -> None:
             raise UserError("--backend openai: needs --base-url, for example http://localhost:8000/v1")
         if options.run:
             raise UserError("--run: needs a backend that loads weights (vllm or hf), found --backend openai")
-    for flag in ("run", "seeds"):
+    for flag in ("run", "seeds", "shorten"):
         if options.templates and getattr(options, flag):
-            raise UserError(f"--templates: is for one model and one seed, found --{flag}; use --template")
+            raise UserError(
+                f"--templates: compares prompts of one model, one seed and one length, found --{flag}; use --template"
+            )
     if (options.checkpoints != LAST or options.keep_models) and not options.run:
         flag = "--keep-models" if options.checkpoints == LAST else "--checkpoints"
         raise UserError(f"{flag}: needs --run, a training run's folder")
@@ -67,15 +69,19 @@ def check_output(options: argparse.Namespace, seeds: Sequence[int]) -> None:
             raise UserError(f"--output-dir {folder}: is {flag} as well; choose a folder of its own")
     own = (folder / name for name in (SETTINGS, SAMPLES, CHECKPOINTS))
     inside = (path for pattern in (SETTINGS, SAMPLES) for path in folder.glob(f"*/{pattern}"))
-    several = seed_folders.existing(folder)
-    one = any(path.exists() for path in own) or any(path.parent not in several for path in inside)
+    several, prompts = seed_folders.existing(folder), prompt_comparison.existing(folder)
+    one = any(path.exists() for path in own) or any(path.parent not in [*several, *prompts] for path in inside)
+    if prompts and not options.templates:
+        raise UserError(f"--output-dir {folder}: holds evaluations of --templates; choose another folder")
+    if options.templates and (one or several):
+        raise UserError(f"--output-dir {folder}: holds an evaluation without --templates; choose another folder")
     if several and not seeds:
         raise UserError(
             f"--output-dir {folder}: holds evaluations of several seeds; add --seeds or choose another folder"
         )
     if one and seeds:
         raise UserError(f"--output-dir {folder}: holds an evaluation without --seeds; choose another folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (one or several):
+    if folder.is_dir() and any(folder.iterdir()) and not (one or several or prompts):
         raise UserError(f"--output-dir {folder}: not empty, and no evaluation; choose another folder")
 
 

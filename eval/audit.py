@@ -9,10 +9,11 @@ from typing import Any
 
 from eval.auditing.audit_page import render
 from eval.auditing.audit_server import AuditServer
-from eval.auditing.drawing import by_class, draw
+from eval.auditing.drawing import Classes, by_class, draw, walk
 from eval.auditing.figures import FIGURES, figures, text
-from eval.auditing.judgements import JUDGEMENTS, JudgementFile, current, read_judgements
+from eval.auditing.judgements import JUDGEMENTS, Judgement, JudgementFile, current, read_judgements
 from eval.auditing.session import AuditSession
+from eval.auditing.texts import texts
 from eval.page import reading
 from eval.store import single
 from openrlhf_mel import disk
@@ -42,20 +43,29 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     drawn = draw(classes, options.per_class, options.seed)
     target = options.output or evaluation.folder
     path = target / JUDGEMENTS
-    responses = [audited for members in classes.values() for audited in members]
     if options.no_serve:
-        found = current(path, read_judgements(path), responses)
+        found = _saved(path, evaluation, classes)
         if not found:
             raise UserError(f"{path}: no verdict on these responses; without --no-serve this command takes them")
     else:
         with JudgementFile(path) as file:
-            session = AuditSession(drawn, current(path, read_judgements(path), responses), file)
+            order = walk(drawn)
+            shown = {audited.key: audited for audited in texts(evaluation, order)}
+            session = AuditSession([shown[member.key] for member in order], _saved(path, evaluation, classes), file)
             _serve(session, evaluation.label, options)
         found = session.found
     result = {"seed": options.seed, "per_class": options.per_class, "benchmarks": names}
     result |= figures(classes, drawn, found)
     disk.write_json(target / FIGURES, result)
     return result
+
+
+def _saved(path: Path, evaluation: reading.Evaluation, classes: Classes) -> dict[str, Judgement]:
+    """The verdicts so far on responses of `classes`; no other response's text is kept, and none is kept for longer."""
+    judgements = read_judgements(path)
+    judged = {judgement.key for judgement in judgements}
+    members = [member for own in classes.values() for member in own if member.key in judged]
+    return current(path, judgements, texts(evaluation, members))
 
 
 def _serve(session: AuditSession, name: str, options: argparse.Namespace) -> None:

@@ -26,12 +26,14 @@ class Benchmark:
 
     Attributes:
         scorer: its name; of a user's own also the hash of its file, behind a `#`.
+        size: questions of the whole file.
     """
 
     name: str
     questions: list[Question]
     sha256: str
     scorer: str = MATH
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def load_benchmarks(
             if name in known:
                 raise UserError(
                     f"--benchmarks: no {name}.jsonl in {folder}, which has {', '.join(there) or 'none'}; "
-                    "python -m data.prepare_benchmarks --output-dir DIR makes it"
+                    f"python -m data.prepare_benchmarks --only {name} --output-dir {folder} makes it"
                 )
             raise UserError(
                 f"--benchmarks: unknown benchmark {name!r}; known are {', '.join(dict.fromkeys([*known, *there]))}"
@@ -78,8 +80,10 @@ def load_benchmarks(
     return [_load(folder / f"{name}.jsonl", prepared, limit, scorers) for name in names]
 
 
-def load_template(name: str) -> Template:
+def load_template(name: str, flag: str = "--template") -> Template:
     """A template by name: `default` (that of training), a file of eval/templates, or a path to a file or a folder.
+
+    `flag` is named in messages.
 
     Raises:
         UserError: there is none, or it lacks the place `{{question}}`.
@@ -90,7 +94,7 @@ def load_template(name: str) -> Template:
         path = path / "question.txt"
     if not path.is_file():
         raise UserError(
-            f"--template {name}: no such template; expected {', '.join(sorted(named))}, a file, or a template folder"
+            f"{flag} {name}: no such template; expected {', '.join(sorted(named))}, a file, or a template folder"
         )
     return Template(name if name in named else path.name, read_question_template(path))
 
@@ -127,7 +131,8 @@ def _load(path: Path, prepared: dict[str, str], limit: int | None, allowed: Coll
         questions.append(Question(path.stem, row["id"], row[problem], row[answer], *extent, scorer))
     sha256 = rows.origin["sha256"]
     check_unchanged(path, sha256, prepared)
-    return Benchmark(path.stem, questions[:limit], sha256, identity_of_scorer(path, next(iter(scorers), MATH), allowed))
+    scorer = identity_of_scorer(path, next(iter(scorers), MATH), allowed)
+    return Benchmark(path.stem, questions[:limit], sha256, scorer, len(questions))
 
 
 def identity_of_scorer(path: Path, name: str, allowed: Collection[str]) -> str:

@@ -24,7 +24,11 @@ def _run(options: argparse.Namespace) -> str:
     known = sources.load(sources.BENCHMARKS)
     names = arguments.names(options.benchmarks)
     if unknown := [name for name in names if name not in known or not known[name].questions]:
-        raise UserError(f"--benchmarks: the number of questions of {', '.join(unknown)} is not known")
+        sized = ", ".join(name for name, source in known.items() if source.questions)
+        raise UserError(
+            f"--benchmarks: the number of questions of {', '.join(unknown)} is not known; expected some of {sized}; "
+            "leave it out, or name one of about its size instead"
+        )
     sizes = {name: known[name].questions[0] for name in names}
     draws = sample_plan.plan(options.samples, options.n, None, sizes)
     responses = sum(sizes[name] * (own.n + own.greedy) for name, own in draws.items())
@@ -52,9 +56,12 @@ def _run(options: argparse.Namespace) -> str:
 
 def _lengths(text: str) -> list[int]:
     try:
-        return [int(number) for number in arguments.comma_list(text)]
+        found = [int(number) for number in arguments.comma_list(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers separated by commas") from None
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers separated by commas")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

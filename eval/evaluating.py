@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import arguments, backends, summary, thinking_end
+from eval import arguments, backends, seed_folders, settling, summary, thinking_end
 from eval.benchmark_questions import Benchmark, Template
-from eval.grading import Grader, judged_as_thinking, judged_by
-from eval.identity import Draws, differences, requests, settings, with_scorers
+from eval.grading import Grader, judged_by
+from eval.identity import Draws, requests, settings
 from eval.messages import Backend, PromptingBackend, Request, Sampling
 from eval.publication import DataEnd
 from eval.response_room import shortened
 from eval.results import write_results
-from eval.store import SAMPLES, SETTINGS, Store, read_json, request_key
-from openrlhf_mel import disk, provenance
-from openrlhf_mel.errors import UserError
-from openrlhf_mel.verifier import MATH, Verifier
+from eval.seed_settings import check_seeds
+from eval.store import SETTINGS, Store, read_json, request_key
+from openrlhf_mel import provenance
+from openrlhf_mel.verifier import Verifier
 from toolkit import cli
 
 
@@ -70,7 +70,7 @@ def evaluate(target: Target, plan: EvaluationPlan, folders: Mapping[int, Path], 
     """Draw the missing samples, grade them as they arrive, and write the results: of each seed into its folder.
 
     Raises:
-        UserError: bad input, or a folder with samples of other settings.
+        UserError: bad input, or a folder, of any seed, with samples of other settings: nothing is drawn.
         BackendError: the model cannot be reached or run; earlier samples are kept.
     """
     started = provenance.now()
@@ -83,14 +83,22 @@ def evaluate(target: Target, plan: EvaluationPlan, folders: Mapping[int, Path], 
         of_template = backend.thinking_end() if isinstance(backend, PromptingBackend) else None
         thinking = thinking_end.recorded(plan.thinking_end, of_template)
         questions = {benchmark.name: benchmark.questions for benchmark in plan.benchmarks}
+        plans, chosen = dict[int, EvaluationPlan](), dict[int, dict[str, Any]]()
         for seed, store in stores.items():
-            asked = requests(plan.benchmarks, plan.template, plan.draws, seed)
-            own = plan
+            own = plans[seed] = plan
             if plan.shorten and isinstance(backend, PromptingBackend):
-                own = replace(plan, sampling=_shortened(store, backend, plan.sampling, asked))
-            chosen = settings(model, own.template, own.sampling, own.chat, seed, data, scorers, judged_by(), thinking)
-            _settle(store, chosen)
-            drawn = _draw(store, backend, own, asked, target.name, thinking_end.recorded_end(chosen))
+                asked = requests(plan.benchmarks, plan.template, plan.draws, seed)
+                own = plans[seed] = replace(plan, sampling=_shortened(store, backend, plan.sampling, asked))
+            new = settings(model, own.template, own.sampling, own.chat, seed, data, scorers, judged_by(), thinking)
+            chosen[seed] = settling.settled(store, new)
+        beside = [folder / target.label for folder in seed_folders.existing(options.output_dir)]
+        there = {folder: found for folder in beside if (found := settling.recorded(folder)) is not None}
+        check_seeds(there | {store.folder: chosen[seed] for seed, store in stores.items()})
+        # All of them may be drawn.
+        for seed, store in stores.items():
+            settling.record(store, chosen[seed])
+            asked = requests(plan.benchmarks, plan.template, plan.draws, seed)
+            drawn = _draw(store, backend, plans[seed], asked, target.name, thinking_end.recorded_end(chosen[seed]))
             manifest = {
                 "started": started,
                 "finished": provenance.now(),
@@ -141,44 +149,6 @@ def _draw(
         for response in responses:
             grader.grade(response)
     return len(missing)
-
-
-def _settle(store: Store, chosen: dict[str, Any]) -> None:
-    """Refuse to mix samples of different settings; else record them, with the benchmarks of earlier commands."""
-    folder, path = store.folder, store.folder / SETTINGS
-    if store.has_samples():
-        if not path.exists():
-            raise UserError(f"--output-dir {folder}: holds samples without {SETTINGS}; choose another folder")
-        before = read_json(path)
-        old = thinking_end.with_end(before, chosen)
-        if changed := differences(old, chosen):
-            lines = "\n".join(f"  {line}" for line in changed)
-            raise UserError(
-                f"--output-dir {folder}: holds samples of other settings; choose another folder. What changed:\n{lines}"
-            )
-        earlier = with_scorers(old)
-        chosen = chosen | {key: earlier[key] | chosen[key] for key in ("data_sha256", "scorers")}
-        if "shortened_from" in old["sampling"]:
-            chosen["sampling"] = old["sampling"]
-        if old is not before and (end := thinking_end.recorded_end(chosen)):
-            _judge_as_thinking(store, chosen["scorers"], end)
-    disk.write_json(path, chosen)
-
-
-def _judge_as_thinking(store: Store, scorers: dict[str, str], end: str) -> None:
-    """Samples from before end tags were recorded are not mixed with others: they get the verdicts of these."""
-    changed = 0
-    for path in sorted((store.folder / SAMPLES).glob("*.jsonl")):
-        old = list(store.samples(path.stem))
-        new = [judged_as_thinking(sample, scorers.get(path.stem, MATH), end) for sample in old]
-        if new != old:
-            store.replace(path.stem, new)
-            changed += sum(a != b for a, b in zip(new, old, strict=True))
-    print(
-        f"note: {store.folder}: its prompts open thinking that ends with {end}; {changed} earlier responses that do not end "
-        "it have no answer now",
-        file=sys.stderr,
-    )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from eval import estimators, markdown_table
 from eval.drawn import Drawn
 from eval.estimators import Estimate
 from eval.identity import GREEDY
-from eval.publication import DataEnd, is_clean
+from eval.publication import DataEnd, Publication, is_clean
 from eval.question_values import question_alls, question_means, question_passes
 from eval.response_lengths import token_statistics
 from eval.store import Sample
@@ -38,7 +38,7 @@ class BenchmarkValues:
     tokens: dict[str, Any] | None
 
 
-def values(drawn: Drawn, published: date | None, end: DataEnd) -> BenchmarkValues:
+def values(drawn: Drawn, publication: Publication, end: DataEnd) -> BenchmarkValues:
     """Of a benchmark's samples. Verdicts are those under anchored extraction."""
     found: dict[str, np.ndarray] = {}
     if drawn.greedy:
@@ -55,7 +55,7 @@ def values(drawn: Drawn, published: date | None, end: DataEnd) -> BenchmarkValue
     tokens = token_statistics(
         [[s.tokens for s in row] for row in rows], [[s.status == "correct" for s in row] for row in rows]
     )
-    return BenchmarkValues(found, n, published, is_clean(published, end), passes, alls, tokens)
+    return BenchmarkValues(found, n, publication.day, is_clean(publication, end), passes, alls, tokens)
 
 
 def extended(by_benchmark: Mapping[str, BenchmarkValues], end: DataEnd) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from eval import estimators, seed_folders
 from eval.identity import GREEDY, differences
 from eval.question_values import question_means, question_passes
+from eval.seed_settings import check_seeds
 from eval.store import SAMPLES, SETTINGS, evaluated, read_json, read_questions, read_samples, single
 from openrlhf_mel.errors import UserError
 
@@ -108,14 +109,15 @@ def load(folder: Path) -> ComparedEvaluation:
     """The only evaluation in a folder; of several seeds (`eval.run --seeds`) the samples together, as of one evaluation.
 
     Raises:
-        UserError: the folder holds no evaluation, or several checkpoints.
+        UserError: the folder holds no evaluation, several checkpoints, or seeds of other settings.
     """
     first, *others = (_load_one(single(own)) for own in seed_folders.existing(folder) or [folder])
+    check_seeds({e.folder: e.settings for e in (first, *others)})
     for other in others:
         for name, ids in common_questions(first, other, []).items():
             for i in ids:
                 sampled, more = (e.questions[name][i].sampled for e in (first, other))
-                sampled |= dict(enumerate(more.values(), start=len(sampled)))
+                sampled |= dict(enumerate(more.values(), start=max(sampled, default=-1) + 1))
     n = {name: _most(rows) for name, rows in first.questions.items()}
     seeds = {"seed": [e.settings.get("seed") for e in (first, *others)]} if others else {}
     return ComparedEvaluation(folder if others else first.folder, first.settings | seeds, first.questions, n)

@@ -18,6 +18,7 @@ from openrlhf_mel.errors import UserError
 from toolkit import cli
 
 CORRELATION = 0.9
+LEAST_DIFFERENCE = 0.001  # points: no evaluation has the samples for a smaller one
 SHOWN = (8, 16, 32, 64)  # samples a question for which the table has the detectable difference
 AVERAGE = "average"
 
@@ -127,7 +128,11 @@ def _line(cells: Sequence[object]) -> str:
 def _check(options: argparse.Namespace) -> None:
     """Refuse numbers out of range, and flags that do not go together."""
     for flag, valid, expected in (
-        ("difference", 0 < options.difference <= 100, "a number of points above 0, up to 100"),
+        (
+            "difference",
+            LEAST_DIFFERENCE <= options.difference <= 100,
+            f"a number of points from {LEAST_DIFFERENCE:g} to 100",
+        ),
         ("power", 0.05 < options.power < 1, "a chance above 0.05 (the test's level) and below 1"),
         ("max_n", options.max_n >= 1, "at least 1"),
         ("correlation", options.correlation is None or -1 <= options.correlation <= 1, "a number from -1 to 1"),
@@ -169,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         required=True,
         metavar="POINTS",
-        help="the true difference to find, in percentage points",
+        help=f"the true difference to find, in percentage points (at least {LEAST_DIFFERENCE:g})",
     )
     add("--power", type=float, default=0.8, metavar="P", help="the chance of finding it (default: 0.8)")
     add("--benchmark", metavar="NAME", help="plan for this one (default: for the average of all)")

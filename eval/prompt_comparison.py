@@ -10,7 +10,7 @@ from typing import Any
 from eval import markdown_table
 from eval.benchmark_questions import Template, load_template
 from eval.paired import compare, load
-from eval.store import SUMMARY
+from eval.store import SUMMARY, read_json
 from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
 
@@ -30,12 +30,12 @@ def parse(text: str | None) -> dict[str, Template]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     found: dict[str, Template] = {}
     for name in names:
-        label = Path(name).stem
+        label = Path(name).name.removesuffix(".txt")
         if not _LABEL.fullmatch(label):
             raise UserError(f"--templates {text}: {name!r} gives no name for a folder; rename it")
         if label in found:
             raise UserError(f"--templates {text}: found {label} twice, expected each template once")
-        found[label] = load_template(name)
+        found[label] = load_template(name, "--templates")
     if len(found) < 2:
         raise UserError(f"--templates {text}: expected at least two, with commas between; --template takes one")
     return found
@@ -44,6 +44,23 @@ def parse(text: str | None) -> dict[str, Template]:
 def place(folder: Path, label: str) -> Path:
     """The folder of one template's evaluation."""
     return folder / f"{_PREFIX}{label}"
+
+
+def existing(folder: Path) -> list[Path]:
+    """The folders of templates that are there."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def recorded(folder: Path) -> list[str]:
+    """The labels that `templates.json` compares, in order; none if there is no such file."""
+    path = folder / COMPARISON
+    if not path.exists():
+        return []
+    found = read_json(path)
+    try:
+        return [str(found["first"]), *map(str, found["others"])]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); run eval.run with --templates again") from None
 
 
 def write_comparison(folder: Path, labels: Sequence[str]) -> None:

@@ -36,16 +36,31 @@ def data_end(model: str, given: date | None) -> DataEnd:
     return DataEnd(found["released"], f"{MODEL_DATES.name}: its release") if found else DataEnd()
 
 
-def published_days() -> dict[str, date]:
-    """Benchmark -> the first day on which any of its questions was public, of those whose day is known."""
-    return {name: s.published for name, s in sources.load(sources.BENCHMARKS).items() if s.published}
+@dataclass(frozen=True)
+class Publication:
+    """When a benchmark's first question was public.
 
-
-def is_clean(published: date | None, end: DataEnd) -> bool | None:
-    """Whether a benchmark was published after the model's data ended; None where one of the two days is not known.
-
-    On the same day it may be in the data.
+    Attributes:
+        day: None where it is not known.
+        older: the day is that of the set, which collects older questions.
     """
-    if published is None or end.day is None:
+
+    day: date | None = None
+    older: bool = False
+
+
+def publications() -> dict[str, Publication]:
+    """Those of the known benchmarks."""
+    return {name: Publication(s.published, s.older) for name, s in sources.load(sources.BENCHMARKS).items()}
+
+
+def is_clean(publication: Publication, end: DataEnd) -> bool | None:
+    """Whether a benchmark was public only after the model's data ended; None where that is not known.
+
+    On the same day it may be in the data. Collected questions may be in it before the set was published.
+    """
+    if publication.day is None or end.day is None:
         return None
-    return published > end.day
+    if publication.day <= end.day:
+        return False
+    return None if publication.older else True

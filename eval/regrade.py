@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval import sample_plan, seed_folders, thinking_end
+from eval import prompt_comparison, sample_plan, seed_folders, thinking_end
 from eval.arguments import add_scorers, add_thinking_end
 from eval.benchmark_questions import identity_of_scorer
 from eval.grading import judge, judged_by, regraded
@@ -48,13 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(folders: list[Path], allowed: Collection[str], end: str) -> None:
     for folder in folders:
-        found = evaluations(folder)
+        found, listed = evaluations(folder), recorded(folder)
         for evaluation in found:
             regrade(evaluation, allowed, end)
+        if labels := prompt_comparison.recorded(folder):
+            prompt_comparison.write_comparison(folder, labels)
+            continue
         for own in seed_folders.existing(folder) or [folder]:
             if own not in found:
                 write_checkpoints(own)
-        if listed := recorded(folder):
+        if listed:
             write_seeds(folder, listed)
 
 
@@ -68,10 +71,12 @@ def regrade(folder: Path, allowed: Collection[str] = (), end: str = thinking_end
     well; those of questions that the last command's `--limit` left out stay as they are.
 
     Raises:
-        UserError: the folder is no evaluation, one that never finished, or a scorer of its is not allowed or cannot be loaded.
+        UserError: the folder is no evaluation, one that never finished or is damaged, or a scorer of its is not allowed or
+            cannot be loaded. Nothing is judged then.
     """
     questions = {name: read_questions(folder, name) for name in evaluated(folder)}
     before, draws = _finished(folder)
+    end_of_data = _data_end(folder, before["model"])
     scorers = {name: _scorer(folder, own, allowed) for name, own in questions.items()}
     changed = left_out = 0
     with Store(folder) as store, Verifier() as verifier:
@@ -85,7 +90,7 @@ def regrade(folder: Path, allowed: Collection[str] = (), end: str = thinking_end
         manifest = before["manifest"] | {"regraded": provenance.now()}
         paper = paper_row(manifest["paper"]) if manifest.get("paper") else None
         shown = {name: questions[name] for name in before["benchmarks"]}
-        write_results(store, before["model"], shown, draws, manifest, paper, _data_end(folder, before["model"]))
+        write_results(store, before["model"], shown, draws, manifest, paper, end_of_data)
     print(
         f"{folder}: {changed} verdicts changed" + (f", {left_out} samples beyond --limit left out" if left_out else "")
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,6 +21,7 @@ from eval.page.browser import Browser
 from eval.page.by_length import Bin, Measured
 from eval.page.content_policy import source_hash
 from eval.page.reading import Evaluation
+from eval.store import Sample
 from openrlhf_mel.errors import UserError
 from toolkit import cli
 
@@ -110,7 +112,7 @@ def read_questions(
             for number, (question, samples) in enumerate(evaluation.questions(name)):
                 if name in hidden:
                     question = replace(question, problem=_WITHHELD)
-                    browser.add(model, number, question, [replace(s, response=_WITHHELD) for s in samples])
+                    browser.add(model, number, question, list(map(_without_texts, samples)))
                 else:
                     browser.add(model, number, question, samples)
                 rows += [
@@ -126,6 +128,15 @@ def read_questions(
             for name, by_label in found.items()
         },
     )
+
+
+def _without_texts(sample: Sample) -> Sample:
+    """The sample without the model's words, which may repeat the question; of an extracted answer a letter alone."""
+    values = {field.name: getattr(sample, field.name) for field in fields(Sample)}
+    for name in ("extracted", "lenient_extracted"):
+        text = values[name]
+        values[name] = text if text is None or re.fullmatch(r"\(?[A-Z]\)?", text) else _WITHHELD
+    return Sample(**(values | {"response": _WITHHELD}))
 
 
 def draw(evaluations: Sequence[Evaluation], measured: Lengths) -> list[Picture]:

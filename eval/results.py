@@ -14,7 +14,7 @@ from eval.drawn import Drawn, collect
 from eval.estimators import Estimate
 from eval.identity import GREEDY, Draws
 from eval.messages import LENGTH, STOP, THINKING_CUT, Question
-from eval.publication import DataEnd, published_days
+from eval.publication import DataEnd, Publication, publications
 from eval.store import EXTENDED, METRICS, SETTINGS, SUMMARY, Sample, Store, read_json
 from eval.thinking_end import recorded_end, seen, unfinished
 from openrlhf_mel import disk
@@ -79,13 +79,13 @@ def write_results(
     common = [m for m in next(iter(draws.values())).metrics if all(m in own.metrics for own in draws.values())]
     estimates: dict[str, dict[str, Estimate]] = {}
     values: dict[str, extended.BenchmarkValues] = {}
-    days = published_days()
+    known = publications()
     settings = read_json(store.folder / SETTINGS)
     thinking_end = recorded_end(settings)
     for name, own in questions.items():
         drawn = collect(store.samples(name), own, draws[name])
         entries[name], estimates[name] = benchmark_metrics(drawn, draws[name], thinking_end)
-        values[name] = extended.values(drawn, days.get(name), end)
+        values[name] = extended.values(drawn, known.get(name, Publication()), end)
     averages = {metric: estimators.macro_average([own[metric] for own in estimates.values()]) for metric in common}
     result = {
         "model": model,

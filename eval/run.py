@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> str:
     arguments.check_output(options, seeds)
     run = read_run(options.run) if options.run else None
     benchmarks = load_benchmarks(options.data_dir, names, options.limit, options.scorers)
-    sizes = {benchmark.name: len(benchmark.questions) for benchmark in benchmarks}
+    sizes = {benchmark.name: benchmark.size for benchmark in benchmarks}
     plan = EvaluationPlan(
         benchmarks=benchmarks,
         template=load_template(options.template or (run.template if run else DEFAULT)),
@@ -92,7 +92,7 @@ def _targets(options: argparse.Namespace, run: Run | None) -> list[Target]:
     method = "mel" if run.config.get("mel.enable") else "grpo"
     trained = summary.paper_row(run.base, method) if run.has_paper_objective else None
     models = options.output_dir / MODELS
-    end = data_end(run.base, options.model_date)
+    end = data_end("", options.model_date)  # what it was trained on counts too, and nobody says of when that is
 
     def target(checkpoint: Any) -> Target:
         @contextlib.contextmanager

@@ -126,7 +126,7 @@ def markdown(result: Mapping[str, Any], paper: PaperRow | None) -> str:
     parts += [_scores(result, metrics, contamination)]
     if paper:
         parts.append(_beside_the_paper(result, metrics, paper))
-    parts += [_shares(result, metrics), _settings(result)]
+    parts += [_shares(result, _columns(result, metrics)), _settings(result)]
     return "\n".join(parts)
 
 
@@ -217,16 +217,16 @@ def _same_benchmarks(result: Mapping[str, Any], paper: PaperRow) -> bool:
     return set(result["benchmarks"]) == set(paper.values) - {"average"}
 
 
-def _shares(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
+def _shares(result: Mapping[str, Any], columns: Mapping[str, Mapping[str, str]]) -> str:
     thinking = any(THINKING_CUT in found for found in result["benchmarks"].values())
     kinds = ("truncated", *([THINKING_CUT] if thinking else []), "no_answer", "timeout", "error")
-    head = ["benchmark", "samples", *kinds, *(f"lenient {metric}" for metric in metrics)]
+    head = ["benchmark", "samples", *kinds, *(f"lenient {heading}" for heading in columns)]
     rows = [
         [
             name,
             str(found["n_samples"]),
             *(_percent(found.get(kind)) for kind in kinds),
-            *(_percent(found["lenient"].get(m)) for m in metrics),
+            *(_percent(found["lenient"].get(own.get(name, heading))) for heading, own in columns.items()),
         ]
         for name, found in result["benchmarks"].items()
     ]

@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.auditing.drawing import Audited
 from eval.auditing.judgements import Judgement
+from eval.auditing.texts import Audited
 from eval.page.browser import dump, shorten
 from eval.page.content_policy import source_hash
 

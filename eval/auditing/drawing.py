@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from eval.auditing.near_miss import ending
 from eval.auditing.suspicion import CLASSES, Suspicion, classify
-from eval.messages import Question
 from eval.page.reading import Evaluation
-from eval.store import Sample
+from eval.store import ReasonedSample, Sample
 from openrlhf_mel.errors import UserError
 
 
-@dataclass(frozen=True)
-class Audited:
-    """A response with its question and its class."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A response by its key, and its class. An evaluation has too many responses to hold all their texts (`texts`).
 
-    question: Question
-    sample: Sample
+    Attributes:
+        key: `benchmark/question/sample`, the last part `greedy` or a number: no two responses have the same.
+    """
+
+    key: str
     suspicion: Suspicion
-
-    @property
-    def key(self) -> str:
-        """`benchmark/question/sample`, the last part `greedy` or a number: no two responses have the same."""
-        number = "greedy" if self.sample.greedy else self.sample.sample
-        return f"{self.question.benchmark}/{self.question.id}/{number}"
-
-    @property
-    def sha256(self) -> str:
-        """The fingerprint of what a person judges: question, reference answer and response, not the verifier's verdict."""
-        judged = [self.question.problem, self.question.answer, self.sample.response]
-        return hashlib.sha256(json.dumps(judged).encode()).hexdigest()
 
     def misjudged(self, right: bool) -> bool:
         """Whether the verifier erred, where the response is `right`."""
         return right != self.suspicion.accepted
 
 
-Classes = Mapping[Suspicion, Sequence[Audited]]
+Classes = Mapping[Suspicion, Sequence[Member]]
+
+
+def response_key(benchmark: str, sample: Sample) -> str:
+    """The key of a response; see `Member`."""
+    return f"{benchmark}/{sample.question}/{'greedy' if sample.greedy else sample.sample}"
+
+
+def without_text(sample: Sample) -> Sample:
+    """A sample with no more of its text than its class depends on, its end."""
+    end = ending(sample.response)
+    if isinstance(sample, ReasonedSample):
+        return replace(sample, response=end, reasoning="")
+    return replace(sample, response=end)
 
 
 def by_class(evaluation: Evaluation, names: Sequence[str]) -> Classes:
@@ -54,11 +57,11 @@ def by_class(evaluation: Evaluation, names: Sequence[str]) -> Classes:
             raise UserError(
                 f"--benchmarks: {name!r} is not in {evaluation.folder}, which has {', '.join(evaluation.benchmarks)}"
             )
-    found: dict[Suspicion, list[Audited]] = {suspicion: [] for suspicion in CLASSES}
+    found: dict[Suspicion, list[Member]] = {suspicion: [] for suspicion in CLASSES}
     for name in names:
-        for question, samples in evaluation.questions(name):
+        for question, samples in evaluation.questions(name, without_text):
             for sample, suspicion in zip(samples, classify(question, samples), strict=True):
-                found[suspicion].append(Audited(question, sample, suspicion))
+                found[suspicion].append(Member(response_key(name, sample), suspicion))
     if not any(found.values()):
         raise UserError(f"{evaluation.folder}: no response in {', '.join(names)}; run python -m eval.run into it again")
     return {suspicion: members for suspicion, members in found.items() if members}
@@ -70,15 +73,15 @@ def draw(classes: Classes, per_class: int, seed: int) -> Classes:
     The order depends on the seed and the responses' keys alone: a larger sample begins with the smaller one.
     """
 
-    def place(audited: Audited) -> bytes:
-        return hashlib.sha256(f"{seed}/{audited.key}".encode(errors="surrogatepass")).digest()
+    def place(member: Member) -> bytes:
+        return hashlib.sha256(f"{seed}/{member.key}".encode(errors="surrogatepass")).digest()
 
     return {suspicion: sorted(members, key=place)[:per_class] for suspicion, members in classes.items()}
 
 
-def walk(drawn: Classes) -> list[Audited]:
+def walk(drawn: Classes) -> list[Member]:
     """The order in which a person judges: the first response of each class, then the second of each, and so on.
 
     So whoever stops early has judged about equally many of each class.
     """
-    return [audited for turn in zip_longest(*drawn.values()) for audited in turn if audited is not None]
+    return [member for turn in zip_longest(*drawn.values()) for member in turn if member is not None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from eval.auditing.drawing import Audited, Classes
+from eval.auditing.drawing import Classes, Member
 from eval.auditing.error_rates import ClassCount, accuracy_change, error_rate
 from eval.auditing.judgements import RIGHT, UNSURE, Judgement
 from eval.estimators import Estimate
@@ -27,7 +27,7 @@ def figures(classes: Classes, drawn: Classes, found: Found) -> dict[str, Any]:
     accepted = [count for suspicion, count in counts.items() if suspicion.accepted]
     rejected = [count for suspicion, count in counts.items() if not suspicion.accepted]
     responses = sum(count.responses for count in counts.values())
-    used = [audited for members in counted.values() for audited in members]
+    used = [member for members in counted.values() for member in members]
     return {
         "responses": responses,
         "accepted": sum(count.responses for count in accepted),
@@ -50,13 +50,13 @@ def figures(classes: Classes, drawn: Classes, found: Found) -> dict[str, Any]:
         "verdicts": {
             "counted": len(used),
             "not_counted": len(found) - len(used),
-            "after_reveal": sum(found[audited.key].revealed for audited in used),
+            "after_reveal": sum(found[member.key].revealed for member in used),
         },
         "misjudged": [
-            {"response": audited.key, "class": audited.suspicion.name, "person": found[audited.key].verdict}
+            {"response": member.key, "class": member.suspicion.name, "person": found[member.key].verdict}
             for members in classes.values()
-            for audited in members
-            if audited.key in found and _is_error(audited, found)
+            for member in members
+            if member.key in found and _is_error(member, found)
         ],
     }
 
@@ -89,18 +89,18 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first_judged(members: Sequence[Audited], found: Found) -> list[Audited]:
-    return list(takewhile(lambda audited: audited.key in found, members))
+def _first_judged(members: Sequence[Member], found: Found) -> list[Member]:
+    return list(takewhile(lambda member: member.key in found, members))
 
 
-def _count(responses: int, judged: Sequence[Audited], found: Found) -> ClassCount:
-    unsure = sum(found[audited.key].verdict == UNSURE for audited in judged)
-    return ClassCount(responses, len(judged), sum(_is_error(audited, found) for audited in judged), unsure)
+def _count(responses: int, judged: Sequence[Member], found: Found) -> ClassCount:
+    unsure = sum(found[member.key].verdict == UNSURE for member in judged)
+    return ClassCount(responses, len(judged), sum(_is_error(member, found) for member in judged), unsure)
 
 
-def _is_error(audited: Audited, found: Found) -> bool:
-    verdict = found[audited.key].verdict
-    return verdict != UNSURE and audited.misjudged(right=verdict == RIGHT)
+def _is_error(member: Member, found: Found) -> bool:
+    verdict = found[member.key].verdict
+    return verdict != UNSURE and member.misjudged(right=verdict == RIGHT)
 
 
 def _entry(estimate: Estimate | None) -> dict[str, Any] | None:

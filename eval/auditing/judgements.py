@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from eval.auditing.drawing import Audited
+from eval.auditing.texts import Audited
 from openrlhf_mel.disk import json_line
 from openrlhf_mel.errors import UserError
 
@@ -61,13 +61,14 @@ def read_judgements(path: Path) -> list[Judgement]:
     return [_parsed(path, number, line) for number, line in enumerate(data[: _whole(data)].splitlines(), start=1)]
 
 
-def current(path: Path, judgements: Iterable[Judgement], responses: Sequence[Audited]) -> dict[str, Judgement]:
-    """The last verdict on each of `responses` that has one, by the response's key.
+def current(path: Path, judgements: Sequence[Judgement], responses: Iterable[Audited]) -> dict[str, Judgement]:
+    """The last verdict on each of `responses` that has one, by the response's key. Only these are hashed.
 
     Raises:
         UserError: a response, its question or its reference answer is not the one that was judged.
     """
-    fingerprints = {audited.key: audited.sha256 for audited in responses}
+    judged = {judgement.key for judgement in judgements}
+    fingerprints = {audited.key: audited.sha256 for audited in responses if audited.key in judged}
     found: dict[str, Judgement] = {}
     for judgement in judgements:
         if fingerprints.get(judgement.key, judgement.sha256) != judgement.sha256:

@@ -34,9 +34,14 @@ def near_miss(answer: str, gold: str) -> bool:
     return _contains(ours, theirs) or _contains(theirs, ours) or _alike("".join(ours), "".join(theirs))
 
 
+def ending(response: str) -> str:
+    """The last 300 characters of a response: all that `ends_with_gold` reads."""
+    return response[-_LONGEST:]
+
+
 def ends_with_gold(response: str, gold: str) -> bool:
     """Whether the gold's symbols stand in a row in the last 300 characters of a response."""
-    return len(gold) <= _LONGEST and _contains(_tokens(response[-_LONGEST:]), _tokens(gold))
+    return len(gold) <= _LONGEST and _contains(_tokens(ending(response)), _tokens(gold))
 
 
 def _near(answer: Fraction, gold: Fraction) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.auditing.drawing import Audited, Classes, walk
 from eval.auditing.judgements import Judgement, JudgementFile
+from eval.auditing.texts import Audited
 from openrlhf_mel import provenance
 
 
@@ -18,8 +18,8 @@ class AuditSession:
         found: the last verdict on each response that has one, by its key.
     """
 
-    def __init__(self, drawn: Classes, found: Mapping[str, Judgement], file: JudgementFile):
-        self.order: list[Audited] = walk(drawn)
+    def __init__(self, order: Sequence[Audited], found: Mapping[str, Judgement], file: JudgementFile):
+        self.order = order
         self.found: dict[str, Judgement] = dict(found)
         self._by_key = {audited.key: audited for audited in self.order}
         self._file = file

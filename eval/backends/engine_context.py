@@ -15,34 +15,63 @@ _LENGTHS = (
     "max_seq_length",
     "seq_len",
 )
+_MOST = 1e100  # of a length or a factor: their product is finite
 _SCALED = ("su", "longrope", "llama3")  # kinds of rotary scaling that the lengths already contain
 
 
 def engine_context(config: Mapping[str, Any]) -> int | None:
-    """The tokens of prompt and response together; None where config.json gives no length.
+    """The tokens of prompt and response together; None where config.json gives no length, or is malformed there.
 
     vLLM's rule: `model_max_length`, else the smallest of the lengths; times the factor of the rotary scaling, of YaRN from
     the length before scaling. tests/contract compares this with vLLM.
     """
-    config = config.get("text_config") or config
-    lengths = [value for name in _LENGTHS if isinstance(value := config.get(name), int)]
-    length: float | None = config.get("model_max_length") or min(lengths, default=None)
-    if not isinstance(length, int):
+    try:
+        return int(_length(_object(config.get("text_config") or config))) or None
+    except _Malformed:
         return None
-    if "gemma3" not in str(config.get("model_type")):
-        factor: float = 1
-        for rope in _rotary_scalings(config):
-            kind = rope.get("rope_type", rope.get("type", "default"))
-            if kind not in _SCALED:
-                factor = rope.get("factor") or factor
-                if kind == "yarn":
-                    length = rope.get("original_max_position_embeddings") or length
-        length *= factor
-    return int(length)
+
+
+class _Malformed(Exception):
+    """A value of another kind than vLLM reads there."""
+
+
+def _length(config: Mapping[str, Any]) -> float:
+    lengths = [value for name in _LENGTHS if isinstance(value := config.get(name), int)]
+    length = _tokens(config.get("model_max_length") or min(lengths, default=None))
+    if "gemma3" in str(config.get("model_type")):
+        return length
+    factor: float = 1
+    for rope in _rotary_scalings(config):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in _SCALED:
+            factor = _factor(rope.get("factor"), factor)
+            if kind == "yarn":
+                length = _tokens(rope.get("original_max_position_embeddings") or length)
+    return length * factor
 
 
 def _rotary_scalings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One, or one for each kind of layer."""
-    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _object(config.get("rope_parameters") or config.get("rope_scaling") or {})
     nested = [part for part in rope.values() if isinstance(part, dict)]
     return nested or [rope]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Malformed
+    return value
+
+
+def _tokens(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MOST:
+        raise _Malformed
+    return value
+
+
+def _factor(value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MOST:
+        raise _Malformed
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from eval import seed_folders
 from eval.messages import THINKING_CUT, Question
-from eval.store import METRICS, SAMPLES, Sample, read_json, read_questions, read_samples
+from eval.store import METRICS, SAMPLES, SETTINGS, Sample, read_json, read_questions, read_samples
 from openrlhf_mel.errors import UserError
 
 _METRIC = re.compile(r"(pass|avg|maj)@([1-9]\d*)")
@@ -79,8 +79,12 @@ class Evaluation:
         sizes += [metric_key(name)[1] for name in metric_names([values]) if name != "pass@1"]
         return values.get("pass@1") is not None, max(sizes, default=0)
 
-    def questions(self, benchmark: str) -> Iterator[tuple[Question, list[Sample]]]:
+    def questions(
+        self, benchmark: str, kept: Callable[[Sample], Sample] = lambda sample: sample
+    ) -> Iterator[tuple[Question, list[Sample]]]:
         """Each question with the samples behind the metrics: the greedy one, then the sampled ones in order.
+
+        All of them are held in memory at once, each as what `kept` gives for it.
 
         Raises:
             UserError: a file is missing or damaged, or a sample is.
@@ -98,7 +102,7 @@ class Evaluation:
         greedy, n = self.drawn(benchmark)
         found: dict[str, dict[tuple[bool, int], Sample]] = defaultdict(dict)
         for sample in read_samples(path):
-            found[sample.question][not sample.greedy, sample.sample] = sample
+            found[sample.question][not sample.greedy, sample.sample] = kept(sample)
         wanted = ([(False, 0)] if greedy else []) + [(True, number) for number in range(n)]
         for question in questions:
             samples = found.pop(question.id, {})
@@ -120,10 +124,12 @@ def find(folder: Path) -> list[Path]:
     Raises:
         UserError: it holds several seeds of a run's checkpoints: a run's curve is drawn of one seed.
     """
-    if (folder / METRICS).exists():
+    seeds = seed_folders.existing(folder)
+    # Earlier versions wrote, beside the seeds of a Slurm array, a metrics.json of its own kind.
+    if (folder / METRICS).exists() and ((folder / SETTINGS).exists() or not seeds):
         return [folder]
     inner = [path.parent for path in folder.glob(f"*/{METRICS}")]
-    if not inner and (seeds := seed_folders.existing(folder)):
+    if not inner and seeds:
         raise UserError(f"{folder}: holds several seeds; name one of {', '.join(map(str, seeds))}")
     # Every second part is a number: 20 comes before 100.
     parts = {path: re.split(r"(\d+)", path.name) for path in inner}

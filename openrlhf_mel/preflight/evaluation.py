@@ -61,17 +61,19 @@ def cost(
     """
     if gpu not in workload.cards():
         raise UserError(f"--gpu {gpu}: expected one of {', '.join(sorted(workload.cards()))}")
-    if min(gpus, tensor_parallel, max_tokens, mean_tokens or 1) < 1 or gpus % tensor_parallel:
+    if min(gpus, tensor_parallel) < 1 or gpus % tensor_parallel:
         raise UserError(
             f"--gpus {gpus}, --tensor-parallel {tensor_parallel}: expected GPUs in whole engines, and positive numbers"
         )
+    if max_tokens < 1:
+        raise UserError(f"--max-tokens {max_tokens}: expected the tokens of the longest response, at least 1")
     shape, source = shapes.find(model)
     if shape is None:
         raise UserError(f"--model {source}")
     hw = workload.hardware(gpu, None, None, None)
     parts = memory.awake(shape, hw.memory_gib * workload.USABLE * memory.GIB, tensor_parallel, UTILIZATION)
     cache = parts[memory.KV_CACHE]
-    room = min(max_tokens, shape.positions - LONGEST_PROMPT)
+    room = _longest(model, shape, max_tokens, mean_tokens)
     kv_tokens = int(cache / shape.kv_bytes(tensor_parallel))
     if kv_tokens < room + LONGEST_PROMPT:
         raise UserError(
@@ -86,3 +88,19 @@ def cost(
     at_once = max(1, min(SEQUENCES, fits))
     total = responses * lengths.average
     return EvaluationCost(room, lengths.average, total, parts[memory.ENGINE_WEIGHTS], cache, at_once, seconds)
+
+
+def _longest(model: str, shape: Shape, max_tokens: int, mean_tokens: int | None) -> int:
+    """Tokens of the longest response; refuses a mean that it cannot have."""
+    room = min(max_tokens, shape.positions - LONGEST_PROMPT)
+    if room < 1:
+        raise UserError(
+            f"--model {model}: has {shape.positions:,} positions, expected more than the {LONGEST_PROMPT:,} of a prompt; "
+            "choose another"
+        )
+    if mean_tokens is not None and not 1 <= mean_tokens <= room:
+        raise UserError(
+            f"--mean-tokens {mean_tokens}: expected 1 to {room}, the longest response of --max-tokens {max_tokens} here; "
+            "change one of the two, or leave --mean-tokens out"
+        )
+    return room

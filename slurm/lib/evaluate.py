@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from eval import arguments, checkpoint_models, results, run, seed_folders, selection, store
+from eval import arguments, checkpoint_models, identity, results, run, seed_folders, selection, store
 from eval.seeds import SEEDS, write_seeds
 from openrlhf_mel import disk
 from openrlhf_mel.errors import UserError
@@ -113,9 +113,17 @@ def read(argv: list[str]) -> tuple[list[str], str, list[int]]:
         raise UserError(f"over: {over}: found {there}; expected seeds with over: seeds, and with it alone")
     if chosen.get("train_report") and not Path(chosen["train_report"]).exists():
         del chosen["train_report"]  # only shown beside the scores
+    for one, excluded in (("samples", "n"), ("n", "samples")):
+        if any(token.partition("=")[0] == f"--{one}" for token in rest):
+            chosen.pop(excluded, None)
     flags = [token for key, value in chosen.items() for token in flag(key, value)]
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
     options = arguments.parser().parse_args([*flags, *rest])
+    if over == "benchmarks" and options.shorten:
+        raise UserError(
+            "--shorten: found over: benchmarks, where each part would shorten to its own longest prompt; pass a --max-tokens "
+            "that fits beside all prompts, or divide by --over seeds or checkpoints"
+        )
     if options.backend == "vllm" and options.data_parallel is None and gpus:
         rest += ["--data-parallel", str(max(1, gpus // (options.tensor_parallel or 1)))]
     return [*flags, *rest], over, seeds
@@ -177,7 +185,12 @@ def merging(out: Path) -> Iterator[None]:
 
 
 def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: list[Part]) -> int:
-    """Collect all samples in one folder, in which eval.run has nothing to draw and writes the results."""
+    """Collect all samples in one folder, in which eval.run has nothing to draw and writes the results.
+
+    Raises:
+        UserError: parts differ in sampling; nothing is collected then.
+    """
+    check_sampling(options.output_dir, everything)
     for part in everything:
         for source in store.evaluations(part.folder):
             target = options.output_dir / source.relative_to(part.folder)
@@ -192,6 +205,23 @@ def merge_benchmarks(flags: list[str], options: argparse.Namespace, everything: 
             own = {key: merged.get(key, {}) | settings[key] for key in ("data_sha256", "scorers") if key in settings}
             disk.write_json(there, settings | own)
     return run.main(flags)
+
+
+def check_sampling(out: Path, everything: list[Part]) -> None:
+    """Raises UserError where parts of one evaluation, or parts and what was merged before, differ in sampling."""
+    first: dict[Path, tuple[Path, dict[str, Any]]] = {}
+    found = [
+        (source, source.relative_to(part.folder)) for part in everything for source in store.evaluations(part.folder)
+    ]
+    merged = [(out / inner, inner) for _, inner in found if (out / inner / store.SETTINGS).exists()]
+    for source, inner in [*merged, *found]:
+        own = {"sampling": store.read_json(source / store.SETTINGS).get("sampling")}
+        before, expected = first.setdefault(inner, (source, own))
+        if changed := identity.differences(expected, own):
+            raise UserError(
+                f"{before} and {source}: found samples of other settings, {'; '.join(changed)}; expected the same for all "
+                "benchmarks; evaluate all with the same flags into another --output-dir"
+            )
 
 
 def merge_checkpoints(_: list[str], options: argparse.Namespace, __: list[Part]) -> int:

@@ -78,7 +78,7 @@ FLAGS = [
     ("--trust-remote-code: is for --backend vllm or hf", ["--trust-remote-code"]),
     ("--base-url: is for --backend openai, found --backend hf", ["--backend", "hf"]),
     ("--checkpoints: needs --run", ["--checkpoints", "all"]),
-    ("--template none.txt: no such template; expected boxed, default, question", ["--template", "none.txt"]),
+    ("--template none.txt: no such template; expected boxed, dapo, default, question", ["--template", "none.txt"]),
     ("the placeholder {{question}} is missing", ["--template", "requirements.txt"]),
     ("--paper 9B:mel: expected SIZE:METHOD with 4B, 8B, 14B and base, grpo, mel", ["--paper", "9B:mel"]),
     ("--paper 8B: expected SIZE:METHOD", ["--paper", "8B"]),

@@ -149,3 +149,21 @@ def test_seeds_that_are_none(data, out, capsys, listed):
     error = capsys.readouterr().err
     assert error.startswith(f"error: --seeds {listed}: found ") and error.count("\n") == 1
     assert not out.exists()
+
+
+def test_seeds_of_other_settings_are_refused_before_anything_is_drawn(data, out, capsys):
+    """Whether the other seed's folder is of this command (a later one of it, too), or only lies beside."""
+    hot = ("--temperature", "1.0")
+    with ScriptedServer(answer) as server:
+        assert known.evaluate(server.url, data, out, "--seeds", "1") == 0
+        before = known.snapshot(out)
+        for listed in ("0,1", "1,0", "0"):
+            assert known.evaluate(server.url, data, out, "--seeds", listed, *hot) == 2
+            error = capsys.readouterr().err
+            assert "sampling.temperature: 0.6 -> 1.0" in error and "seed-1" in error
+            assert len(server.bodies) == ONE and known.snapshot(out) == before
+        assert f"error: {out / 'seed-1'} and {out / 'seed-0'}: found seeds of other settings, " in error
+        assert not (out / "seed-0").exists()
+        (out / "seed-7" / "samples").mkdir(parents=True)  # a command of other settings was stopped before it drew
+        (out / "seed-7" / "settings.json").write_text('{"seed": 7}')
+        assert known.evaluate(server.url, data, out, "--seeds", "0") == 0

@@ -274,6 +274,10 @@ def test_an_element_alone_does_not_merge(evaluate, tmp_path):
         ({"seeds": [0, 1]}, "over: benchmarks: found the seeds 0,1; expected seeds with over: seeds"),
         ({"over": "seeds", "seeds": [0, 0]}, "--seeds 0,0: found 0 twice"),
         ({"over": "seeds", "seeds": "x"}, "--seeds x: found 'x', expected whole numbers"),
+        (
+            {"shorten": True},
+            "--shorten: found over: benchmarks, where each part would shorten to its own longest prompt",
+        ),
         ({"temprature": 1}, "--temprature"),
     ],
 )

@@ -301,14 +301,6 @@ def test_a_choice_from_right_and_wrong_answers_in_a_csv(prepare, tmp_path):
     assert json.loads((out / "report.json").read_text())["benchmarks"]["gpqa_diamond"]["options_shuffled_by"] == 0
 
 
-def test_two_equal_options_are_named(prepare, tmp_path):
-    columns = ["Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))]
-    rows = [dict(zip(columns, [f"q{i}", "a", "b", "c", "a" if i == 7 else "d"], strict=True)) for i in range(198)]
-    jsonl(tmp_path / "in" / "gpqa_diamond.jsonl", rows)
-    code, err, _ = prepare("--only", "gpqa_diamond")
-    assert code == 2 and "line 8" in err and "two options are equal" in err
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

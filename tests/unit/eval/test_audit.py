@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 from evaluation_folder import question, sample, write_evaluation, write_random
@@ -12,6 +13,7 @@ from eval.auditing.figures import figures, text
 from eval.auditing.judgements import Judgement, JudgementFile
 from eval.auditing.session import AuditSession
 from eval.auditing.suspicion import OTHER_ACCEPTED
+from eval.auditing.texts import Audited, texts
 from eval.page import reading
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,15 +29,24 @@ def classes_of(folder, names=("aime24", "amc23")):
     return by_class(reading.read(folder, "m"), names)
 
 
-def verdict(audited, right=True, **more):
+def verdict(one, right=True, **more):
     word = "right" if right else "wrong"
-    row = {"key": audited.key, "sha256": audited.sha256, "verdict": word, "revealed": False, "time": "now"}
+    row = {"key": one.key, "sha256": "0", "verdict": word, "revealed": False, "time": "now"}
     return Judgement(**(row | more))
 
 
 def correctly(responses, **more):
     """Verdicts of a person who agrees with the verifier."""
     return {one.key: verdict(one, one.suspicion.accepted, **more) for one in responses}
+
+
+def with_texts(folder, members):
+    return list(texts(reading.read(folder, "m"), members))
+
+
+def read_and_judged(folder, members):
+    """The verdicts of such a person on the responses as they are."""
+    return {one.key: verdict(one, one.suspicion.accepted, sha256=one.sha256) for one in with_texts(folder, members)}
 
 
 def save(folder, found):
@@ -130,9 +141,9 @@ def test_an_evaluation_without_an_accepted_response(tmp_path):
 
 
 def test_a_session_saves_what_the_page_sends_and_nothing_else(out, tmp_path):
-    drawn = draw(classes_of(out), 3, 0)
+    order = with_texts(out, walk(draw(classes_of(out), 3, 0)))
     with JudgementFile(tmp_path / "audit.jsonl") as file:
-        session = AuditSession(drawn, {}, file)
+        session = AuditSession(order, {}, file)
         sent = {"key": session.order[0].key, "verdict": "wrong", "revealed": True}
         session.judge(sent)
         for bad in (
@@ -154,9 +165,47 @@ def test_a_session_saves_what_the_page_sends_and_nothing_else(out, tmp_path):
     assert row.items() >= (sent | {"sha256": session.order[0].sha256}).items()
 
 
+def test_texts_are_those_of_the_wanted_responses_alone(out):
+    classes = classes_of(out)
+    wanted = walk(draw(classes, 2, 0))
+    found = with_texts(out, wanted)
+    assert {(one.key, one.suspicion) for one in found} == {(one.key, one.suspicion) for one in wanted}
+    lines = [json.loads(line) for path in (out / "samples").iterdir() for line in path.read_text().splitlines()]
+    whole = {(row["question"], row["greedy"], row["sample"]): row["response"] for row in lines}
+    for one in found:
+        assert one.sample.response == whole[one.sample.question, one.sample.greedy, one.sample.sample]
+    assert max(map(len, whole.values())) > 300
+
+
+@pytest.mark.parametrize("reasoning", [{}, {"reasoning": "r" * 50_000}])
+def test_memory_holds_the_texts_of_drawn_and_judged_responses_alone(tmp_path, monkeypatch, reasoning):
+    """400 responses of 50 kB are 20 MB; what an audit keeps is 300 characters of each, and what it shows."""
+    asked = []
+    for q in range(100):
+        rows = [sample(f"q{q}", n, False, "x" * 50_000 + "\\boxed{2}", **reasoning) for n in range(4)]
+        asked.append((question(f"q{q}"), rows))
+    write_evaluation(tmp_path / "out", {"b": asked}, 4)
+    del asked, rows
+    hashed, sessions = [], []
+    own = Audited.sha256.fget
+    judged = read_and_judged(tmp_path / "out", walk(draw(classes_of(tmp_path / "out", ["b"]), 2, 0)))
+    save(tmp_path / "out", judged)
+    monkeypatch.setattr(Audited, "sha256", property(lambda one: hashed.append(one.key) or own(one)))
+    monkeypatch.setattr(audit, "_serve", lambda session, *_: sessions.append(session))
+    tracemalloc.start()
+    try:
+        assert audit.main([str(tmp_path / "out"), "--per-class", "5"]) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    assert sorted(hashed) == sorted(judged) and sessions[0].found.keys() == judged.keys()
+    assert len(sessions[0].order) == 5 and all(len(one.sample.response) > 50_000 for one in sessions[0].order)
+
+
 def test_the_command_estimates_from_saved_verdicts_and_changes_no_score(out, capsys):
     before = hashes(out)
-    save(out, correctly(walk(draw(classes_of(out), 8, 0))))
+    save(out, read_and_judged(out, walk(draw(classes_of(out), 8, 0))))
     assert audit.main([str(out), "--no-serve", "--per-class", "8"]) == 0
     result = json.loads((out / "audit.json").read_text())
     assert result["per_class"] == 8 and result["seed"] == 0 and result["benchmarks"] == ["aime24", "amc23"]
@@ -166,7 +215,7 @@ def test_the_command_estimates_from_saved_verdicts_and_changes_no_score(out, cap
 
 
 def test_the_verdicts_may_be_in_another_folder(out, tmp_path):
-    save(tmp_path, correctly(walk(draw(classes_of(out, ["aime24"]), 3, 5))))
+    save(tmp_path, read_and_judged(out, walk(draw(classes_of(out, ["aime24"]), 3, 5))))
     more = ["--no-serve", "--per-class", "3", "--seed", "5", "--benchmarks", "aime24", "--output", str(tmp_path)]
     assert audit.main([str(out), *more]) == 0
     assert json.loads((tmp_path / "audit.json").read_text())["responses"] == 60 and not (out / "audit.json").exists()
@@ -215,7 +264,7 @@ def test_bad_folders_are_refused(out, tmp_path, capsys):
 
 
 def test_damaged_verdicts_and_changed_samples_are_refused(out, capsys):
-    found = correctly(walk(draw(classes_of(out), 8, 0)))
+    found = read_and_judged(out, walk(draw(classes_of(out), 8, 0)))
     save(out, found)
     path = out / "samples" / "aime24.jsonl"
     path.write_text(path.read_text().replace("We add", "We subtract"))

@@ -6,9 +6,9 @@ import os
 import pytest
 from evaluation_folder import sample
 
-from eval.auditing.drawing import Audited
 from eval.auditing.judgements import JUDGEMENTS, Judgement, JudgementFile, current, read_judgements
 from eval.auditing.suspicion import OTHER_ACCEPTED
+from eval.auditing.texts import Audited
 from eval.messages import Question
 from eval.store import Sample
 from openrlhf_mel.errors import UserError
@@ -86,6 +86,16 @@ def test_a_response_that_has_changed_since_is_refused_and_one_that_is_gone_does_
     assert current(path, read_judgements(path), RESPONSES[1:]).keys() == {"b/q/greedy"}
     with pytest.raises(UserError, match="b/p/greedy has changed since it was judged"):
         current(path, read_judgements(path), RESPONSES)
+
+
+def test_only_judged_responses_are_hashed(tmp_path, monkeypatch):
+    hashed = []
+    own = Audited.sha256.fget
+    path = tmp_path / JUDGEMENTS
+    write(path, judgement(1))
+    monkeypatch.setattr(Audited, "sha256", property(lambda audited: hashed.append(audited.key) or own(audited)))
+    assert current(path, read_judgements(path), iter(RESPONSES)).keys() == {"b/q/greedy"}
+    assert hashed == ["b/q/greedy"]
 
 
 def test_the_fingerprint_is_of_what_a_person_reads_and_not_of_the_verifier_s_verdict():

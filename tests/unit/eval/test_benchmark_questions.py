@@ -169,8 +169,11 @@ def test_an_unknown_benchmark_names_the_known_ones(tmp_path):
 
 
 def test_a_known_benchmark_that_is_not_prepared_says_how(tmp_path):
-    with pytest.raises(UserError, match=r"no aime24\.jsonl in .*, which has none; python -m data\.prepare_benchmarks"):
-        load_benchmarks(tmp_path, ["aime24"], None)
+    for name in ("aime24", "gpqa_diamond"):  # the latter is made by its name alone
+        with pytest.raises(UserError) as caught:
+            load_benchmarks(tmp_path, [name], None)
+        advice = f"python -m data.prepare_benchmarks --only {name} --output-dir {tmp_path} makes it"
+        assert str(caught.value) == f"--benchmarks: no {name}.jsonl in {tmp_path}, which has none; {advice}"
     jsonl(tmp_path / "mine.jsonl", ROWS)
     with pytest.raises(UserError, match=r"which has mine; "):
         load_benchmarks(tmp_path, ["mine", "aime24"], None)

@@ -1,5 +1,7 @@
 """`eval.cost`: memory and hours of an evaluation."""
 
+import json
+
 import pytest
 
 from eval import cost
@@ -46,13 +48,36 @@ def test_more_gpus_take_less_time_and_longer_responses_more():
         (["--benchmarks", "mine"], "the number of questions of mine is not known"),
         (["--model", "Qwen/Qwen2.5-32B", "--max-tokens", "32768"], "raise --tensor-parallel"),
         (["--samples", "paper", "--n", "4"], "--samples paper: sets the number of samples itself"),
-        (["--max-tokens", "0"], "positive numbers"),
+        (["--max-tokens", "0"], "--max-tokens 0: expected the tokens of the longest response, at least 1"),
+        (["--mean-tokens", "0"], "--mean-tokens 0: expected 1 to 4096"),
+        (
+            ["--mean-tokens", "5000"],
+            "--mean-tokens 5000: expected 1 to 4096, the longest response of --max-tokens 4096",
+        ),
+        (["--max-tokens", "32768", "--mean-tokens", "32000"], "--mean-tokens 32000: expected 1 to 31744, the longest"),
+        (["--benchmarks", "mine"], "expected some of aime24, "),
     ],
 )
 def test_bad_input_gets_one_line(flags, message, capsys):
     assert cost.main([*(["--model", QWEN] if "--model" not in flags else []), *flags]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("lengths", ["", ",", "4k", "4096,x"])
+def test_lengths_that_are_none(lengths, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cost.main(["--model", QWEN, "--max-tokens", lengths])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"--max-tokens: found {lengths!r}, expected whole numbers" in said
+
+
+def test_a_model_without_room_for_a_response(tmp_path, capsys):
+    config = {"model_type": "qwen3", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cost.main(["--model", str(tmp_path)]) == 2
+    assert "has 1,024 positions, expected more than the 1,024 of a prompt" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_fit_is_named():

@@ -1,5 +1,7 @@
 """eval/backends/engine_context.py: vLLM's rule for a model's length; tests/contract compares it with vLLM itself."""
 
+import math
+
 import pytest
 
 from eval.backends.engine_context import engine_context
@@ -25,6 +27,22 @@ CONFIGS = [
     ({"max_position_embeddings": 100, "rope_parameters": {"full_attention": YARN, "other": {"rope_type": "default"}}}, 400),
     ({"max_position_embeddings": 100, "rope_scaling": YARN, "model_type": "gemma3_text"}, 100),
     ({"max_position_embeddings": "100"}, None),
+    ({"max_position_embeddings": True}, None),
+    ({"max_position_embeddings": -5}, None),
+    ({"max_position_embeddings": 10**400}, None),
+    ({"max_position_embeddings": 100, "model_max_length": "300"}, None),
+    ({"text_config": "x", "max_position_embeddings": 100}, None),
+    ({"max_position_embeddings": 100, "rope_scaling": "yarn"}, None),
+    ({"max_position_embeddings": 100, "rope_scaling": ["yarn", 2]}, None),
+    *(
+        ({"max_position_embeddings": 100, "rope_scaling": {"rope_type": "linear", "factor": bad}}, None)
+        for bad in ("4.0", "x", True, 0, -2.0, math.nan, math.inf, 1e308, [2], 0.001)
+    ),
+    *(
+        ({"max_position_embeddings": 100, "rope_scaling": YARN | {"original_max_position_embeddings": bad}}, None)
+        for bad in ("100", True, -1, 1.5, [100], 10**400)
+    ),
+    ({"max_position_embeddings": 100, "rope_parameters": {"full_attention": YARN | {"factor": "4"}}}, None),
 ]  # fmt: skip
 
 

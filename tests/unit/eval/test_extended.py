@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eval import extended
 from eval.drawn import Drawn
 from eval.messages import Question
-from eval.publication import DataEnd
+from eval.publication import DataEnd, Publication
 from eval.question_values import question_alls, question_passes
 from eval.response_lengths import token_statistics
 from eval.store import Sample
@@ -62,9 +62,11 @@ def test_tokens_by_correctness_and_for_a_right_response():
 
 def values():
     return {
-        "aime26": extended.values(drawn("aime26", [1], [[1, 1, 0, 0]]), date(2026, 2, 5), END),
-        "math500": extended.values(drawn("math500", [1, 0, 0], [[1, 1], [0, 0], [0, 1]]), date(2021, 3, 5), END),
-        "mine": extended.values(drawn("mine", [0], [[0, 0]]), None, END),
+        "aime26": extended.values(drawn("aime26", [1], [[1, 1, 0, 0]]), Publication(date(2026, 2, 5)), END),
+        "math500": extended.values(
+            drawn("math500", [1, 0, 0], [[1, 1], [0, 0], [0, 1]]), Publication(date(2021, 3, 5)), END
+        ),
+        "mine": extended.values(drawn("mine", [0], [[0, 0]]), Publication(), END),
     }
 
 
@@ -87,7 +89,7 @@ def test_averages_weigh_benchmarks_or_questions_and_are_clean_only_where_that_is
 
 def test_without_a_date_nothing_is_clean():
     content = extended.extended(
-        {"aime26": extended.values(drawn("aime26", [1], [[1]]), date(2026, 2, 5), DataEnd())}, DataEnd()
+        {"aime26": extended.values(drawn("aime26", [1], [[1]]), Publication(date(2026, 2, 5)), DataEnd())}, DataEnd()
     )
     assert content["benchmarks"]["aime26"]["clean"] is None and content["averages"]["clean"] is None
     assert "No benchmark is known to be clean" in extended.markdown(content)
@@ -101,6 +103,6 @@ def test_the_tables_name_n_and_the_day():
 
 
 def test_greedy_responses_alone_have_their_length_too():
-    content = extended.extended({"a": extended.values(drawn("a", [1, 0], []), None, END)}, END)
+    content = extended.extended({"a": extended.values(drawn("a", [1, 0], []), Publication(), END)}, END)
     assert content["benchmarks"]["a"]["tokens"]["per_correct"] == 10 and content["benchmarks"]["a"]["n"] == 0
     assert list(content["averages"]["all"]["by_question"]) == ["pass@1"]

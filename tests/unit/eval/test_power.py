@@ -146,7 +146,9 @@ def test_questions_that_lack_samples_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--difference", "0"], "--difference 0: expected a number of points above 0"),
+        (["--difference", "0"], "--difference 0: expected a number of points from 0.001 to 100"),
+        (["--difference", "1e-168"], "--difference 1e-168: expected a number of points from 0.001 to 100"),
+        (["--difference", "0.0009"], "--difference 0.0009: expected"),
         (["--difference", "nan"], "--difference nan: expected"),
         (["--difference", "101"], "--difference 101: expected"),
         (["--difference", "1", "--power", "1"], "--power 1: expected a chance above 0.05"),
@@ -162,6 +164,11 @@ def test_flags_out_of_range(tmp_path, capsys, flags, said):
     assert power.main(["--pilot", str(folder), *flags]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_the_least_difference_has_a_plan(tmp_path):
+    folder = pilot(tmp_path / "a", {"toy": HALVES})
+    assert planned("--pilot", folder, "--difference", power.LEAST_DIFFERENCE)["average"]["n_needed"] > 1e9
 
 
 def test_pilots_that_say_nothing(tmp_path, capsys):

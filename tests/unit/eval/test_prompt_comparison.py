@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.scripted_server import ScriptedServer
-from eval import prompt_comparison, run
+from eval import prompt_comparison, regrade, run
 from openrlhf_mel.errors import UserError
 
 pytestmark = pytest.mark.timeout(200)
@@ -59,14 +59,35 @@ def test_the_table_has_each_templates_difference_to_the_first(evaluate, tmp_path
     [
         (["--templates", "boxed"], "--templates boxed: expected at least two"),
         (["--templates", "boxed,boxed"], "--templates boxed,boxed: found boxed twice"),
-        (["--templates", "boxed,none"], "--template none: no such template"),
-        (["--templates", "boxed,dapo", "--seeds", "0,1"], "--templates: is for one model and one seed, found --seeds"),
+        (["--templates", "boxed,none"], "--templates none: no such template"),
+        (
+            ["--templates", "boxed,dapo", "--seeds", "0,1"],
+            "--templates: compares prompts of one model, one seed and one length, found --seeds",
+        ),
     ],
 )
 def test_bad_templates_get_one_line(evaluate, flags, message, capsys):
     assert evaluate(*flags) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_other_evaluations_have_folders_of_their_own(evaluate, tmp_path, capsys):
+    assert evaluate("--templates", "question,boxed") == 0
+    assert evaluate() == 2 and "holds evaluations of --templates" in capsys.readouterr().err
+    (tmp_path / "out").rename(tmp_path / "prompts")
+    assert evaluate() == 0
+    assert evaluate("--templates", "question,boxed") == 2
+    assert "holds an evaluation without --templates" in capsys.readouterr().err
+
+
+def test_a_comparison_is_graded_anew(evaluate, tmp_path):
+    assert evaluate("--templates", "question,boxed") == 0
+    out = tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (out / "templates.json").write_text((out / "templates.json").read_text().replace("0.75", "0.5"))
+    assert regrade.main([str(out)]) == 0
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def test_a_template_of_ones_own_is_named_by_its_file(tmp_path):

@@ -94,10 +94,15 @@ def test_a_page_shows_no_question_that_is_withheld(evaluate, tmp_path):
     out = evaluate("withheld", "--n", "1")
     for folder in ("questions", "samples"):
         (out / folder / "large.jsonl").rename(out / folder / "gpqa_diamond.jsonl")
+    path = out / "samples" / "gpqa_diamond.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    told = {"extracted": "B) seven and seven", "lenient_extracted": "C", "reasoning": "I am asked for seven and seven."}
+    path.write_text("".join(json.dumps(row | told) + "\n" for row in rows))
     content = read(out / "metrics.json")
     content["benchmarks"] = {"gpqa_diamond": content["benchmarks"]["large"]}
     (out / "metrics.json").write_text(json.dumps(content))
     for flags, shown in (([], False), (["--show-withheld"], True)):
         assert report.main([str(out), "--output", str(tmp_path / "page"), *flags]) == 0
         page = (tmp_path / "page" / "index.html").read_text()
-        assert ("What is 7+7?" in page) == shown and ("are not published" in page) != shown
+        assert ("What is 7+7?" in page) == ("seven and seven" in page) == shown
+        assert ("are not published" in page) != shown and '"C"' in page
