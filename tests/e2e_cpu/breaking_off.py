@@ -42,6 +42,12 @@ def main(name, run_dir):
     launch.stop_ray()
 
 
+def tokens(ended):
+    if isinstance(ended, asyncio.CancelledError):
+        return 0
+    return sum(replay.tokens for replay in ended) if isinstance(ended, list) else len(ended.token_ids)
+
+
 async def show(engine, engines):
     import ray
 
@@ -64,6 +70,8 @@ async def show(engine, engines):
         "seconds": time.monotonic() - begun,
         "cancelled": sum(isinstance(each, asyncio.CancelledError) for each in ended),
         "lost": lost,
+        # of calls that ended before they were cancelled
+        "delivered": sum(map(tokens, ended)),
         "counted": sum(timeline.tokens for timeline in await asyncio.to_thread(engine.timelines)),
         "unfinished": await asyncio.to_thread(ray.get, [one.get_num_unfinished_requests.remote() for one in engines]),
     }
