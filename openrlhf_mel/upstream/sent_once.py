@@ -18,9 +18,10 @@ _received: dict[str, Any] = {}  # of this process, by reference
 def send_once(value: Any) -> None:
     """From now on calls of this process carry a reference in the place of `value`, which a receiver fetches once.
 
-    Receivers share the object between their calls. Other objects of its type travel as before.
+    Receivers share the object between their calls. Other objects of its type travel as before. Without Ray nothing
+    travels, and none is started.
     """
-    if _sent.get(type(value)) is value:
+    if not ray.is_initialized() or _sent.get(type(value)) is value:
         return
     reference = ray.put(value)
     _sent[type(value)] = value
