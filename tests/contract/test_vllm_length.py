@@ -11,6 +11,7 @@ from eval.backends.engine_context import engine_context
 from openrlhf_mel.settings import vllm_build
 
 pytestmark = [
+    pytest.mark.release,  # a new vLLM comes with a release
     pytest.mark.timeout(180),
     pytest.mark.skipif(vllm_build.installed() is None, reason="needs vLLM, which is not installed"),
 ]

@@ -157,6 +157,7 @@ def test_keys_judge_and_a_reload_and_a_restart_resume(out, tab, command):
         again.end()
 
 
+@pytest.mark.release
 def test_all_judged_and_the_figures(out, tab, command):
     n = command.responses
     tab.open(command.url)
@@ -199,6 +200,7 @@ def test_hostile_responses_are_text_and_the_beginning_is_shown_by_a_key(out, tab
     assert tab.evaluate("document.title") == "Audit of out"
 
 
+@pytest.mark.release
 def test_the_policy_stops_what_is_not_the_page_s_own(tab, command):
     """Simulates markup that escaping missed."""
     tab.open(command.url)
@@ -213,6 +215,7 @@ def test_the_policy_stops_what_is_not_the_page_s_own(tab, command):
     assert tab.evaluate("document.title") == "Audit of out"
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
 def test_screenshot(out, tab, command, tmp_path, width, height):
     tab.resize(width, height)

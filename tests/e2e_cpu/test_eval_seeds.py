@@ -82,6 +82,7 @@ def test_killed_and_resumed(data, out, tmp_path):
         assert results(out / f"seed-{seed}") == results(again / f"seed-{seed}")
 
 
+@pytest.mark.release
 def test_the_array_writes_the_same(data, out, tmp_path, monkeypatch):
     from slurm.lib import evaluate
 
@@ -108,6 +109,7 @@ def test_the_array_writes_the_same(data, out, tmp_path, monkeypatch):
         assert results(tmp_path / "array" / f"seed-{seed}") == results(out / f"seed-{seed}")
 
 
+@pytest.mark.release
 def test_regrade_writes_means_and_spreads_again(data, out):
     with ScriptedServer(answer) as server:
         assert known.evaluate(server.url, data, out, "--seeds", "1,0") == 0
@@ -120,6 +122,7 @@ def test_regrade_writes_means_and_spreads_again(data, out):
     assert not (out / "checkpoints.json").exists()
 
 
+@pytest.mark.release
 def test_evaluations_with_and_without_seeds_do_not_mix(data, out, tmp_path, capsys):
     with ScriptedServer(answer) as server:
         assert known.evaluate(server.url, data, out, "--seeds", "0") == 0

@@ -60,7 +60,7 @@ def test_a_pilots_own_variances_give_the_n(models):
     assert reached(scenario, n) == pytest.approx(0.8, abs=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
@@ -72,7 +72,7 @@ def test_other_benchmarks_reach_their_power(scenario, chance):
     assert promised - 0.03 <= reached(scenario, n) <= promised + (0.05 if scenario.log_odds else 0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(600)
 def test_the_p_value_has_the_same_power():
     """eval.compare also gives p from sign flips of the questions' gains, each with its share of its benchmark."""
