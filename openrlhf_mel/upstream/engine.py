@@ -35,7 +35,7 @@ class RolloutEngine(_UpstreamEngine):
 
     def _prepare_accounts(self) -> None:
         self.begin_counting()
-        self._open = 0  # coroutines that execute a response or read a request's tokens
+        self._open = 0  # coroutines that generate responses, execute one, or read a request's tokens
         self.executor.execute = self._tracking(self.executor.execute)
 
     def begin_counting(self) -> None:
@@ -69,6 +69,7 @@ class RolloutEngine(_UpstreamEngine):
         """Upstream's. Where it is cancelled, what its responses have completed is lost as well: nobody gets it."""
         completed: list[int] = []
         token = _completed.set(completed)
+        self._open += 1  # `until_idle` has to see what is added below
         try:
             return await super().generate_responses(
                 prompt, label, sampling_params, max_length, hf_tokenizer, num_samples, images
@@ -77,6 +78,7 @@ class RolloutEngine(_UpstreamEngine):
             self._aborted += sum(completed)
             raise
         finally:
+            self._open -= 1
             _completed.reset(token)
 
     def _note_completed(self, tokens: int) -> None:
