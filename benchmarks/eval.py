@@ -5,7 +5,7 @@
 The responses are Qwen2.5-Math's on MATH, assigned to the questions at random. This measures sending, receiving, grading
 under both extractions, and writing: of the paper's five benchmarks (golds of every kind), of those with whole-number golds
 alone, and a resume with no sample left to draw. Then memory with ten times the responses. Prints a Markdown table; fails
-below the rates, or beyond the seconds and the growth that are named here.
+below the rates, or beyond the seconds, the memory and the growth that are named here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INTEGER = "aime24,aime25,amc23"
 N = 8  # sampled responses of each question, besides the greedy one
 INTEGER_N = 80  # of fewer questions, so that starting up does not count
 TIMES = 10
-RESUME_LIMIT_S = 5
+LIMIT_S, RESUME_LIMIT_S, LIMIT_GB = 60, 5, 1.5
 LEAST_RATES = {"mixed golds": 350, "whole-number golds": 800}  # responses a second on two cores
 MOST_GROWTH = 1.10  # of memory, with `TIMES` as many responses
 
@@ -92,6 +92,9 @@ def main() -> None:
     ]
     if runs["nothing left"][0].seconds > RESUME_LIMIT_S:
         failed.append(f"the resume took more than {RESUME_LIMIT_S} s")
+    if runs["mixed golds"][0].seconds > LIMIT_S:
+        failed.append(f"mixed golds took more than {LIMIT_S} s")
+    failed += [f"{name}: more than {LIMIT_GB} GB" for name, (cost, *_) in runs.items() if cost.memory > LIMIT_GB]
     growth = runs[f"{TIMES} times"][0].memory / runs["mixed golds"][0].memory
     if growth > MOST_GROWTH:
         failed.append(f"memory grows {growth:.2f}-fold with {TIMES} times the responses, expected {MOST_GROWTH}")
