@@ -19,7 +19,7 @@ from data import sources
 from eval.page import by_length, plots, reading, tables
 from eval.page.browser import Browser
 from eval.page.by_length import Bin, Measured
-from eval.page.content_policy import source_hash
+from eval.page.content_policy import content_policy
 from eval.page.reading import Evaluation
 from eval.store import Sample
 from openrlhf_mel.errors import UserError
@@ -171,14 +171,6 @@ def draw(evaluations: Sequence[Evaluation], measured: Lengths) -> list[Picture]:
 def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Lengths, pictures: Sequence[Picture]) -> str:
     """The page. Its content policy allows only its own style and script, by their hashes."""
     style, script = ((_SOURCES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    policy = {
-        "default-src": "'none'",
-        "script-src": source_hash(script),
-        "style-src": source_hash(style),
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
     names = tables.benchmark_names(evaluations)
     shared, own = tables.facts(evaluations)
     environment = Environment(
@@ -190,7 +182,7 @@ def render(evaluations: Sequence[Evaluation], browser: Browser, measured: Length
     )
     environment.filters |= {"percent": tables.percent, "title": plots.metric_title, "data_url": _data_url}
     return environment.get_template("report.html.j2").render(
-        policy="; ".join(f"{key} {value}" for key, value in policy.items()),
+        policy=content_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         data=Markup(browser.json()),

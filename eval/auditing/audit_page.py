@@ -12,7 +12,7 @@ from markupsafe import Markup
 from eval.auditing.judgements import Judgement
 from eval.auditing.texts import Audited
 from eval.page.browser import dump, shorten
-from eval.page.content_policy import source_hash
+from eval.page.content_policy import content_policy
 
 _SOURCES = Path(__file__).parent
 _LONGEST_PROBLEM, _LONGEST_ANSWER = 8000, 2000  # characters
@@ -28,15 +28,6 @@ def render(name: str, order: Sequence[Audited], found: Mapping[str, Judgement], 
         max_characters: a longer response is shortened to its beginning and its end, half of it each.
     """
     style, script = ((_SOURCES / file).read_text(encoding="utf-8") for file in ("audit.css", "audit.js"))
-    policy = {
-        "default-src": "'none'",
-        "script-src": source_hash(script),
-        "style-src": source_hash(style),
-        "connect-src": "'self'",
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
     data = {
         "responses": [_response(audited, max_characters) for audited in order],
         "verdicts": {audited.key: found[audited.key].verdict for audited in order if audited.key in found},
@@ -50,7 +41,7 @@ def render(name: str, order: Sequence[Audited], found: Mapping[str, Judgement], 
     )
     return environment.get_template("audit.html.j2").render(
         name=name,
-        policy="; ".join(f"{key} {value}" for key, value in policy.items()),
+        policy=content_policy(style, script, connect_src="'self'"),
         style=Markup(style),
         script=Markup(script),
         data=Markup(dump(data)),
